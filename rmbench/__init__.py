@@ -1,0 +1,3 @@
+"""rmbench: an experiment runner for reward models."""
+
+__version__ = "0.1.0"

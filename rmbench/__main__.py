@@ -1,0 +1,5 @@
+"""`python -m rmbench` is `rmbench`."""
+
+from rmbench.cli import main
+
+main()

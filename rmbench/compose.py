@@ -1,0 +1,153 @@
+"""Words -> configs, without starting anything; and Hydra's complaints in our words."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from rmbench import runs
+from rmbench.catalog import did_you_mean, nearest
+from rmbench.config import SCHEMAS, EvalConfig, TrainConfig, keys
+from rmbench.errors import UserError
+from rmbench.paths import conf_dir
+from rmbench.words import quoted
+
+USER_MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeError, ValueError, UserWarning)
+NOISE = ("full_key:", "reference_type=", "object_type=", "To append to your", "See https://hydra", "Did you mean to ")
+PLUGINS = {"joblib": "hydra-joblib-launcher", "submitit": "hydra-submitit-launcher", "optuna": "hydra-optuna-sweeper"}
+
+# At import, so that the worker processes of a launcher, which import this for the job, have them too.
+for _command, _schema in SCHEMAS.items():
+    ConfigStore.instance().store(name=f"{_command}_schema", node=_schema)
+runs.register_resolvers()
+
+
+def config_object(config: DictConfig) -> TrainConfig | EvalConfig:
+    """The finished dataclass of a job's config, every range checked.
+
+    Raises:
+        UserError: a value is missing, cannot be resolved, or lies outside its range.
+    """
+    with mistakes_explained("train" if "training" in config else "eval"):
+        built = OmegaConf.to_object(config)
+    assert isinstance(built, TrainConfig | EvalConfig)
+    return built
+
+
+def composed(command: str, words: list[str], config_dir: str | None = None) -> DictConfig:
+    """The config of one job, with Hydra's own below `hydra`; checked.
+
+    Raises:
+        UserError: Hydra or the schema refuses it.
+    """
+    if config_dir is not None:
+        words = [*words, f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).absolute()))}]"]
+    with mistakes_explained(command), _hydra():
+        config = compose(command, words, return_hydra_config=True)
+        HydraConfig.instance().set_config(_with_job_number(config))
+        config_object(without_hydra(config))
+    return config
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """What the job itself receives."""
+    job = config.copy()
+    with open_dict(job):
+        job.pop("hydra", None)
+    return job
+
+
+def combinations(command: str, overrides: list[Override], config_dir: str | None = None) -> list[list[str]]:
+    """The words of each job that Hydra's basic sweeper will start, those of a `sweep` file included.
+
+    So many of them are composed and checked that every value has been seen once.
+
+    Raises:
+        UserError: one of the values is refused.
+    """
+    fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
+    sweeper = composed(command, fixed, config_dir).hydra.sweeper
+    if not sweeper.get("_target_", "").endswith(".BasicSweeper"):
+        return [fixed]  # another sweeper chooses its values as it goes
+    listed = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    with mistakes_explained(command), _hydra():
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        expanded = parser.parse_overrides(listed + [override.input_line for override in overrides])
+        jobs = BasicSweeper.split_arguments(expanded, None)[0]
+    seen: set[str] = set()
+    for job in jobs:
+        if not seen.issuperset(job):
+            composed(command, [word for word in job if not word.startswith("hydra.sweeper.")], config_dir)
+        seen.update(job)
+    return jobs
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    with warnings.catch_warnings(), initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="rmbench"):
+        warnings.simplefilter("error", UserWarning)  # a search path that does not exist
+        yield
+
+
+def _with_job_number(config: DictConfig) -> DictConfig:
+    """`${hydra:job.num}` and its like resolve while a config is checked, as they will in the job."""
+    numbered = config.copy()
+    OmegaConf.set_readonly(numbered.hydra, False)
+    numbered.hydra.job.num, numbered.hydra.job.id = 0, "0"
+    return numbered
+
+
+@contextmanager
+def mistakes_explained(command: str) -> Iterator[None]:
+    """Turn what Hydra, OmegaConf and YAML raise about a user's words and files into one `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except MissingConfigException as error:
+        raise UserError(_no_option(error)) from error
+    except USER_MISTAKES as error:
+        raise UserError(_plain(error, command)) from error
+
+
+def _no_option(error: MissingConfigException) -> str:
+    """`loss=normbtt` -> the options of `loss` and the nearest one."""
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    options = list(error.options or [])
+    if not group:
+        return str(error).splitlines()[0]
+    near = [f"{group}={name}" for name in get_close_matches(option, options, n=2)]
+    plugin = next((package for name, package in PLUGINS.items() if group.startswith("hydra/") and name in option), None)
+    install = f" It comes with a plugin: pip install {plugin}" if plugin else ""
+    listed = f"Options of {group}: {', '.join(options)}." if options else f"There is no option of {group} yet."
+    return f"{group}={option}: no such option.{install}{did_you_mean(near)}\n{listed}"
+
+
+def _plain(error: BaseException, command: str) -> str:
+    """The lines that tell a user something, and the documentation of the key that they are about."""
+    lines = [line.strip() for part in (error, error.__cause__) if part for line in str(part).splitlines()]
+    key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+    kept = [line for line in lines if line and not line.startswith(NOISE)]
+    text = "\n".join(kept) or type(error).__name__
+    text = re.sub(r"Error merging override (.*)\n", r"\1: ", text)
+    text = re.sub(r"In '([\w/.-]+)': \w+ raised while composing config:\n", r"In \1.yaml: ", text)
+    known = keys(SCHEMAS[command])
+    if key in known:
+        return f"{text}\n{key.rpartition('.')[2]}: {known[key]}"
+    return text + (did_you_mean(nearest(key, known)) if key and not key.startswith("hydra") else "")

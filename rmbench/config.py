@@ -1,0 +1,313 @@
+"""Every knob once: its name, type, default, documentation and check.
+
+Hydra composes `conf/` into these dataclasses, so a key that is not here is an error wherever it is written. A job
+receives the finished objects; nothing below the jobs sees a `DictConfig`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any, ClassVar
+
+from omegaconf import MISSING
+
+from rmbench.errors import UserError
+
+
+def knob(
+    default: Any,
+    doc: str,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A config field: default, one line of documentation, and the range that a value must lie in."""
+    bounds = {"low": low, "above": above, "high": high, "below": below}
+    return field(default=default, metadata={"doc": doc} | {k: v for k, v in bounds.items() if v is not None})
+
+
+class Checked:
+    """Checks each knob's range when OmegaConf builds the object; `prefix` is where the object stands in the config."""
+
+    prefix: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                self._check_range(f.name, value, dict(f.metadata))
+        self.check()
+
+    def check(self) -> None:
+        """Conditions between fields; overridden where there are any."""
+
+    def _check_range(self, name: str, value: float, bounds: dict[str, Any]) -> None:
+        wrong = {
+            "low": ("at least", lambda limit: not value >= limit),
+            "above": ("above", lambda limit: not value > limit),
+            "high": ("at most", lambda limit: not value <= limit),
+            "below": ("below", lambda limit: not value < limit),
+        }
+        broken = [rule for rule in wrong if rule in bounds and wrong[rule][1](bounds[rule])]
+        if broken:
+            limits = " and ".join(f"{wrong[rule][0]} {bounds[rule]}" for rule in wrong if rule in bounds)
+            raise UserError(f"{self.prefix}{name}={value}: must be {limits}.\n{name}: {bounds['doc']}")
+
+
+class LengthPolicy(Enum):
+    """What happens to a pair that is longer than `max_length`."""
+
+    truncate_prompt_left = "truncate_prompt_left"
+    truncate_response = "truncate_response"
+    drop = "drop"
+
+
+class OnBadRow(Enum):
+    """What happens to a row that fits no known form."""
+
+    error = "error"
+    drop = "drop"
+
+
+class Scheduler(Enum):
+    """Learning-rate schedules; the names of `transformers.get_scheduler`."""
+
+    constant_with_warmup = "constant_with_warmup"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class Device(Enum):
+    """`auto` is CUDA, else MPS, else the CPU."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Precision(Enum):
+    """`auto` is bf16 autocast on CUDA 8.0 and later, fp32 elsewhere. Weights are float32 in every case."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Gradient(Enum):
+    """Which per-pair gradient norms the diagnostics record."""
+
+    head = "head"
+    off = "off"
+
+
+@dataclass
+class BackboneConfig(Checked):
+    """The pretrained model under the scalar head."""
+
+    prefix: ClassVar[str] = "backbone."
+    name_or_path: str | None = knob(None, "Hugging Face id or local folder; null makes the tiny random decoder")
+    revision: str | None = knob(None, "branch, tag or commit on the Hub")
+    trust_remote_code: bool = knob(False, "run Python code that comes with the model")
+
+
+@dataclass
+class DistanceConfig(Checked):
+    """NormBT's pair weight: w = mu / (distance + eps) (arXiv 2512.06343)."""
+
+    prefix: ClassVar[str] = "loss.distance."
+    beta: float = knob(0.9, "mu <- beta mu + (1 - beta) * mean distance of the global batch", low=0, below=1)
+    eps: float = knob(1e-6, "added to the distance (the paper does not state its value)", above=0)
+    max_weight: float | None = knob(None, "upper limit of a pair's weight; null is none", above=0)
+
+
+@dataclass
+class RegularizerConfig(Checked):
+    """Coefficient of each regularizer; 0 is off."""
+
+    prefix: ClassVar[str] = "loss.regularizer."
+    centring: float = knob(0.0, "times (r_w + r_l)^2, arXiv 2312.09244; 0.01 is usual", low=0)
+
+
+@dataclass
+class LossConfig(Checked):
+    """pairwise(margin) x weighting(distance) + regularizer(rewards)."""
+
+    prefix: ClassVar[str] = "loss."
+    pairwise: str = knob("bt", "name of a pairwise loss")
+    weighting: str = knob("none", "weight of a pair: none, distance (NormBT)")
+    distance: DistanceConfig = field(default_factory=DistanceConfig)
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
+
+
+@dataclass
+class SyntheticConfig(Checked):
+    """Knobs of the built-in data; used by `dataset=synthetic` alone."""
+
+    prefix: ClassVar[str] = "dataset.synthetic."
+    seed: int = knob(0, "which data are made; independent of the run's seed", low=0)
+    chat: float = knob(1.0, "share of chat pairs, relative to the other sections", low=0)
+    chat_hard: float = knob(1.0, "share of chat_hard pairs", low=0)
+    safety: float = knob(1.0, "share of safety pairs", low=0)
+    reasoning: float = knob(1.0, "share of reasoning pairs", low=0)
+    label_noise: float = knob(0.0, "share of training pairs whose label is flipped", low=0, high=1)
+    near_duplicates: float = knob(
+        0.0, "share of training pairs replaced by near-identical ones with coin-flip labels", low=0, high=1
+    )
+
+    def check(self) -> None:
+        """At least one section must have a share."""
+        if self.chat + self.chat_hard + self.safety + self.reasoning <= 0:
+            raise UserError("dataset.synthetic: every section has share 0; give at least one a positive share.")
+
+
+@dataclass
+class DatasetConfig(Checked):
+    """Preference pairs to train on."""
+
+    prefix: ClassVar[str] = "dataset."
+    name: str = knob(MISSING, "which loader: synthetic, hh_rlhf, local")
+    path: str | None = knob(None, "local training file (jsonl, json, csv, parquet; .gz too) instead of the Hub's")
+    eval_path: str | None = knob(None, "local evaluation file; null holds out eval_size pairs by prompt")
+    part: str | None = knob(None, "folder of the Hub's dataset, such as harmless-base; null is all of it")
+    revision: str | None = knob(None, "branch, tag or commit on the Hub")
+    train_size: int | None = knob(None, "use this many training pairs, evenly spread; null is all", low=1)
+    eval_size: int | None = knob(None, "use this many evaluation pairs; null is all of a given set", low=1)
+    max_length: int | None = knob(None, "tokens of prompt and response; null is min(model's context, 2048)", low=8)
+    length_policy: LengthPolicy = knob(LengthPolicy.truncate_prompt_left, "what happens to longer pairs")
+    on_bad_row: OnBadRow = knob(OnBadRow.error, "stop at a malformed row, or drop and count it")
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+
+
+@dataclass
+class TrainingConfig(Checked):
+    """Optimisation, evaluation during training, checkpoints."""
+
+    prefix: ClassVar[str] = "training."
+    epochs: float = knob(1.0, "passes over the training pairs; not used if max_steps is given", above=0)
+    max_steps: int | None = knob(None, "optimiser steps, instead of epochs", low=1)
+    batch_size: int = knob(32, "pairs per optimiser step over all devices", low=1)
+    micro_batch_size: int = knob(8, "pairs per device and forward pass; results do not depend on it", low=1)
+    learning_rate: float = knob(5e-5, "peak learning rate", above=0)
+    scheduler: Scheduler = knob(Scheduler.cosine, "shape of the learning rate after warm-up")
+    warmup: float = knob(0.05, "warm-up: a share of all steps if below 1, else a number of steps", low=0)
+    weight_decay: float = knob(0.0, "AdamW's weight decay", low=0)
+    adam_beta1: float = knob(0.9, "AdamW's first-moment decay", low=0, below=1)
+    adam_beta2: float = knob(0.999, "AdamW's second-moment decay", low=0, below=1)
+    max_grad_norm: float = knob(1.0, "clip the global gradient norm here; 0 is off", low=0)
+    logging_steps: int = knob(10, "write history.jsonl and the tracker every so many steps", low=1)
+    eval_steps: int = knob(0, "evaluate every so many steps; 0 is only at the end", low=0)
+    save_steps: int = knob(0, "write a checkpoint for resuming every so many steps; 0 is never", low=0)
+    save_total_limit: int = knob(2, "checkpoints for resuming that are kept", low=1)
+    resume: bool = knob(False, "go on from the run folder's newest checkpoint")
+    keep_best: bool = knob(False, "export the checkpoint with the best evaluation accuracy, not the last")
+    early_stopping_patience: int = knob(0, "stop after so many evaluations without a better accuracy; 0 is off", low=0)
+    gradient_checkpointing: bool = knob(False, "recompute activations in the backward pass: less memory, more time")
+
+    def check(self) -> None:
+        """Whatever compares evaluations needs evaluations."""
+        for name in ("keep_best", "early_stopping_patience"):
+            if getattr(self, name) and not self.eval_steps:
+                raise UserError(f"training.{name} compares evaluations during training; set training.eval_steps too.")
+
+
+@dataclass
+class GpuConfig(Checked):
+    """Where and in which precision the model runs."""
+
+    prefix: ClassVar[str] = "gpu."
+    device: Device = knob(Device.auto, "cuda, mps, cpu, or the first of these that there is")
+    precision: Precision = knob(Precision.auto, "autocast precision; weights, head and loss stay float32")
+    attention: str = knob("sdpa", "attention implementation of transformers: sdpa, eager, flash_attention_2")
+    eval_tokens: int = knob(16384, "padded tokens per forward pass in evaluation", low=1)
+
+
+@dataclass
+class DiagnosticsConfig(Checked):
+    """Gradient size against distance, pair by pair."""
+
+    prefix: ClassVar[str] = "diagnostics."
+    every: int = knob(10, "record the pairs of every so many steps; 0 is off", low=0)
+    gradient: Gradient = knob(Gradient.head, "which gradient norms: of the head's weight, or none")
+
+
+@dataclass
+class BenchmarkConfig(Checked):
+    """A fixed set of pairs with a published way to form a score."""
+
+    prefix: ClassVar[str] = "benchmark."
+    name: str = knob(MISSING, "none, auto, synthetic, rewardbench, pairs")
+    path: str | None = knob(None, "local file in the benchmark's own columns, instead of the Hub's")
+    revision: str | None = knob(None, "branch, tag or commit on the Hub")
+    max_length: int | None = knob(
+        None, "tokens of prompt and response; longer prompts are cut from the left; null is min(context, 2048)", low=8
+    )
+
+
+@dataclass
+class TrackingConfig(Checked):
+    """Where a run's numbers go besides its own folder."""
+
+    prefix: ClassVar[str] = "tracking."
+    name: str = knob(MISSING, "wandb or none")
+    project: str = knob("rmbench", "W&B project")
+    entity: str | None = knob(None, "W&B user or team")
+    group: str | None = knob(None, "W&B group; a sweep sets its own")
+
+
+@dataclass
+class TrainConfig(Checked):
+    """`rmbench train` and each job of `rmbench sweep`."""
+
+    backbone: BackboneConfig = MISSING
+    loss: LossConfig = MISSING
+    dataset: DatasetConfig = MISSING
+    training: TrainingConfig = MISSING
+    gpu: GpuConfig = MISSING
+    diagnostics: DiagnosticsConfig = MISSING
+    benchmark: BenchmarkConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    seed: int = knob(0, "of the head's first weights and of the order of the pairs", low=0)
+    run_dir: str = knob(MISSING, "the run's folder (rmbench train)")
+    sweep_dir: str = knob(MISSING, "the folder of a sweep's runs (rmbench sweep)")
+
+
+@dataclass
+class EvalConfig(Checked):
+    """`rmbench eval`."""
+
+    benchmark: BenchmarkConfig = MISSING
+    gpu: GpuConfig = MISSING
+    checkpoint: str | None = knob(None, "run folder, its checkpoint, any local folder or Hub id; null: newest run")
+    revision: str | None = knob(None, "branch, tag or commit of a checkpoint on the Hub")
+    trust_remote_code: bool = knob(False, "run Python code that comes with the model")
+    run_dir: str | None = knob(None, "where the scores go; null is RUN/eval/BENCHMARK")
+
+
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig}
+
+
+def keys(schema: type, prefix: str = "") -> dict[str, str]:
+    """Every dotted key below `schema` with its documentation, in the order of the fields."""
+    found: dict[str, str] = {}
+    for f in fields(schema):
+        nested = _GROUP_TYPES.get(str(f.type))
+        if nested is not None:
+            found |= keys(nested, f"{prefix}{f.name}.")
+        else:
+            default = "" if f.default in (NO_DEFAULT, MISSING) else f" (default: {_shown(f.default)})"
+            found[prefix + f.name] = f.metadata["doc"] + default
+    return found
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Enum):
+        return value.name
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+_GROUP_TYPES = {c.__name__: c for c in list(globals().values()) if isinstance(c, type) and issubclass(c, Checked)}

@@ -1,0 +1,203 @@
+"""rmbench eval: score a checkpoint on a benchmark."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
+
+from rmbench import benchmarks, hub, runs
+from rmbench.benchmarks.rows import ScoreRow
+from rmbench.config import BenchmarkConfig, EvalConfig
+from rmbench.devices import make_accelerator
+from rmbench.errors import UserError
+from rmbench.formats import Pair
+from rmbench.model import RewardModel, load_reward_model
+from rmbench.scoring import score_pairs
+from rmbench.text import resolve_max_length, tokenize_pairs
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(config: EvalConfig) -> dict[str, Any]:
+    """Score a checkpoint, write results.json and scores.jsonl, print the table.
+
+    Raises:
+        UserError: no such checkpoint or benchmark, or the folder holds another model's scores.
+    """
+    # what is scored, on what
+    checkpoint = find_checkpoint(config.checkpoint)
+    benchmark = resolve_auto(config.benchmark, checkpoint)
+    folder = Path(config.run_dir) if config.run_dir else default_folder(checkpoint, benchmark.name)
+    pairs = benchmarks.find(benchmark.name).load(benchmark)
+
+    # the model
+    accelerator = make_accelerator(config.gpu)
+    model, tokenizer = load_reward_model(checkpoint, config.revision, config.trust_remote_code, config.gpu.attention)
+    model.to(accelerator.device)
+
+    # its scores, and what follows from them
+    results = run_benchmark(
+        benchmark, pairs, model, tokenizer, accelerator, config.gpu.eval_tokens, folder, checkpoint=checkpoint
+    )
+    if accelerator.is_main_process:
+        Console().print(results_table(results))
+        Console().print(f"written to {folder}", soft_wrap=True)
+    return results
+
+
+def run_benchmark(
+    benchmark: BenchmarkConfig,
+    pairs: list[Pair],
+    model: RewardModel,
+    tokenizer: Any,
+    accelerator: Accelerator,
+    eval_tokens: int,
+    folder: Path,
+    checkpoint: str,
+) -> dict[str, Any]:
+    """Score `pairs` and write `folder`/scores.jsonl, then `folder`/results.json.
+
+    Raises:
+        UserError: the folder holds scores of another model or under other settings.
+    """
+    max_length = resolve_max_length(benchmark.max_length, tokenizer, model.network.config, "benchmark.max_length")
+    provenance = {
+        "checkpoint": checkpoint,
+        "model": fingerprint(model),
+        "benchmark": benchmark.path or benchmark.name,
+        "pairs": _digest(json.dumps([dataclasses.asdict(pair) for pair in pairs], sort_keys=True)),
+        "template": _digest(tokenizer.chat_template),
+        "max_length": max_length,
+        "precision": accelerator.mixed_precision,
+    }
+    refuse_other_scores(folder, provenance)
+
+    rows, cut = tokenize_pairs(pairs, tokenizer, max_length, name=benchmark.name)
+    with accelerator.autocast():
+        scores = score_pairs(model, rows, model.pad_id, accelerator.device, eval_tokens)
+    score_rows = [
+        ScoreRow(
+            id=row.pair.id,
+            subset=row.pair.section,
+            score_chosen=float(scores.chosen[i]),
+            score_rejected=float(scores.rejected[i]),
+            distance=float(scores.distance[i]),
+            identical=row.identical,
+        )
+        for i, row in enumerate(rows)
+    ]
+    formed = benchmarks.find(benchmark.name).results(score_rows)
+    results = {
+        "benchmark": benchmark.name,
+        **formed,
+        "cut": dict(cut),
+        "provenance": provenance | {"device": str(accelerator.device), "environment": runs.environment()},
+    }
+    if accelerator.is_main_process:
+        runs.write_text(folder / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in score_rows))
+        runs.write_json(folder / "results.json", results)
+    accelerator.wait_for_everyone()
+    return results
+
+
+def find_checkpoint(asked: str | None) -> str:
+    """The folder or Hub id to load: a run's `checkpoint`, any folder, or without a word the newest run's.
+
+    Raises:
+        UserError: there is no such folder, the run has no checkpoint yet, or there is no run at all.
+    """
+    if asked is None:
+        run = runs.newest_run()
+        if run is None:
+            raise UserError("No finished run below outputs/. Name what to score: checkpoint=RUN, a folder or a Hub id.")
+        logger.info("checkpoint=%s (the newest finished run)", run)
+        return str(run / "checkpoint")
+    if not hub.is_local(asked):
+        return asked
+    folder = Path(asked).expanduser()
+    if (folder / "checkpoint").is_dir():
+        return str(folder / "checkpoint")
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"checkpoint={asked}: no model there (no config.json, no checkpoint/ with one). A run's checkpoint is"
+            " written when its training ends."
+        )
+    return str(folder)
+
+
+def resolve_auto(benchmark: BenchmarkConfig, checkpoint: str) -> BenchmarkConfig:
+    """`benchmark=auto`: synthetic for a checkpoint trained on the synthetic set, else rewardbench."""
+    if benchmark.name != "auto":
+        return benchmark
+    run = Path(checkpoint).parent
+    trained_on = None
+    if (run / "config.yaml").is_file():
+        from omegaconf import OmegaConf
+
+        trained_on = OmegaConf.select(OmegaConf.load(run / "config.yaml"), "dataset.name")
+    name = "synthetic" if trained_on == "synthetic" else "rewardbench"
+    logger.info("benchmark=%s", name)
+    return dataclasses.replace(benchmark, name=name)
+
+
+def default_folder(checkpoint: str, benchmark: str) -> Path:
+    """RUN/eval/BENCHMARK for a run's checkpoint, else outputs/eval/MODEL/BENCHMARK."""
+    run = Path(checkpoint).parent
+    if (run / "metrics.json").is_file():
+        return run / "eval" / benchmark
+    return Path("outputs/eval") / checkpoint.strip("/.").replace("/", "--") / benchmark
+
+
+def refuse_other_scores(folder: Path, provenance: dict[str, Any]) -> None:
+    """Scores of one model under one setting to a folder.
+
+    Raises:
+        UserError: the folder's results were made from something else; the message says from what.
+    """
+    old = runs.read_json(folder / "results.json")
+    if old is None:
+        return
+    before = {key: old.get("provenance", {}).get(key) for key in provenance}
+    changed = [key for key in provenance if key != "checkpoint" and before[key] != provenance[key]]
+    if changed:
+        listed = ", ".join(f"{key}: {before[key]} -> {provenance[key]}" for key in changed)
+        raise UserError(f"{folder} holds other scores ({listed}).\nChoose another run_dir, or remove the folder.")
+
+
+def fingerprint(model: RewardModel) -> str:
+    """SHA-256 over the names and values of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """Sections, then the score, as a rich table."""
+    table = Table(title=f"{results['benchmark']}: {results['n']} pairs, {results['ties']} ties")
+    table.add_column("section")
+    table.add_column("accuracy", justify="right")
+    for name, accuracy in results["sections"].items():
+        table.add_row(name, "no rows" if accuracy is None else f"{accuracy:.3f}")
+    table.add_section()
+    if results["score"] is None:
+        table.add_row(f"score: none, {results['reason']}", "")
+        table.add_row("mean of present sections", f"{results['mean_of_present_sections']:.3f}")
+    else:
+        table.add_row("score", f"{results['score']:.3f}", style="bold")
+    table.add_row("accuracy over all rows", f"{results['micro_accuracy']:.3f}")
+    return table
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

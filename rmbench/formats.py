@@ -1,0 +1,215 @@
+"""A row in any form that people have becomes one record; what fits none is refused with a reason.
+
+| columns | read as |
+|---|---|
+| prompt, chosen, rejected: texts | prompt is one user turn, chosen and rejected one assistant turn (TRL, RewardBench) |
+| prompt: messages; chosen, rejected: messages or texts | TRL's explicit prompt; RewardBench's preference test sets |
+| prompt: text or messages; chosen, rejected: whole conversations | both must start with it (UltraFeedback binarized) |
+| chosen, rejected: whole conversations | the shared turns, up to a user turn, are the prompt (TRL's implicit prompt) |
+| chosen, rejected: "\\n\\nHuman: ...\\n\\nAssistant: ..." | hh-rlhf: cut into turns, then as above |
+| chosen, rejected: other texts | the shared beginning, cut back to white space, is the prompt |
+
+`source` comes from the column source or subset, `section` from section, subset or source. The rating margin comes from
+the first of `RATINGS` that is there. Other columns are ignored, except those that would change what the model reads.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+from rmbench.messages import BadRow, Message, Row, Side, check_text, read_side
+
+RATINGS = (
+    ("margin",),
+    ("chosen_score", "rejected_score"),
+    ("score_chosen", "score_rejected"),
+    ("chosen_rating", "rejected_rating"),
+)
+_PART_OF_THE_PROMPT = ("system", "system_prompt", "history", "tools", "images")
+_PROMPT_BY_OTHER_NAMES = ("question", "input", "instruction", "query")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One preference: two ways to go on with a conversation.
+
+    `prompt` is what both share and ends with a user turn. `chosen` and `rejected` are what follows; each starts and
+    ends with an assistant turn, and usually is that one turn.
+    """
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    rating_margin: float | None = None
+    source: str = ""
+    section: str = ""
+    id: str = ""
+
+
+def parse_row(row: Row, source: str = "") -> Pair:
+    """One row of any form in the table above; `source` stands in where the row names none.
+
+    Empty and identical responses pass: whether they are of use is for the caller to say. `id` is "" where the row has
+    none.
+
+    Raises:
+        BadRow: the row fits no form.
+    """
+    for column in ("chosen", "rejected"):
+        if column not in row:
+            there = ", ".join(map(repr, row)) or "none"
+            raise BadRow(
+                "missing_column", f"no column {column!r}; looked for 'prompt', 'chosen', 'rejected'; found {there}"
+            )
+    alone = "prompt" not in row
+    chosen, rejected = read_side(row, "chosen", alone), read_side(row, "rejected", alone)
+    if alone:
+        if isinstance(chosen, str):
+            _refuse_other_prompts(row)
+        conversations = _implicit(chosen, rejected)
+    else:
+        conversations = _explicit(read_side(row, "prompt", False), chosen, rejected)
+    _refuse_lost_columns(row, conversations[0])
+    label = _label(row, "source") or _label(row, "subset")
+    section = _label(row, "section") or _label(row, "subset") or label or source
+    return Pair(*conversations, _rating_margin(row), label or source, section, _label(row, "id"))
+
+
+def is_empty(response: list[Message]) -> bool:
+    """Whether there is nothing to score: the last turn is blank."""
+    return not response[-1]["content"].strip()
+
+
+def _explicit(prompt: Side, chosen: Side, rejected: Side) -> tuple[list[Message], list[Message], list[Message]]:
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise BadRow("empty_prompt", "the prompt is empty")
+        if _is_whole(chosen) or _is_whole(rejected):
+            for column, side in (("chosen", chosen), ("rejected", rejected)):
+                _check_starts_with(prompt, side, column)
+            return _implicit(chosen, rejected)
+        prompt = [{"role": "user", "content": prompt}]
+    if not any(message["content"].strip() for message in prompt):
+        raise BadRow("empty_prompt", "the prompt is empty")
+    if prompt[-1]["role"] != "user":
+        raise BadRow(
+            "turn_order", f"the prompt ends with a turn of {prompt[-1]['role']!r}; it must end with the user's"
+        )
+    return prompt, _after(prompt, chosen, "chosen"), _after(prompt, rejected, "rejected")
+
+
+def _is_whole(side: Side) -> bool:
+    """Whether this is a conversation from its start, not a response alone."""
+    return isinstance(side, list) and side[0]["role"] != "assistant"
+
+
+def _check_starts_with(prompt: str, side: Side, column: str) -> None:
+    """The first turn that is not the system's must be the prompt, give or take white space around it."""
+    turns = [m for m in side if m["role"] != "system"] if isinstance(side, list) else []
+    if not turns or turns[0]["role"] != "user" or turns[0]["content"].strip() != prompt.strip():
+        raise BadRow(
+            "prompt_mismatch", f"{column} is or should be a whole conversation, but does not start with prompt"
+        )
+
+
+def _after(prompt: list[Message], side: Side, column: str) -> list[Message]:
+    """The response that follows the prompt, whether or not the column repeats the prompt."""
+    if isinstance(side, str):
+        return [{"role": "assistant", "content": side}]
+    if _is_whole(side):
+        if side[: len(prompt)] != prompt:
+            raise BadRow("prompt_mismatch", f"{column} is a whole conversation that does not start with prompt")
+        side = side[len(prompt) :]
+    return _checked_response(side, column)
+
+
+def _checked_response(response: list[Message], column: str) -> list[Message]:
+    if not response:
+        raise BadRow("turn_order", f"{column} has no turn after the prompt")
+    for which, message in (("start", response[0]), ("end", response[-1])):
+        if message["role"] != "assistant":
+            raise BadRow(
+                "turn_order",
+                f"the response in {column} must {which} with a turn of 'assistant', not of {message['role']!r}",
+            )
+    return response
+
+
+def _implicit(chosen: Side, rejected: Side) -> tuple[list[Message], list[Message], list[Message]]:
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        return _implicit_text(chosen, rejected)
+    if isinstance(chosen, str) or isinstance(rejected, str):
+        raise BadRow("wrong_type", "one of chosen and rejected is a text, the other a conversation")
+    shared = _shared_length(chosen, rejected)
+    # Back to a user turn: where one conversation goes on after the other's end, or the user's turns differ, the
+    # answer before that belongs to both responses.
+    for end in range(shared, 0, -1):
+        answered = all(len(side) > end and side[end]["role"] == "assistant" for side in (chosen, rejected))
+        if chosen[end - 1]["role"] == "user" and answered:
+            prompt = chosen[:end]
+            return prompt, _checked_response(chosen[end:], "chosen"), _checked_response(rejected[end:], "rejected")
+    raise BadRow("no_shared_prompt", "chosen and rejected do not start with the same turns up to an answered user turn")
+
+
+def _shared_length(a: Side, b: Side) -> int:
+    """How many turns, or letters, both start with."""
+    return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(a, b, strict=False)))
+
+
+def _implicit_text(chosen: str, rejected: str) -> tuple[list[Message], list[Message], list[Message]]:
+    shared = chosen[: _shared_length(chosen, rejected)]
+    prompt = shared[: len(shared) - len(re.split(r"\s", shared)[-1])]
+    if not prompt.strip():
+        raise BadRow("no_shared_prompt", "chosen and rejected share no beginning; give a `prompt` column")
+    turns = [[{"role": "assistant", "content": text[len(prompt) :]}] for text in (chosen, rejected)]
+    return [{"role": "user", "content": prompt.rstrip()}], turns[0], turns[1]
+
+
+def _refuse_other_prompts(row: Row) -> None:
+    for column in _PROMPT_BY_OTHER_NAMES:
+        if row.get(column):
+            raise BadRow("missing_column", f"no column 'prompt', but {column!r}; name the prompt's column `prompt`")
+
+
+def _refuse_lost_columns(row: Row, prompt: list[Message]) -> None:
+    """Columns that other tools put in front of the prompt; a system text that the messages hold already is none."""
+    for column in _PART_OF_THE_PROMPT:
+        if row.get(column) and not (column.startswith("system") and prompt[0]["role"] == "system"):
+            raise BadRow("unsupported_column", f"{column!r} would not be read; write it into the prompt's messages")
+
+
+def _label(row: Row, column: str) -> str:
+    value = row.get(column)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise BadRow("wrong_type", f"{column} is of type {type(value).__name__}; a text or a number was expected")
+    check_text(str(value), column)
+    return str(value)
+
+
+def _rating_margin(row: Row) -> float | None:
+    """How much better chosen was rated than rejected, in the data's own unit; None where the row does not say."""
+    for columns in RATINGS:
+        values = [row.get(column) for column in columns]
+        if all(value is None for value in values):
+            continue
+        ratings = [_number(value, column) for value, column in zip(values, columns, strict=True)]
+        margin = ratings[0] if len(ratings) == 1 else ratings[0] - ratings[1]
+        if not math.isfinite(margin):
+            raise BadRow("bad_rating", f"{' - '.join(columns)} is {margin}, not a finite number")
+        return margin
+    return None
+
+
+def _number(value: Any, column: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadRow("bad_rating", f"{column} is {'null' if value is None else repr(value)[:40]}, not a number")
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond float's range
+        return math.inf

@@ -1,0 +1,180 @@
+"""The Hugging Face Hub, quick to fail: `prepare` before a fetch, `explain` when one went wrong.
+
+Left to themselves the Hub's clients retry an unreachable server for minutes and answer with nested tracebacks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from rmbench.errors import UserError
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 3.0
+_UNREACHABLE = {
+    "OfflineModeIsEnabled",
+    "LocalEntryNotFoundError",
+    "RevisionResolutionError",
+    "ConnectionError",
+    "TimeoutError",
+    "TransportError",
+}
+
+
+def prepare() -> None:
+    """Call before anything is fetched by a Hub id: where the Hub is out of reach, only cached files are used.
+
+    The check opens one TCP connection, to the proxy if the environment names one. Offline mode then holds for this
+    process; a HF_HUB_OFFLINE that the user has set is left as it is.
+    """
+    from huggingface_hub import constants
+
+    if "HF_HUB_OFFLINE" in os.environ or constants.is_offline_mode():
+        return
+    host, port = _gateway(constants.ENDPOINT)
+    if not _accepts_connection(host, port):
+        log.warning("%s:%d does not answer within %g s: only cached files are used.", host, port, CONNECT_SECONDS)
+        _go_offline()
+
+
+def local_path(name_or_path: str) -> Path | None:
+    """The existing file or folder that `name_or_path` means (`~` expanded), or None for a Hub id.
+
+    Raises:
+        UserError: it is written like a path (starts with `.`, `/` or `~`, or has more than one `/`) and is not there.
+    """
+    path = Path(name_or_path).expanduser()
+    if name_or_path and path.exists():
+        return path
+    if not name_or_path or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
+        raise UserError(f"{name_or_path or '(empty name)'}: no such file or folder, and not a Hub id (OWNER/NAME).")
+    return None
+
+
+def is_local(name_or_path: str) -> bool:
+    """Whether `name_or_path` is a file or folder on this machine rather than a Hub id.
+
+    Raises:
+        UserError: as `local_path`.
+    """
+    return local_path(name_or_path) is not None
+
+
+def explain(kind: str, name: str, error: BaseException, remedy: str) -> UserError:
+    """What `huggingface_hub`, `transformers` or `datasets` raised, as one message with the way out.
+
+    Args:
+        kind: what was asked for: "model", "tokenizer", "dataset".
+        name: its Hub id or local path.
+        error: the exception; its causes are searched too.
+        remedy: how to do without the Hub, such as "dataset.path=FILE".
+    """
+    chain = list(_causes(error))
+    names = {c.__name__ for e in chain for c in type(e).__mro__}
+    text = " ".join(str(e) for e in chain)
+    detail = _first_line(error)
+    instead = f"Or use local files: {remedy}"
+    if Path(name).expanduser().exists():
+        return UserError(f"{name}: cannot be read as a {kind}: {detail}")
+    if "GatedRepoError" in names or ("DatasetNotFoundError" in names and "gated" in text):
+        return UserError(
+            f"{kind} {name} is gated: its owner must grant access.\nAsk for it at {_page(kind, name)}, then log in "
+            f"with `hf auth login` or set HF_TOKEN.\n{instead}"
+        )
+    if "RevisionNotFoundError" in names:
+        return UserError(
+            f"{kind} {name} has no such revision (branch, tag or commit); see {_page(kind, name)}\n{instead}"
+        )
+    if names & {"RepositoryNotFoundError", "DatasetNotFoundError", "HFValidationError"}:
+        return UserError(
+            f"{kind} {name}: no such id on {_endpoint()}, and no such local folder. Check the spelling; for a private "
+            f"one, log in with `hf auth login` or set HF_TOKEN.\n{instead}"
+        )
+    if names & _UNREACHABLE:
+        return UserError(
+            f"{kind} {name} is neither in the local cache nor reachable: {_why_offline()}.\nConnect once to fetch it "
+            f"(HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy). {instead}"
+        )
+    return UserError(f"{kind} {name} from {_endpoint()} cannot be used: {detail}\n{instead}")
+
+
+def _gateway(endpoint: str) -> tuple[str, int]:
+    """Host and port that must accept a connection: the endpoint's, or those of the proxy in front of it."""
+    url = urlsplit(endpoint)
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if proxy and not proxy_bypass(url.netloc):
+        url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    default_port = {"https": 443, "socks5": 1080, "socks5h": 1080, "socks4": 1080}.get(url.scheme, 80)
+    return url.hostname or "", url.port or default_port
+
+
+def _accepts_connection(host: str, port: int) -> bool:
+    """Try in a thread of its own: a name look-up has no time limit."""
+    connected = threading.Event()
+    done = threading.Event()
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+            connected.set()
+        except (OSError, UnicodeError):  # UnicodeError: a host name that cannot be one
+            pass
+        finally:
+            done.set()
+
+    threading.Thread(target=connect, daemon=True).start()
+    done.wait(CONNECT_SECONDS)
+    return connected.is_set()
+
+
+def _go_offline() -> None:
+    """huggingface_hub and transformers ask `constants` at every call; datasets keeps a copy of its own."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True
+    if "datasets.config" in sys.modules:
+        sys.modules["datasets.config"].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+
+
+def _why_offline() -> str:
+    from huggingface_hub import constants
+
+    asked_for = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE")
+    return "offline mode is on" if asked_for and constants.is_offline_mode() else f"no answer from {_endpoint()}"
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT)
+
+
+def _page(kind: str, name: str) -> str:
+    return f"{_endpoint()}/{'datasets/' if kind == 'dataset' else ''}{name}"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and everything it was raised from or while handling."""
+    seen: list[BaseException] = []
+    todo: list[BaseException | None] = [error]
+    while todo:
+        one = todo.pop()
+        if one is not None and not any(one is e for e in seen):
+            seen.append(one)
+            todo += [one.__context__, one.__cause__]
+            yield one
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

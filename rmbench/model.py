@@ -1,0 +1,211 @@
+"""A pretrained backbone with a scalar head: rewards and the embeddings they are computed from.
+
+The network is a stock `AutoModelForSequenceClassification`, so a saved folder is plain transformers. The embedding is
+the input of the head's last Linear; the reward is computed from it in float32 whatever the autocast precision is.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rmbench import hub
+from rmbench.config import BackboneConfig
+from rmbench.errors import UserError
+from rmbench.text import DEFAULT_TEMPLATE
+from rmbench.tiny import tiny_config, tiny_tokenizer
+
+logger = logging.getLogger(__name__)
+
+HEAD_INIT_STD = 0.02
+# Tokens that vocabularies reserve for padding; they never occur in text.
+PAD_TOKENS = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>")
+
+
+class RewardModel(nn.Module):
+    """Rewards and embeddings of right-padded rows, from a stock sequence-classification network."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+        self._embedding: Tensor | None = None
+        if not self._is_decoder:
+            self.head.register_forward_pre_hook(self._keep_input)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The Linear that turns an embedding into a reward."""
+        return head_of(self.network)
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills up rows; masked, so it never changes a reward."""
+        return int(self.network.config.get_text_config().pad_token_id)
+
+    @property
+    def _is_decoder(self) -> bool:
+        return isinstance(getattr(self.network, "score", None), nn.Linear)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards `(rows,)` and embeddings `(rows, hidden)` of ids and mask `(rows, length)`.
+
+        `last` `(rows,)` is each row's last real position, where a decoder is pooled; encoders pool in their own way.
+        """
+        if self._is_decoder:
+            states = self.network.base_model(input_ids, attention_mask=attention_mask, use_cache=False)[0]
+            embeddings = states[torch.arange(len(last), device=last.device), last]
+        else:
+            self.network(input_ids=input_ids, attention_mask=attention_mask)
+            assert self._embedding is not None, "the network did not use its head"
+            embeddings, self._embedding = self._embedding, None
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings = embeddings.to(self.head.weight.dtype)
+            rewards = self.head(embeddings).squeeze(-1)
+        self._embedding = None
+        return rewards, embeddings
+
+    def _keep_input(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._embedding = inputs[0]
+
+
+def head_of(network: Any) -> nn.Linear:
+    """The last Linear outside the backbone.
+
+    Raises:
+        UserError: there is none with one output: this is not a reward model with one scalar per response.
+    """
+    outside = [m for name, m in network.named_children() if name != network.base_model_prefix]
+    linears = [m for child in outside for m in child.modules() if isinstance(m, nn.Linear)]
+    if not linears or linears[-1].out_features != 1:
+        outputs = linears[-1].out_features if linears else 0
+        raise UserError(
+            f"{network.config.name_or_path}: a reward model has a head with 1 output, this one has {outputs}."
+        )
+    return linears[-1]
+
+
+def new_reward_model(config: BackboneConfig, attention: str, seed: int) -> tuple[RewardModel, Any]:
+    """The backbone with a scalar head for training, and its tokenizer.
+
+    A head that the folder already holds is kept; a new one is N(0, 0.02) from `seed` alone, so that runs which differ
+    in the loss start from the same weights.
+
+    Raises:
+        UserError: the name is no model that can be loaded.
+    """
+    from transformers import AutoModelForSequenceClassification, set_seed
+
+    set_seed(seed)
+    if config.name_or_path is None:
+        tokenizer = tiny_tokenizer()
+        network_config = tiny_config(tokenizer)
+        network_config.num_labels = 1
+        network = AutoModelForSequenceClassification.from_config(network_config, attn_implementation=attention)
+        new_head = True
+    else:
+        network, tokenizer, new_head = _load(
+            config.name_or_path, config.revision, config.trust_remote_code, attention, num_labels=1
+        )
+    if new_head:
+        generator = torch.Generator().manual_seed(seed)
+        head = head_of(network)
+        head.weight.data = torch.randn(head.weight.shape, generator=generator) * HEAD_INIT_STD
+        if head.bias is not None:
+            head.bias.data.zero_()
+    _mend_tokenizer(tokenizer, network)
+    return RewardModel(network), tokenizer
+
+
+def load_reward_model(
+    name_or_path: str, revision: str | None = None, trust_remote_code: bool = False, attention: str = "sdpa"
+) -> tuple[RewardModel, Any]:
+    """A trained reward model and its tokenizer, from a local folder or the Hub.
+
+    Raises:
+        UserError: nothing can be loaded from there, or it has no trained head with one output.
+    """
+    network, tokenizer, new_head = _load(name_or_path, revision, trust_remote_code, attention)
+    if new_head:
+        raise UserError(
+            f"{name_or_path} holds no trained reward head (its weights have no {_head_name(network)}).\n"
+            f"Train one first: rmbench train backbone.name_or_path={name_or_path}"
+        )
+    head_of(network)
+    _mend_tokenizer(tokenizer, network)
+    return RewardModel(network), tokenizer
+
+
+def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path) -> None:
+    """A plain transformers folder in float32: loading it with transformers alone gives the same rewards."""
+    network = model.network
+    if any(p.dtype not in (torch.float32, torch.float64) for p in network.parameters()):
+        network = network.float()
+    network.save_pretrained(folder)
+    tokenizer.padding_side = "right"
+    tokenizer.save_pretrained(folder)
+
+
+def _load(
+    name: str, revision: str | None, trust_remote_code: bool, attention: str, num_labels: int | None = None
+) -> tuple[Any, Any, bool]:
+    """Network, tokenizer, and whether the head is new. Weights in float32, dropout 0, safetensors only."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    if not hub.is_local(name):
+        hub.prepare()
+    where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    labels = {} if num_labels is None else {"num_labels": num_labels}
+    try:
+        config = AutoConfig.from_pretrained(name, **where, **labels)
+        _no_dropout(config)
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        network, info = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            use_safetensors=True,
+            ignore_mismatched_sizes=num_labels is not None,
+            output_loading_info=True,
+            **where,
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise hub.explain("model", name, error, "a local folder through backbone.name_or_path=FOLDER") from error
+    head = _head_name(network)
+    absent = {*info["missing_keys"], *(m[0] if isinstance(m, tuple) else m for m in info["mismatched_keys"])}
+    return network, tokenizer, head in absent
+
+
+def _head_name(network: Any) -> str:
+    head = head_of(network).weight
+    return next(name for name, parameter in network.named_parameters() if parameter is head)
+
+
+def _no_dropout(config: Any) -> None:
+    """Dropout moves distances, which NormBT would answer with weight; every rate of the config becomes 0."""
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        for key, value in part.to_dict().items():
+            if key.endswith(("dropout", "dropout_prob", "_pdrop", "drop_prob")) and isinstance(value, (int, float)):
+                setattr(part, key, 0.0)
+
+
+def _mend_tokenizer(tokenizer: Any, network: Any) -> None:
+    """A chat template, right padding, and a pad token that never occurs in text.
+
+    Plain transformers pools a decoder at the last id that is not the pad id; with pad = EOS that is one token early.
+    """
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = DEFAULT_TEMPLATE
+        logger.info("the tokenizer brings no chat template; rmbench's own is used and saved with the checkpoint")
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        vocabulary = tokenizer.get_vocab()
+        tokenizer.pad_token = next((t for t in PAD_TOKENS if t in vocabulary), PAD_TOKENS[0])
+        if tokenizer.pad_token_id >= network.get_input_embeddings().num_embeddings:
+            network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    network.config.pad_token_id = tokenizer.pad_token_id
+    network.config.get_text_config().pad_token_id = tokenizer.pad_token_id

@@ -1,0 +1,233 @@
+"""A run's folder: what is written there, when it counts as finished, and who may use it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rmbench.config import TrainConfig
+from rmbench.errors import UserError
+
+# Keys that say where a run is kept and how it is watched, not what it computes.
+BOOKKEEPING = ("run_dir", "sweep_dir", "training.resume", "tracking")
+PACKAGES = ("rmbench", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "wandb")
+NAME_LIMIT = 80
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomic: a reader finds the old file or the new one, also after a power cut."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomic, parents made; the text is on the disk before the name points to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> Any:
+    """The file's content, or None if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def finished(folder: Path) -> bool:
+    """metrics.json is written last, so its presence means that the run is complete."""
+    return (folder / "metrics.json").is_file()
+
+
+def claim(folder: Path, config: TrainConfig) -> bool:
+    """Make the folder this run's own; True if it holds this very run, finished.
+
+    Raises:
+        UserError: the folder holds another run, or an unfinished one and `training.resume` is off.
+    """
+    stored = folder / "config.yaml"
+    if not stored.is_file():
+        return False
+    changed = _differences(OmegaConf.load(stored), as_omegaconf(config))
+    if changed:
+        raise UserError(
+            f"{folder} holds a run with another configuration ({', '.join(changed[:6])}).\nChoose another run_dir."
+        )
+    if not config.training.resume:
+        state = "a finished run" if finished(folder) else "an unfinished run: go on with training.resume=true"
+        raise UserError(f"{folder} holds {state}.\nChoose another run_dir to train again.")
+    return finished(folder)
+
+
+def start(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
+    """Write config.yaml, .hydra/ and environment.json (`facts`: what the job knows, such as the dataset's print)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "failed.json").unlink(missing_ok=True)
+    _write_hydra(folder / ".hydra", config)
+    write_json(folder / "environment.json", environment() | facts)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(as_omegaconf(config)))
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, git commit, command and working directory."""
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "cwd": os.getcwd(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+    }
+
+
+def record_failure(folder: Path, error: BaseException) -> None:
+    """failed.json: what stopped the run, for the sweep's table and for the person who mends it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if folder.is_dir():
+        words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+        trace = "".join(traceback.format_exception(error))
+        write_json(
+            folder / "failed.json",
+            {"type": type(error).__name__, "message": str(error), "overrides": words, "traceback": trace},
+        )
+
+
+class History:
+    """history.jsonl: one object per logged step."""
+
+    def __init__(self, folder: Path, after_step: int) -> None:
+        """Keeps what was written up to `after_step`; a resumed run writes the later lines again."""
+        self.path = folder / "history.jsonl"
+        kept = [row for row in read_jsonl(self.path) if row["step"] <= after_step] if self.path.is_file() else []
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def append(self, row: dict[str, Any]) -> None:
+        """One line, on the disk when this returns to the loop."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Every complete line; a last line that a killed process left unfinished is passed over."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def as_omegaconf(config: Any) -> DictConfig:
+    """A config object as OmegaConf, for YAML and for comparison."""
+    return OmegaConf.structured(config)
+
+
+def run_name(root: DictConfig) -> str:
+    """A sweep's subfolder: the swept keys with their values, and a hash of what the run computes.
+
+    Two combinations never share a folder, and a folder is found again only by the same configuration.
+    """
+    hydra = root.hydra
+    excluded = set(hydra.job.config.override_dirname.exclude_keys)
+    words = [w for w in hydra.overrides.task if w.split("=")[0] not in excluded]
+    label = re.sub(r"[^\w.,=+-]+", "_", ",".join(words))[:NAME_LIMIT]
+    job = OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
+    content = _plain(job, BOOKKEEPING)
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{label}-{digest}" if label else digest
+
+
+def register_resolvers() -> None:
+    """`${rmbench_run_name:}` for conf/train.yaml."""
+    OmegaConf.register_new_resolver("rmbench_run_name", lambda *, _root_: run_name(_root_), replace=True)
+
+
+def clear_temporary(folder: Path) -> None:
+    """Remove what an interrupted write left behind (names that start with a dot and end in .partial)."""
+    for path in folder.glob("**/.*.partial"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def newest_run(root: Path = Path("outputs")) -> Path | None:
+    """The finished training run below `root` whose metrics are the newest."""
+    found = [p for p in root.glob("**/metrics.json") if (p.parent / "checkpoint").is_dir()]
+    return max(found, key=lambda p: p.stat().st_mtime).parent if found else None
+
+
+def _plain(config: DictConfig, without: tuple[str, ...]) -> Any:
+    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    for key in without:
+        *parents, last = key.split(".")
+        node = plain
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(last, None)
+    return plain
+
+
+def _differences(old: Any, new: DictConfig) -> list[str]:
+    """Dotted keys whose values differ, as "key: old -> new"."""
+    before, after = (_flat(_plain(c, BOOKKEEPING)) for c in (old, new))
+    return [
+        f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+        for key in sorted({*before, *after})
+        if before.get(key, "absent") != after.get(key, "absent")
+    ]
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _write_hydra(folder: Path, config: TrainConfig) -> None:
+    """The overrides and Hydra's own settings, as Hydra would write them if it knew that the folder is free."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return
+    hydra = HydraConfig.get()
+    write_text(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(hydra.overrides.task))))
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(as_omegaconf(config)))
+    write_text(folder / "hydra.yaml", OmegaConf.to_yaml({k: hydra[k] for k in ("runtime", "overrides", "job")}))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that rmbench runs from, with -dirty if it was changed; None outside one."""
+    here = Path(__file__).resolve().parent
+    git = shutil.which("git")
+    if git is None or not (here.parent / ".git").exists():
+        return None
+    done = subprocess.run(
+        [git, "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
+    )
+    return done.stdout.strip() or None

@@ -1,0 +1,28 @@
+"""The runs of a sweep: where they are, and what came of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from rmbench.report import find_runs, report
+
+
+class SweepCallback(Callback):
+    """Remembers the folder of the sweep that is under way; Hydra tells it to callbacks alone."""
+
+    folder: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called by Hydra once, before the first job."""
+        SweepCallback.folder = Path(config.hydra.sweep.dir)
+
+
+def finish(folder: Path) -> int:
+    """Print and write the sweep's tables; the number of its runs that are not finished."""
+    if not find_runs(folder):
+        return 0
+    return sum(run.state != "finished" for run in report([folder]))

@@ -1,0 +1,169 @@
+"""Conversations -> token ids.
+
+ids = tokenizer(render(messages)) with special tokens on, then a doubled leading BOS is removed: templates of decoders
+write the BOS themselves, and encoders get [CLS] and [SEP] from the tokenizer alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from rmbench.config import LengthPolicy
+from rmbench.formats import Pair
+from rmbench.messages import Message
+from rmbench.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+CONTEXT_LIMIT_TOKENS = 2048
+
+# For tokenizers that bring no template; saved with the checkpoint, so that whoever loads it renders the same text.
+DEFAULT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ message['role'] | capitalize }}: {{ message['content'] }}{% if not loop.last %}\n\n{% endif %}"
+    "{% endfor %}{% if eos_token is defined and eos_token %}{{ eos_token }}{% endif %}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPair:
+    """A pair as the model sees it: token ids of prompt + chosen and of prompt + rejected."""
+
+    pair: Pair
+    chosen: list[int]
+    rejected: list[int]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longer side."""
+        return max(len(self.chosen), len(self.rejected))
+
+    @property
+    def identical(self) -> bool:
+        """Nothing tells the two sides apart: a tie for every model."""
+        return self.chosen == self.rejected
+
+
+def encode(conversations: Sequence[list[Message]], tokenizer: Any) -> list[list[int]]:
+    """Token ids of each conversation, special tokens included, uncut.
+
+    Raises:
+        jinja2.TemplateError: the tokenizer's template refuses a conversation (a system turn, say).
+    """
+    texts = tokenizer.apply_chat_template(list(conversations), tokenize=False)
+    rows = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
+    bos = tokenizer.bos_token_id
+    return [ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids for ids in rows]
+
+
+def cut(ids: list[int], max_length: int, policy: LengthPolicy, special: frozenset[int]) -> list[int]:
+    """At most `max_length` ids; a leading BOS or [CLS] and a trailing EOS or [SEP] always stay.
+
+    `truncate_prompt_left` removes what follows the leading token, so the end of the response, where the reward is read,
+    stays; `truncate_response` removes what precedes the trailing token.
+    """
+    if len(ids) <= max_length:
+        return ids
+    if policy is LengthPolicy.truncate_prompt_left:
+        head = ids[:1] if ids[0] in special else []
+        return head + ids[len(ids) - (max_length - len(head)) :]
+    tail = ids[-1:] if ids[-1] in special else []
+    return ids[: max_length - len(tail)] + tail
+
+
+def tokenize_pairs(
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    max_length: int,
+    policy: LengthPolicy = LengthPolicy.truncate_prompt_left,
+    *,
+    name: str = "pairs",
+    drop_identical: bool = False,
+    drop_refused: bool = False,
+) -> tuple[list[TokenPair], Counter[str]]:
+    """Token ids of every pair within `max_length`, and how many pairs were dropped or cut under which rule.
+
+    `drop_identical` is for training, where a pair with equal ids teaches nothing; evaluation keeps such pairs as ties.
+
+    Raises:
+        UserError: the chat template refuses a conversation (unless `drop_refused`), or no pair is left.
+    """
+    counts: Counter[str] = Counter()
+    accepted = _accepted_by_template(pairs, tokenizer, drop_refused, counts)
+    ids = encode([[*p.prompt, *side] for p in accepted for side in (p.chosen, p.rejected)], tokenizer)
+    special = frozenset(tokenizer.all_special_ids)
+    kept = []
+    for pair, chosen, rejected in zip(accepted, ids[::2], ids[1::2], strict=True):
+        if max(len(chosen), len(rejected)) > max_length:
+            if policy is LengthPolicy.drop:
+                counts["dropped: longer than max_length"] += 1
+                continue
+            counts[f"cut ({policy.name})"] += 1
+        row = TokenPair(pair, cut(chosen, max_length, policy, special), cut(rejected, max_length, policy, special))
+        if row.identical:
+            counts["dropped: equal token ids" if drop_identical else "ties: equal token ids"] += 1
+            if drop_identical:
+                continue
+        kept.append(row)
+    logger.info("%s: %d pairs, at most %d tokens%s", name, len(kept), max_length, _listed(counts))
+    if not kept:
+        raise UserError(
+            f"{name}: none of {len(pairs)} pairs is left after tokenising{_listed(counts)}.\n"
+            "A larger max_length or another length_policy keeps more."
+        )
+    return kept, counts
+
+
+def context_length(tokenizer: Any, config: Any) -> int | None:
+    """Tokens that the model can take, or None if neither the tokenizer nor the config states it."""
+    stated = [getattr(config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
+    return min((int(n) for n in stated if n is not None and 0 < n < 10**9), default=None)
+
+
+def resolve_max_length(asked: int | None, tokenizer: Any, config: Any, key: str) -> int:
+    """`asked`, or min(model's context, 2048).
+
+    Raises:
+        UserError: the model's context is shorter than `asked`.
+    """
+    context = context_length(tokenizer, config)
+    if asked is None:
+        return min(context or CONTEXT_LIMIT_TOKENS, CONTEXT_LIMIT_TOKENS)
+    if context is not None and asked > context:
+        raise UserError(f"{key}={asked}: the model takes at most {context} tokens; choose {key}={context} or less.")
+    return asked
+
+
+def _accepted_by_template(
+    pairs: Sequence[Pair], tokenizer: Any, drop_refused: bool, counts: Counter[str]
+) -> list[Pair]:
+    """The pairs whose conversations the template renders; one by one only if rendering all at once fails."""
+    try:
+        tokenizer.apply_chat_template([[*p.prompt, *s] for p in pairs for s in (p.chosen, p.rejected)], tokenize=False)
+        return list(pairs)
+    except jinja2.TemplateError:
+        accepted = []
+    for pair in pairs:
+        try:
+            tokenizer.apply_chat_template(
+                [[*pair.prompt, *pair.chosen], [*pair.prompt, *pair.rejected]], tokenize=False
+            )
+            accepted.append(pair)
+        except jinja2.TemplateError as error:
+            if not drop_refused:
+                raise UserError(
+                    f"pair {pair.id!r}: the tokenizer's chat template refuses this conversation: {error}\n"
+                    "dataset.on_bad_row=drop leaves such pairs out and counts them."
+                ) from error
+            counts["dropped: refused by the chat template"] += 1
+    return accepted
+
+
+def _listed(counts: Counter[str]) -> str:
+    return "".join(f"; {rule}: {n}" for rule, n in sorted(counts.items()))

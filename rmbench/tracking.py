@@ -1,0 +1,159 @@
+"""Weights & Biases behind a few calls. It goes offline by itself and never stops a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+
+from rmbench import hub
+from rmbench.config import TrackingConfig
+from rmbench.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 2.0
+INIT_SECONDS = 20.0
+TABLE_ROWS = 2000  # of the recorded pairs
+
+
+class Tracker:
+    """Tracks nothing; the base of those that do. Use as a context manager: it is closed whatever happens."""
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Scalars of one step."""
+
+    def images(self, step: int, files: dict[str, Path]) -> None:
+        """PNG files under their names."""
+
+    def pair_table(self, step: int, table: pa.Table) -> None:
+        """Recorded pairs: a table, and the scatter of head gradient norm against distance."""
+
+    def summary(self, values: dict[str, Any]) -> None:
+        """The run's final numbers."""
+
+    def close(self, failed: bool = False) -> None:
+        """Flush what is left."""
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
+
+
+class WandbTracker(Tracker):
+    """A W&B run in `folder`/wandb, online or offline. After a first failure it is silent and the job goes on."""
+
+    def __init__(self, config: TrackingConfig, folder: Path, run_config: dict[str, Any], name: str) -> None:
+        self._run: Any = None
+        try:
+            self._run = self._start(config, folder, run_config, name)
+        except Exception as error:
+            self._give_up(error)
+
+    def _start(self, config: TrackingConfig, folder: Path, run_config: dict[str, Any], name: str) -> Any:
+        import wandb
+
+        mode = os.environ.get("WANDB_MODE") or ("online" if _can_reach_wandb() else "offline")
+        settings = wandb.Settings(
+            mode=mode,  # type: ignore[arg-type]
+            silent=True,
+            console="off",
+            init_timeout=INIT_SECONDS,
+            x_disable_stats=True,
+            disable_git=True,
+        )
+        run = wandb.init(
+            project=config.project,
+            entity=config.entity,
+            group=config.group,
+            name=name,
+            dir=str(folder),
+            config=run_config,
+            settings=settings,
+            reinit="finish_previous",
+        )
+        run.define_metric("*", step_metric="step")
+        synced_from = Path(run.dir).parent
+        logger.info("W&B: %s", run.url if mode == "online" else f"offline; upload later: wandb sync {synced_from}")
+        return run
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Scalars of one step."""
+        self._attempt(lambda: self._run.log({"step": step, **values}))
+
+    def images(self, step: int, files: dict[str, Path]) -> None:
+        """PNG files under their names."""
+        import wandb
+
+        self._attempt(lambda: self._run.log({"step": step} | {k: wandb.Image(str(v)) for k, v in files.items()}))
+
+    def pair_table(self, step: int, table: pa.Table) -> None:
+        """Recorded pairs, evenly spread: a table, and the scatter of head gradient norm against distance."""
+        import wandb
+
+        def send() -> None:
+            n = min(len(table), TABLE_ROWS)
+            rows = table.take([i * len(table) // n for i in range(n)])
+            shown = wandb.Table(columns=list(rows.column_names), data=[list(r.values()) for r in rows.to_pylist()])
+            chart = wandb.plot.scatter(shown, "distance", "head_gradient_norm", title="gradient norm against distance")
+            self._run.log({"step": step, "pairs": shown, "pairs_scatter": chart})
+
+        self._attempt(send)
+
+    def summary(self, values: dict[str, Any]) -> None:
+        """The run's final numbers."""
+        self._attempt(lambda: self._run.summary.update(values))
+
+    def close(self, failed: bool = False) -> None:
+        """Flush what is left."""
+        self._attempt(lambda: self._run.finish(exit_code=int(failed)))
+        self._run = None
+
+    def _attempt(self, action: Callable[[], Any]) -> None:
+        """A tracker's failure is a log line, whatever it was; the run's own folder holds everything anyway."""
+        if self._run is None:
+            return
+        try:
+            action()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        logger.warning("W&B is switched off for the rest of this run: %s", error)
+        self._run = None
+
+
+def open_tracker(config: TrackingConfig, folder: Path, run_config: dict[str, Any], name: str) -> Tracker:
+    """The tracker that the config names.
+
+    Raises:
+        UserError: there is no tracker of that name.
+    """
+    if config.name == "none":
+        return Tracker()
+    if config.name == "wandb":
+        return WandbTracker(config, folder, run_config, name)
+    raise UserError(f"tracking.name={config.name}: no such tracker. There are: wandb, none.")
+
+
+def _can_reach_wandb() -> bool:
+    """A login exists and the server accepts a connection within PROBE_SECONDS."""
+    import wandb
+
+    if wandb.api.api_key is None:
+        return False
+    parts = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parts.hostname or "", port), timeout=PROBE_SECONDS):
+            return True
+    except OSError:
+        return False

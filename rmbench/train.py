@@ -1,0 +1,209 @@
+"""rmbench train: one reward model, top to bottom."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+from transformers import set_seed
+
+from rmbench import benchmarks, data, figures, runs
+from rmbench.config import OnBadRow, TrainConfig
+from rmbench.devices import make_accelerator
+from rmbench.diagnostics import PairRecorder
+from rmbench.evaluate import results_table, run_benchmark
+from rmbench.formats import Pair
+from rmbench.losses import PairLoss
+from rmbench.model import RewardModel, load_reward_model, new_reward_model
+from rmbench.scoring import score_pairs, summarize
+from rmbench.text import TokenPair, resolve_max_length, tokenize_pairs
+from rmbench.tracking import Tracker, open_tracker
+from rmbench.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Inputs:
+    """What a run starts from, checked."""
+
+    model: RewardModel
+    tokenizer: Any
+    loss: PairLoss
+    train_pairs: list[TokenPair]
+    eval_pairs: list[TokenPair]
+    benchmark_pairs: list[Pair]
+    facts: dict[str, Any]
+
+
+def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Train, evaluate and export one reward model into `folder`; its metrics.
+
+    Raises:
+        UserError: a value, file or name cannot be used; nothing of an earlier run is touched then.
+    """
+    if runs.claim(folder, config):
+        logger.info("%s is finished already", folder)
+        return dict(runs.read_json(folder / "metrics.json"))
+
+    # everything that can be wrong is found before the first step; then the folder is this run's
+    accelerator = make_accelerator(config.gpu)
+    inputs = prepare(config, accelerator)
+    if accelerator.is_main_process:
+        runs.start(folder, config, inputs.facts)
+    accelerator.wait_for_everyone()
+
+    with _tracker(config, folder, accelerator) as tracker:
+        # train
+        set_seed(config.seed)
+        recorder = PairRecorder(folder, config.diagnostics.every, config.diagnostics.gradient)
+        trainer = Trainer(
+            config.training,
+            model=inputs.model,
+            tokenizer=inputs.tokenizer,
+            loss=inputs.loss,
+            train_pairs=inputs.train_pairs,
+            eval_pairs=inputs.eval_pairs,
+            accelerator=accelerator,
+            folder=folder,
+            recorder=recorder,
+            tracker=tracker,
+            eval_tokens=config.gpu.eval_tokens,
+            seed=config.seed,
+        )
+        started = time.perf_counter()
+        state = trainer.train()
+        seconds = time.perf_counter() - started
+
+        # keep the last model or the best, and say how good it is
+        best = folder / "checkpoints" / "best" if config.training.keep_best and state.best_step else None
+        model = _load_best(best, config, accelerator) if best else trainer.unwrapped()
+        trainer.export(model, folder / "checkpoint")
+        metrics = {
+            "steps": state.step,
+            "kept_step": state.best_step if best else state.step,
+            "stopped_early": state.stopped_early,
+            "train_seconds": seconds,
+            "train_pairs": len(inputs.train_pairs),
+            "mu": inputs.loss.mu,
+            "eval": _evaluate(model, inputs, config, accelerator),
+            "benchmark": _benchmark(model, inputs, config, accelerator, folder),
+        }
+
+        # figures, and last of all metrics.json: its presence means "finished"
+        if accelerator.is_main_process:
+            _write_diagnostics(recorder, tracker, state.step, folder)
+            tracker.summary(_flat(metrics))
+            runs.write_json(folder / "metrics.json", metrics)
+            _show(metrics, folder)
+        accelerator.wait_for_everyone()
+    return metrics
+
+
+def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
+    """Loss, data, model and token ids.
+
+    Raises:
+        UserError: one of them cannot be had as the config says.
+    """
+    loss = PairLoss(config.loss)
+    dataset = data.load_dataset(config.dataset)
+    name = config.benchmark.name
+    benchmark_pairs = [] if name == "none" else benchmarks.find(name).load(config.benchmark)
+    model, tokenizer = new_reward_model(config.backbone, config.gpu.attention, config.seed)
+    max_length = resolve_max_length(config.dataset.max_length, tokenizer, model.network.config, "dataset.max_length")
+
+    policy, drop = config.dataset.length_policy, config.dataset.on_bad_row is OnBadRow.drop
+    train_pairs, train_counts = tokenize_pairs(
+        dataset.train, tokenizer, max_length, policy, name="train", drop_identical=True, drop_refused=drop
+    )
+    eval_pairs, eval_counts = tokenize_pairs(
+        dataset.eval, tokenizer, max_length, policy, name="eval", drop_refused=drop
+    )
+    facts = {
+        "device": str(accelerator.device),
+        "processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "max_length": max_length,
+        "dataset": {
+            "fingerprint": dataset.fingerprint,
+            "rows_dropped": dataset.dropped,
+            "tokenised": {"train": dict(train_counts), "eval": dict(eval_counts)},
+        },
+    }
+    return Inputs(model, tokenizer, loss, train_pairs, eval_pairs, benchmark_pairs, facts)
+
+
+def _tracker(config: TrainConfig, folder: Path, accelerator: Accelerator) -> Tracker:
+    """Rank 0 tracks, the others do not."""
+    plain: dict[str, Any] = OmegaConf.to_container(runs.as_omegaconf(config), enum_to_str=True)  # type: ignore[assignment]
+    return open_tracker(config.tracking, folder, plain, folder.name) if accelerator.is_main_process else Tracker()
+
+
+def _load_best(folder: Path, config: TrainConfig, accelerator: Accelerator) -> RewardModel:
+    model, _ = load_reward_model(str(folder), attention=config.gpu.attention)
+    return model.to(accelerator.device)
+
+
+def _evaluate(model: RewardModel, inputs: Inputs, config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
+    with accelerator.autocast():
+        scores = score_pairs(model, inputs.eval_pairs, model.pad_id, accelerator.device, config.gpu.eval_tokens)
+    return summarize(scores, [p.pair.section for p in inputs.eval_pairs])
+
+
+def _benchmark(
+    model: RewardModel, inputs: Inputs, config: TrainConfig, accelerator: Accelerator, folder: Path
+) -> dict[str, Any] | None:
+    if not inputs.benchmark_pairs:
+        return None
+    results = run_benchmark(
+        config.benchmark,
+        inputs.benchmark_pairs,
+        model,
+        inputs.tokenizer,
+        accelerator,
+        config.gpu.eval_tokens,
+        folder / "eval" / config.benchmark.name,
+        checkpoint=str(folder / "checkpoint"),
+    )
+    return {key: value for key, value in results.items() if key != "provenance"}
+
+
+def _write_diagnostics(recorder: PairRecorder, tracker: Tracker, step: int, folder: Path) -> None:
+    table = recorder.merge()
+    if table is None:
+        return
+    tracker.images(step, figures.write_diagnostics(table, folder / "diagnostics"))
+    tracker.pair_table(step, table)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _show(metrics: dict[str, Any], folder: Path) -> None:
+    """The evaluation by section, the benchmark, and where everything is."""
+    console = Console()
+    evaluation = metrics["eval"]
+    table = Table(title=f"evaluation: {evaluation['n']} pairs, after {metrics['kept_step']} steps")
+    for column in ("section", "accuracy", "mean distance"):
+        table.add_column(column, justify="left" if column == "section" else "right")
+    for name, accuracy in evaluation["sections"].items():
+        table.add_row(name, f"{accuracy:.3f}", f"{evaluation['section_distance'][name]:.3f}")
+    table.add_section()
+    table.add_row("all", f"{evaluation['accuracy']:.3f}", f"{evaluation['distance']:.3f}", style="bold")
+    console.print(table)
+    if metrics["benchmark"]:
+        console.print(results_table(metrics["benchmark"]))
+    console.print(f"run folder: {folder}", soft_wrap=True)

@@ -1,0 +1,278 @@
+"""The training loop: batch, rewards, loss, backward, step, record, evaluate, save.
+
+One optimiser step is one global batch. Each rank takes its slice and splits it into micro-batches, so what is learnt
+does not depend on the micro-batch size or, to rounding, on the number of devices.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from transformers import get_scheduler
+
+from rmbench import checkpoints
+from rmbench.config import TrainingConfig
+from rmbench.diagnostics import PairRecorder, pair_scalars
+from rmbench.layout import run_pairs
+from rmbench.losses import LossTerms, PairLoss
+from rmbench.model import RewardModel, save_reward_model
+from rmbench.runs import History
+from rmbench.sampler import StepBatches
+from rmbench.scoring import score_pairs, summarize
+from rmbench.text import TokenPair
+from rmbench.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+# Sums over the pairs of a step, reduced over all ranks in one message.
+SUMS = ("loss", "accuracy", "margin", "weight", "distance", "pairs")
+
+
+@dataclass
+class TrainState:
+    """What a checkpoint holds beside the tensors; JSON."""
+
+    step: int = 0
+    mu: float | None = None
+    window: dict[str, float] = field(default_factory=dict)  # sums since the last logged step
+    best_accuracy: float | None = None
+    best_step: int = 0
+    stopped_early: bool = False
+
+
+class Trainer:
+    """Trains one reward model; `train` returns when the last step is done."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        *,
+        model: RewardModel,
+        tokenizer: Any,
+        loss: PairLoss,
+        train_pairs: list[TokenPair],
+        eval_pairs: list[TokenPair],
+        accelerator: Accelerator,
+        folder: Path,
+        recorder: PairRecorder,
+        tracker: Tracker,
+        eval_tokens: int,
+        seed: int,
+    ) -> None:
+        self.config, self.loss, self.accelerator = config, loss, accelerator
+        self.tokenizer, self.pad_id = tokenizer, model.pad_id
+        self.train_pairs, self.eval_pairs, self.eval_tokens = train_pairs, eval_pairs, eval_tokens
+        self.folder, self.recorder, self.tracker = folder, recorder, tracker
+        self.batches = StepBatches([p.length for p in train_pairs], config.batch_size, seed, accelerator.num_processes)
+        self.total_steps = config.max_steps or math.ceil(config.epochs * self.batches.steps_per_epoch)
+        self.state = TrainState()
+        # So that sums do not depend on how a batch is split; MPS has no float64.
+        self.sum_dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
+        if config.gradient_checkpointing:
+            model.network.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model, self.optimizer = accelerator.prepare(model, _optimizer(model, config))
+        self.scheduler = get_scheduler(
+            config.scheduler.name, self.optimizer.optimizer, _warmup_steps(config, self.total_steps), self.total_steps
+        )
+        accelerator.register_for_checkpointing(self.scheduler)
+
+    def train(self) -> TrainState:
+        """All steps, from the newest checkpoint if `training.resume` is set and there is one."""
+        if self.config.resume:
+            self._restore()
+        self.history = History(self.folder, self.state.step)
+        self.recorder.rewind(self.state.step)
+        self.model.train()
+        self._start_mu()
+        with self._progress() as advance:
+            while self.state.step < self.total_steps and not self.state.stopped_early:
+                row = self._step()
+                self.state.step += 1
+                if self._due(self.config.logging_steps) or self.state.step == self.total_steps:
+                    row |= self._close_window()
+                if self._due(self.config.eval_steps):
+                    row |= self._evaluate()
+                if row:
+                    self._log(row)
+                if self._due(self.config.save_steps):
+                    self._save()
+                advance(self.state.step)
+        return self.state
+
+    def _step(self) -> dict[str, float]:
+        """One optimiser step; what the diagnostics recorded of it."""
+        started = time.perf_counter()
+        batch = self.batches.at(self.state.step)
+        micro_batches = self._micro_batches(batch)
+        # The mean over the global batch: DDP averages the ranks' gradients, so each scales by their number.
+        scale = self.accelerator.num_processes / len(batch)
+        recording = self.recorder.wants(self.state.step + 1)
+        sums = torch.zeros(len(SUMS), device=self.accelerator.device, dtype=self.sum_dtype)
+        for i, pairs in enumerate(micro_batches):
+            last = i == len(micro_batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                output = run_pairs(self.model, pairs, self.pad_id, self.accelerator.device)
+                terms = self.loss(output)
+                self.accelerator.backward(terms.loss.sum() * scale)
+            sums += _sums(terms, self.sum_dtype)
+            if recording:
+                self.recorder.add(pairs, output, terms)
+        norm = self._optimizer_step()
+        totals = dict(zip(SUMS, self.accelerator.reduce(sums).tolist(), strict=True))
+        self.loss.update(totals["distance"] / totals["pairs"])
+        self._widen_window(totals, norm, time.perf_counter() - started)
+        table = self.recorder.write(self.state.step + 1, self.accelerator.is_main_process) if recording else None
+        return {} if table is None else pair_scalars(table)
+
+    def _micro_batches(self, batch: list[int]) -> list[list[TokenPair]]:
+        """This rank's slice, longest pairs first, in parts of at most `micro_batch_size`."""
+        rank, world, size = self.accelerator.process_index, self.accelerator.num_processes, self.config.micro_batch_size
+        pairs = [self.train_pairs[i] for i in sorted(batch, key=lambda i: (-self.train_pairs[i].length, i))]
+        mine = pairs[rank::world]
+        return [mine[i : i + size] for i in range(0, len(mine), size)]
+
+    def _optimizer_step(self) -> float:
+        limit = self.config.max_grad_norm or math.inf
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        return float(norm)
+
+    def _start_mu(self) -> None:
+        """mu_0: the mean distance of the first global batch, from one forward pass without gradients."""
+        if not self.loss.needs_mu:
+            return
+        sums = torch.zeros(2, device=self.accelerator.device, dtype=self.sum_dtype)
+        with torch.no_grad():
+            for pairs in self._micro_batches(self.batches.at(0)):
+                distance = run_pairs(self.model, pairs, self.pad_id, self.accelerator.device).distance
+                sums += torch.stack([distance.sum(), torch.ones_like(distance).sum()]).to(self.sum_dtype)
+        total, count = self.accelerator.reduce(sums).tolist()
+        self.loss.update(total / count)
+
+    def _widen_window(self, totals: dict[str, float], norm: float, seconds: float) -> None:
+        clipped = bool(self.config.max_grad_norm) and norm > self.config.max_grad_norm
+        step = {**totals, "grad_norm": norm, "clipped": float(clipped), "seconds": seconds, "steps": 1.0}
+        for name, value in step.items():
+            self.state.window[name] = self.state.window.get(name, 0.0) + value
+
+    def _close_window(self) -> dict[str, float]:
+        """Means since the last logged step: per pair for the sums, per step for the norm."""
+        window, self.state.window = self.state.window, {}
+        means = {name: window[name] / window["pairs"] for name in SUMS if name != "pairs"}
+        return means | {
+            "grad_norm": window["grad_norm"] / window["steps"],
+            "clip_fraction": window["clipped"] / window["steps"],
+            "mu": self.loss.mu or 0.0,
+            "learning_rate": self.scheduler.get_last_lr()[0],
+            "epoch": self.state.step / self.batches.steps_per_epoch,
+            "pairs_per_second": window["pairs"] / window["seconds"],
+        }
+
+    def _evaluate(self) -> dict[str, Any]:
+        metrics = self.evaluate()
+        accuracy = metrics["accuracy"]
+        if self.state.best_accuracy is None or accuracy > self.state.best_accuracy:
+            self.state.best_accuracy, self.state.best_step = accuracy, self.state.step
+            if self.config.keep_best:
+                network = self.accelerator.unwrap_model(self.model)
+                self.export(network, self.folder / "checkpoints" / "best")
+        behind = (self.state.step - self.state.best_step) // self.config.eval_steps
+        patience = self.config.early_stopping_patience
+        if patience and behind >= patience:
+            logger.info("stopped early: no better accuracy since step %d", self.state.best_step)
+            self.state.stopped_early = True
+        flat = {f"eval/{k}": v for k, v in metrics.items() if not isinstance(v, dict)}
+        return flat | {f"eval/accuracy/{section}": v for section, v in metrics["sections"].items()}
+
+    def evaluate(self) -> dict[str, Any]:
+        """`scoring.summarize` of the evaluation pairs under the model as it is now."""
+        scores = score_pairs(self.model, self.eval_pairs, self.pad_id, self.accelerator.device, self.eval_tokens)
+        return summarize(scores, [p.pair.section for p in self.eval_pairs])
+
+    def unwrapped(self) -> RewardModel:
+        """The model without what Accelerate put around it."""
+        model: RewardModel = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        return model
+
+    def export(self, model: RewardModel, folder: Path) -> None:
+        """`model` as a plain transformers folder, written atomically by rank 0."""
+        if self.accelerator.is_main_process:
+            staging = folder.with_name(f".{folder.name}.partial")
+            save_reward_model(model, self.tokenizer, staging)
+            checkpoints.replace_folder(staging, folder)
+        self.accelerator.wait_for_everyone()
+
+    def _log(self, row: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            self.history.append({"step": self.state.step, **row})
+            self.tracker.log(self.state.step, row)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.state.step % every == 0
+
+    def _save(self) -> None:
+        self.state.mu = self.loss.mu
+        checkpoints.save(
+            self.accelerator,
+            self.folder / "checkpoints",
+            self.state.step,
+            asdict(self.state),
+            self.config.save_total_limit,
+        )
+
+    def _restore(self) -> None:
+        state = checkpoints.load_newest(self.accelerator, self.folder / "checkpoints")
+        if state is None:
+            logger.info("no checkpoint to resume from; starting at step 0")
+            return
+        self.state = TrainState(**state)
+        self.loss.mu = self.state.mu
+        logger.info("resumed at step %d of %d", self.state.step, self.total_steps)
+
+    @contextmanager
+    def _progress(self) -> Iterator[Any]:
+        """A bar on a terminal, nothing elsewhere."""
+        console = Console(stderr=True)
+        if not (console.is_terminal and self.accelerator.is_main_process):
+            yield lambda step: None
+            return
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task("training", total=self.total_steps, completed=self.state.step)
+            yield lambda step: progress.update(task, completed=step)
+
+
+def _optimizer(model: RewardModel, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW; weight decay on matrices alone, as is usual."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    betas = (config.adam_beta1, config.adam_beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas)
+
+
+def _warmup_steps(config: TrainingConfig, total_steps: int) -> int:
+    return math.ceil(config.warmup * total_steps) if config.warmup < 1 else int(config.warmup)
+
+
+def _sums(terms: LossTerms, dtype: torch.dtype) -> Tensor:
+    """The SUMS of one micro-batch."""
+    margin = terms.margin
+    columns = (terms.loss.detach(), (margin > 0).float(), margin, terms.weight, terms.distance, torch.ones_like(margin))
+    return torch.stack([column.sum().to(dtype) for column in columns])

@@ -1,0 +1,191 @@
+"""The words after a command: read, checked and completed before Hydra sees them.
+
+Hydra itself accepts an added key and a deleted value in silence; here both are refused, and a key that does not
+exist is answered with the nearest one that does.
+"""
+
+from __future__ import annotations
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from rmbench.catalog import did_you_mean, groups, nearest
+from rmbench.config import SCHEMAS, keys
+from rmbench.errors import UserError
+
+NOT_INHERITED = {"from", "run_dir", "sweep_dir", "sweep", "training.resume"}
+QUOTES = "A value with special characters needs quotes of its own: '{key}=\"...\"'."
+
+
+def read(words: list[str], command: str, multirun: bool) -> list[Override]:
+    """Read every word by Hydra's grammar and refuse what Hydra would misread or swallow in silence.
+
+    Args:
+        words: overrides as typed, `from=` already replaced by `with_recorded`.
+        command: the config they are for, `train` or `eval`.
+        multirun: whether a key may have several values.
+
+    Raises:
+        UserError: the first word that is wrong, with the nearest right one.
+    """
+    overrides = [_read_word(word, command, multirun) for word in words]
+    for override in overrides:
+        _check_key(override, command)
+        _check_place(override, multirun)
+    return overrides
+
+
+def quoted(text: str) -> str:
+    """`text` as one value of Hydra's grammar, whatever characters it holds."""
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+def _read_word(word: str, command: str, multirun: bool) -> Override:
+    key, equals, value = word.partition("=")
+    if word.startswith("~") or (word.startswith("+") and not word.lstrip("+").startswith("hydra")):
+        raise UserError(_no_change(word, command))
+    if not equals:
+        raise UserError(_no_value(word, command))
+    try:
+        override = _parse(word)
+        if multirun or not override.is_sweep_override():
+            return override
+        problem = f"{word}: several values need `rmbench sweep {word}` (or -m).\n{QUOTES.format(key=key)}"
+    except (HydraException, ValueError) as error:
+        problem = f"Cannot read the word {word!r}: {str(error).splitlines()[0]}\n{QUOTES.format(key=key)}"
+    if _names_a_file(value):  # a path with a comma or an equals sign is one value
+        return _parse(f"{key}={quoted(value)}")
+    raise UserError(problem)
+
+
+def _parse(word: str) -> Override:
+    return OverridesParser.create().parse_override(word)
+
+
+def _names_a_file(value: str) -> bool:
+    try:
+        return bool(value) and Path(value).exists()
+    except (OSError, ValueError):  # too long for a path, or a null byte in it
+        return False
+
+
+def _no_change(word: str, command: str) -> str:
+    """The answer to `+key=value` and `~key`."""
+    bare = word.lstrip("+~")
+    key = bare.partition("=")[0]
+    if word.startswith("~"):
+        return (
+            f"{word}: nothing can be deleted. Give it another value: {key}=VALUE, or {key}=null where it is optional."
+        )
+    if key in _places(command):
+        return f"{word}: the key exists; write {bare}"
+    return f"{word}: no key can be added.{did_you_mean(nearest(key, _places(command)))}"
+
+
+def _no_value(word: str, command: str) -> str:
+    """The answer to a word without an equals sign."""
+    choices = {f"{name}={option}": option for name, group in groups(command).items() for option in group.options}
+    close = get_close_matches(word, choices.values(), n=2)
+    meant = [choice for choice, option in choices.items() if option in close]
+    if _names_a_file(word):
+        meant = [f"checkpoint={word}" if command == "eval" else f"from={word}"]
+    elif not meant:
+        meant = [f"{key}=VALUE" for key in nearest(word, _places(command))]
+    return f"The word {word!r} is not KEY=VALUE.{did_you_mean(meant)} `rmbench {command} --help` lists every key."
+
+
+def _places(command: str) -> list[str]:
+    """Every dotted key of a command, the groups among them, and what stands between."""
+    leaves = list(keys(SCHEMAS[command]))
+    between = {leaf[:dot] for leaf in leaves for dot, char in enumerate(leaf) if char == "."}
+    return list(dict.fromkeys([*groups(command), *leaves, *sorted(between)]))
+
+
+def _check_key(override: Override, command: str) -> None:
+    key = override.key_or_group
+    known = _places(command)
+    if key in known or key.split(".")[0].split("/")[0] == "hydra":
+        return
+    elsewhere = [other for other in SCHEMAS if other != command and key in _places(other)]
+    if elsewhere:
+        raise UserError(f"{override.input_line}: `{key}` belongs to rmbench {elsewhere[0]}, not to rmbench {command}.")
+    near = nearest(key, known)
+    hint = did_you_mean(near) or f" Groups: {', '.join(groups(command))}."
+    raise UserError(f"{override.input_line}: no key `{key}`.{hint} `rmbench {command} --help` lists every key.")
+
+
+def _check_place(override: Override, multirun: bool) -> None:
+    """Words that have a meaning in the other of `train` and `sweep` alone."""
+    word, key = override.input_line, override.key_or_group
+    if key == "run_dir" and multirun:
+        raise UserError(f"{word}: every run of a sweep has its own folder; write sweep_dir=FOLDER for the one around.")
+    if key == "sweep_dir" and multirun and override.is_sweep_override():
+        raise UserError(f"{word}: a sweep has one folder.")
+    if key in ("sweep", "sweep_dir") and not multirun:
+        also = " For the folder of one run, write run_dir=FOLDER." if key == "sweep_dir" else ""
+        raise UserError(f"{word}: this is for `rmbench sweep`.{also}")
+
+
+def with_recorded(words: list[str]) -> list[str]:
+    """Replace `from=RUN` by the words that RUN recorded; a new word takes the place of a recorded one for its key.
+
+    Raises:
+        UserError: RUN is not the folder of a run, or `from` is given twice.
+    """
+    runs = [word.partition("=")[2] for word in words if word.startswith("from=")]
+    if not runs:
+        return words
+    if len(runs) > 1:
+        raise UserError("from= names one run; it is given twice.")
+    new = [word for word in words if not word.startswith("from=")]
+    replaced = {_key(word) for word in new} | NOT_INHERITED
+    recorded = _recorded(Path(runs[0]))
+    return [word for word in recorded if _key(word) not in replaced and not _key(word).startswith("hydra")] + new
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0]
+
+
+def _recorded(run: Path) -> list[str]:
+    """The words of a run; a relative path among them leads to the same file from here as from where it was typed."""
+    file = run / ".hydra" / "overrides.yaml"
+    try:
+        recorded = yaml.safe_load(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        raise UserError(f"from={run}: no recorded words in {file}.{did_you_mean(_runs_near(run))}") from None
+    if not (isinstance(recorded, list) and all(isinstance(word, str) for word in recorded)):
+        raise UserError(f"from={run}: {file} is not a list of words.")
+    home = _working_directory(run)
+    return recorded if home in (None, Path.cwd()) else [_anchored(word, home) for word in recorded]
+
+
+def _working_directory(run: Path) -> Path | None:
+    """Where the run was started, if its environment.json says so."""
+    try:
+        cwd = json.loads((run / "environment.json").read_text("utf-8")).get("cwd")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return Path(cwd) if isinstance(cwd, str) else None
+
+
+def _anchored(word: str, home: Path) -> str:
+    key, _, value = word.partition("=")
+    plain = value.strip("'\"")
+    is_file = key.endswith("path") and plain and not Path(plain).is_absolute() and _names_a_file(str(home / plain))
+    return f"{key}={quoted(str(home / plain))}" if is_file else word
+
+
+def _runs_near(run: Path) -> list[str]:
+    """Folders with recorded words that `from=RUN` may have meant: around it, spelt like it, or the newest."""
+    around = [parent for parent in list(run.parents)[:2] if (parent / ".hydra" / "overrides.yaml").is_file()]
+    siblings = {path.parents[1].name: path.parents[1] for path in run.parent.glob("*/.hydra/overrides.yaml")}
+    spelt = [siblings[name] for name in get_close_matches(run.name, siblings, n=1)]
+    newest = sorted(Path("outputs").glob("**/.hydra/overrides.yaml"), key=lambda file: file.stat().st_mtime)[-1:]
+    return [f"from={folder}" for folder in (around or spelt or [file.parents[1] for file in newest])]
