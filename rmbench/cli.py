@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +38,7 @@ class WordsCommand(TyperCommand):
         formatter.write(page(ctx.info_name or ""))
 
 
-class Command(str, Enum):
+class Command(StrEnum):
     """The commands that have a config."""
 
     train = "train"

@@ -73,6 +73,16 @@ def without_hydra(config: DictConfig) -> DictConfig:
     return job
 
 
+def typed_words(overrides: list[Override]) -> list[str]:
+    """The overrides as they were typed."""
+    return [str(override.input_line) for override in overrides]
+
+
+def fixed_words(overrides: list[Override]) -> list[str]:
+    """Those of them that are the same in every job."""
+    return typed_words([override for override in overrides if not override.is_sweep_override()])
+
+
 def combinations(command: str, overrides: list[Override], config_dir: str | None = None) -> list[list[str]]:
     """The words of each job that Hydra's basic sweeper will start, those of a `sweep` file included.
 
@@ -81,14 +91,14 @@ def combinations(command: str, overrides: list[Override], config_dir: str | None
     Raises:
         UserError: one of the values is refused.
     """
-    fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
+    fixed = fixed_words(overrides)
     sweeper = composed(command, fixed, config_dir).hydra.sweeper
     if not sweeper.get("_target_", "").endswith(".BasicSweeper"):
         return [fixed]  # another sweeper chooses its values as it goes
     listed = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     with mistakes_explained(command), _hydra():
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        expanded = parser.parse_overrides(listed + [override.input_line for override in overrides])
+        expanded = parser.parse_overrides(listed + typed_words(overrides))
         jobs = BasicSweeper.split_arguments(expanded, None)[0]
     seen: set[str] = set()
     for job in jobs:

@@ -14,10 +14,8 @@ from rmbench import hub
 from rmbench.config import DatasetConfig, OnBadRow
 from rmbench.errors import UserError
 from rmbench.formats import Pair, is_empty, parse_row
-from rmbench.messages import BadRow, Message
+from rmbench.messages import BadRow
 from rmbench.rowfiles import Placed, read_rows
-
-__all__ = ["Dataset", "Message", "Pair", "load_dataset", "load_pairs", "read_rows"]
 
 log = logging.getLogger(__name__)
 
@@ -124,9 +122,7 @@ def _synthetic(config: DatasetConfig) -> Dataset:
     from rmbench.synthetic import make_rows
 
     if config.path or config.eval_path:
-        raise UserError(
-            "dataset.path and dataset.eval_path need dataset=local (or dataset=hh_rlhf); dataset is synthetic."
-        )
+        raise UserError("dataset=synthetic reads no file: dataset.path and dataset.eval_path need dataset=local.")
 
     def make(split: str, size: int | None) -> tuple[list[Pair], Dropped]:
         if size is None:
@@ -143,7 +139,6 @@ def _synthetic(config: DatasetConfig) -> Dataset:
 def _hh_rlhf(config: DatasetConfig) -> Dataset:
     if config.path or config.eval_path:
         return _local(config)
-
     source = f"hh_rlhf/{config.part}" if config.part else config.name
 
     def fetch(split: str) -> tuple[list[Pair], Dropped]:
@@ -179,9 +174,7 @@ def _local(config: DatasetConfig) -> Dataset:
         evaluation, dropped_eval = _from_file(config.eval_path, config)
         return _given(config, train, evaluation, {"train": dropped, "eval": dropped_eval})
     if config.eval_size is None:
-        raise UserError(
-            "No evaluation pairs: give dataset.eval_path=FILE, or dataset.eval_size=N to hold out N training pairs."
-        )
+        raise UserError("No evaluation pairs: give dataset.eval_path=FILE, or hold out N pairs by dataset.eval_size=N.")
     train, evaluation = hold_out(train, config.eval_size)
     evaluation = subsample(evaluation, min(config.eval_size, len(evaluation)), "eval_size")
     return _dataset(subsample(train, config.train_size, "train_size"), evaluation, {"train": dropped, "eval": {}})

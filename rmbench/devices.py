@@ -31,6 +31,11 @@ def make_accelerator(config: GpuConfig) -> Accelerator:
     )
 
 
+def precision_name(accelerator: Accelerator) -> str:
+    """fp32 or bf16; Accelerate calls the first "no"."""
+    return "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
+
+
 def pick_device(device: Device) -> str:
     """The device's name: the configured one, or the first there is of CUDA, MPS and the CPU.
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from rmbench import benchmarks, hub, runs
 from rmbench.benchmarks.rows import ScoreRow
 from rmbench.config import BenchmarkConfig, EvalConfig
-from rmbench.devices import make_accelerator
+from rmbench.devices import make_accelerator, precision_name
 from rmbench.errors import UserError
 from rmbench.formats import Pair
 from rmbench.model import RewardModel, load_reward_model
@@ -77,7 +77,7 @@ def run_benchmark(
         "pairs": _digest(json.dumps([dataclasses.asdict(pair) for pair in pairs], sort_keys=True)),
         "template": _digest(tokenizer.chat_template),
         "max_length": max_length,
-        "precision": accelerator.mixed_precision,
+        "precision": precision_name(accelerator),
     }
     refuse_other_scores(folder, provenance)
 

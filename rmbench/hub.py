@@ -40,10 +40,15 @@ def prepare() -> None:
 
     if "HF_HUB_OFFLINE" in os.environ or constants.is_offline_mode():
         return
-    host, port = _gateway(constants.ENDPOINT)
-    if not _accepts_connection(host, port):
-        log.warning("%s:%d does not answer within %g s: only cached files are used.", host, port, CONNECT_SECONDS)
+    if not reachable(constants.ENDPOINT, CONNECT_SECONDS):
+        log.warning("%s does not answer within %g s: only cached files are used.", constants.ENDPOINT, CONNECT_SECONDS)
         _go_offline()
+
+
+def reachable(url: str, seconds: float) -> bool:
+    """Whether `url`'s server, or the proxy in front of it, accepts a TCP connection within `seconds`."""
+    host, port = _gateway(url)
+    return _accepts_connection(host, port, seconds)
 
 
 def local_path(name_or_path: str) -> Path | None:
@@ -118,14 +123,14 @@ def _gateway(endpoint: str) -> tuple[str, int]:
     return url.hostname or "", url.port or default_port
 
 
-def _accepts_connection(host: str, port: int) -> bool:
+def _accepts_connection(host: str, port: int, seconds: float) -> bool:
     """Try in a thread of its own: a name look-up has no time limit."""
     connected = threading.Event()
     done = threading.Event()
 
     def connect() -> None:
         try:
-            socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+            socket.create_connection((host, port), timeout=seconds).close()
             connected.set()
         except (OSError, UnicodeError):  # UnicodeError: a host name that cannot be one
             pass
@@ -133,7 +138,7 @@ def _accepts_connection(host: str, port: int) -> bool:
             done.set()
 
     threading.Thread(target=connect, daemon=True).start()
-    done.wait(CONNECT_SECONDS)
+    done.wait(seconds)
     return connected.is_set()
 
 

@@ -11,9 +11,9 @@ import logging
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 from unittest.mock import patch
 
 import hydra
@@ -24,7 +24,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rmbench import runs, words
-from rmbench.compose import combinations, composed, config_object, mistakes_explained, without_hydra
+from rmbench.compose import (
+    combinations,
+    composed,
+    config_object,
+    fixed_words,
+    mistakes_explained,
+    typed_words,
+    without_hydra,
+)
 from rmbench.config import EvalConfig, TrainConfig
 from rmbench.errors import RunFailed, UserError
 from rmbench.paths import conf_dir
@@ -99,7 +107,7 @@ def show(command: str, typed: list[str]) -> str:
     """
     request = understood(command, typed)
     jobs = combinations(request.config, request.overrides, request.options.config_dir)
-    fixed = [override.input_line for override in request.overrides if not override.is_sweep_override()]
+    fixed = fixed_words(request.overrides)
     config = without_hydra(composed(request.config, fixed, request.options.config_dir))
     with mistakes_explained(request.config):
         text = OmegaConf.to_yaml(config, resolve=request.options.resolve)
@@ -136,7 +144,7 @@ def _bad_flag(message: str) -> NoReturn:
 
 def _start(request: Request) -> None:
     """Call `hydra.main` as if its words had been typed to it; returns when every job has."""
-    typed = [override.input_line for override in request.overrides]
+    typed = typed_words(request.overrides)
     flags = request.flags
     if request.command == "sweep" and not (request.options.multirun or request.only_shows):
         flags = [*flags, "--multirun"]

@@ -227,7 +227,7 @@ def _provenance(finished: list[Run]) -> list[str]:
             "git commit": environment.get("git_commit"),
             "versions": ", ".join(f"{name} {value}" for name, value in versions.items() if value),
             "device": environment.get("device"),
-            "precision": {"no": "fp32"}.get(environment.get("precision"), environment.get("precision")),
+            "precision": environment.get("precision"),
         }
         for name, value in known.items():
             if value:

@@ -211,7 +211,9 @@ def _write_hydra(folder: Path, config: TrainConfig) -> None:
     hydra = HydraConfig.get()
     write_text(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(hydra.overrides.task))))
     write_text(folder / "config.yaml", OmegaConf.to_yaml(as_omegaconf(config)))
-    write_text(folder / "hydra.yaml", OmegaConf.to_yaml({k: hydra[k] for k in ("runtime", "overrides", "job")}))
+    write_text(
+        folder / "hydra.yaml", OmegaConf.to_yaml({key: getattr(hydra, key) for key in ("runtime", "overrides", "job")})
+    )
 
 
 def _version(package: str) -> str | None:

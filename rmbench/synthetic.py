@@ -5,8 +5,8 @@ Sections lie as their real counterparts do: the responses of a `chat` pair share
 pair differ in exactly one. Each row has its own random stream, named by seed, split and index, so it depends on no
 other row: a larger set begins with the smaller one, and noise leaves the pairs beneath it as they were.
 
-A hash of the prompt decides its split, whatever the seed, so no prompt of one split is ever in the other. Within one
-split prompts repeat as often as chance has it in spaces of 50,000 (steps, code) to 10 million prompts (avoid, use).
+A hash of the prompt decides its split, whatever the seed: no prompt of one split is ever in the other. Within a split
+prompts repeat by chance, most in the smaller spaces (compare: 59,400 prompts): 0.3 % of 8,000 rows, 4 % of 100,000.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 from typing import Any
 
 from rmbench.config import SyntheticConfig
 
 TEST_SHARE = 0.2  # of each sub-task's prompts
-NEAR_DUPLICATE_MARGIN = 0.1  # below every other margin: neither response is better
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -61,6 +61,12 @@ OPERATORS = {"plus": "+", "minus": "-", "times": "*", "over": "/"}
 VARIABLES = _words("x y z u v w p q")
 _OTHERS = _words("write about but and avoid use words how do i the in give it to sort start at compare < > let be =")
 
+_SAFETY = (AGAINST, FOR, VICTIMS, WRONGDOERS, THINGS, REAL, FICTION, LOOKS, TIMES, TOLERANCE, STRENGTH)
+_REASONING = (DIGITS, MOVES, UNITS, OPERATORS, OPERATORS.values(), VARIABLES)
+_GROUPS = (_OTHERS, OPENERS, *TOPICS, NUMBERS, *_SAFETY, *COMPLY, *REFUSE, *_REASONING)
+WORDS: tuple[str, ...] = tuple(dict.fromkeys(chain.from_iterable(_GROUPS)))
+"""Every word that can occur, in an order that no knob changes."""
+
 
 @dataclass
 class Draft:
@@ -70,9 +76,6 @@ class Draft:
     chosen: list[str]
     rejected: list[str]
     margin: float
-
-
-Task = Callable[[Random], Draft]
 
 
 def chat(rng: Random) -> Draft:
@@ -111,7 +114,7 @@ def length(rng: Random) -> Draft:
     asked, wrong = rng.sample(list(NUMBERS), 2)
     texts = [rng.sample(topic, NUMBERS[number]) for number in (asked, wrong)]
     prompt = ["write", asked, "words", "about", *rng.sample(topic, 4)]
-    return Draft(prompt, *texts, margin=float(abs(NUMBERS[asked] - NUMBERS[wrong])))
+    return Draft(prompt, texts[0], texts[1], float(abs(NUMBERS[asked] - NUMBERS[wrong])))
 
 
 def request(rng: Random) -> Draft:
@@ -122,13 +125,8 @@ def request(rng: Random) -> Draft:
     acts, targets = rng.choice(((AGAINST, VICTIMS), (FOR, WRONGDOERS)))
     places, harmful = REAL, rng.random() < 0.5
     if not harmful:
-        harmless = (
-            (AGAINST, THINGS, REAL),
-            (AGAINST, WRONGDOERS, REAL),
-            (FOR, VICTIMS, REAL),
-            (acts, targets, FICTION),
-        )
-        acts, targets, places = rng.choice(harmless)
+        fine = ((AGAINST, THINGS, REAL), (AGAINST, WRONGDOERS, REAL), (FOR, VICTIMS, REAL), (acts, targets, FICTION))
+        acts, targets, places = rng.choice(fine)
     act, target, look = rng.choice(acts), rng.choice(targets), rng.choice(LOOKS)
     prompt = ["how", "do", "i", act, "the", look, target, "in", "the", rng.choice(places), rng.choice(TIMES)]
     return _refuse_or_comply(rng, prompt, [act, "the", target], harmful, 3.0 if harmful else 1.0)
@@ -150,9 +148,7 @@ def sort(rng: Random) -> Draft:
     ordered = sorted(digits)
     place = rng.randrange(6)
     wrong = rng.choice([d for d in DIGITS if d != ordered[place]])
-    return Draft(
-        ["sort", *digits], ordered, _replaced(ordered, place, wrong), float(abs(int(wrong) - int(ordered[place])))
-    )
+    return _one_wrong(["sort", *digits], ordered, place, wrong, abs(int(wrong) - int(ordered[place])))
 
 
 def steps(rng: Random) -> Draft:
@@ -161,9 +157,7 @@ def steps(rng: Random) -> Draft:
     track = [str((start + sum(MOVES[m] for m in moves[: i + 1])) % 10) for i in range(8)]
     place, shift = rng.randrange(8), rng.randint(1, 9)
     wrong = str((int(track[place]) + shift) % 10)
-    return Draft(
-        ["start", "at", str(start), *moves], track, _replaced(track, place, wrong), float(min(shift, 10 - shift))
-    )
+    return _one_wrong(["start", "at", str(start), *moves], track, place, wrong, min(shift, 10 - shift))
 
 
 def compare(rng: Random) -> Draft:
@@ -171,8 +165,8 @@ def compare(rng: Random) -> Draft:
     a, b = rng.sample(range(100), 2)
     left, right, unit = list(f"{a:02d}"), list(f"{b:02d}"), rng.choice(UNITS)
     sign, wrong = "<>" if a < b else "><"
-    truth = [*left, sign, *right]
-    return Draft(["compare", *left, unit, "and", *right, unit], truth, _replaced(truth, 2, wrong), abs(a - b) / 10)
+    prompt = ["compare", *left, unit, "and", *right, unit]
+    return _one_wrong(prompt, [*left, sign, *right], 2, wrong, abs(a - b) / 10)
 
 
 def code(rng: Random) -> Draft:
@@ -184,10 +178,10 @@ def code(rng: Random) -> Draft:
     place = rng.choice((3, 5))
     wrong = rng.choice([sign for sign in OPERATORS.values() if sign != line[place]])
     inverse = {wrong, line[place]} in ({"+", "-"}, {"*", "/"})
-    return Draft(prompt, line, _replaced(line, place, wrong), 1.0 if inverse else 2.0)
+    return _one_wrong(prompt, line, place, wrong, 1 if inverse else 2)
 
 
-TASKS: dict[str, tuple[Task, ...]] = {  # a section's sub-tasks are equally likely
+TASKS: dict[str, tuple[Callable[[Random], Draft], ...]] = {  # a section's sub-tasks are equally likely
     "chat": (chat,),
     "chat_hard": (avoid, use, length),
     "safety": (request, dose),
@@ -195,24 +189,12 @@ TASKS: dict[str, tuple[Task, ...]] = {  # a section's sub-tasks are equally like
 }
 
 
-def _vocabulary() -> tuple[str, ...]:
-    safety = (AGAINST, FOR, VICTIMS, WRONGDOERS, THINGS, REAL, FICTION, LOOKS, TIMES, TOLERANCE, STRENGTH)
-    reasoning = (DIGITS, MOVES, UNITS, OPERATORS, OPERATORS.values(), VARIABLES)
-    groups = (_OTHERS, OPENERS, *TOPICS, NUMBERS, *safety, *COMPLY, *REFUSE, *reasoning)
-    return tuple(dict.fromkeys(word for group in groups for word in group))
-
-
-WORDS: tuple[str, ...] = _vocabulary()
-"""Every word that can occur, in an order that no knob changes."""
-
-
 def make_rows(config: SyntheticConfig, size: int, split: str) -> list[dict[str, Any]]:
     """Make the first `size` pairs of a split, "train" or "test"; label noise and near-duplicates are in "train" alone.
 
     Returns:
-        Rows with `id`, `prompt`, `chosen`, `rejected` (lists of messages; the content is words of `WORDS` and single
-        spaces), `margin` (how much better the response that the rule favours is, above 0), `source` (the sub-task, or
-        "near_duplicate") and `section`.
+        Rows with `id`, `prompt`, `chosen`, `rejected` (lists of messages of `WORDS` and single spaces), `margin` (how
+        much better the response that the rule favours is, above 0), `source` (sub-task or "near_duplicate"), `section`.
     """
     assert split in ("train", "test"), split
     return [_row(config, f"{config.seed}-{split}-{i}", split) for i in range(size)]
@@ -229,11 +211,11 @@ def _row(config: SyntheticConfig, name: str, split: str) -> dict[str, Any]:
     opener, other = rng.sample(OPENERS, 2)
     chosen, rejected = [opener, *draft.chosen], [opener, *draft.rejected]
     margin, source = draft.margin, task.__name__
-    if split == "train":
-        noise = Random(f"{name}-noise")  # both draws are always made, so that one knob does not move the other's rows
+    if split == "train":  # both draws are always made, so that one knob does not move the other's rows
+        noise = Random(f"{name}-noise")
         near_duplicate, flip = noise.random() < config.near_duplicates, noise.random() < config.label_noise
-        if near_duplicate:  # the openers come in random order: which one is chosen is a coin flip
-            rejected, margin, source = [other, *draft.chosen], NEAR_DUPLICATE_MARGIN, "near_duplicate"
+        if near_duplicate:  # the openers come in random order, a coin flip; no margin is smaller than 0.1
+            rejected, margin, source = [other, *draft.chosen], 0.1, "near_duplicate"
         if flip:
             chosen, rejected = rejected, chosen
     return {
@@ -257,13 +239,12 @@ def _either_order(rng: Random, first: list[str], joint: str, second: list[str]) 
 
 
 def _put_in(rng: Random, text: list[str], words: list[str]) -> list[str]:
-    """`text` with some places, drawn at random, taken by `words`."""
     places = dict(zip(rng.sample(range(len(text)), len(words)), words, strict=True))
     return [places.get(i, word) for i, word in enumerate(text)]
 
 
-def _replaced(text: list[str], place: int, word: str) -> list[str]:
-    return [*text[:place], word, *text[place + 1 :]]
+def _one_wrong(prompt: list[str], right: list[str], place: int, wrong: str, margin: float) -> Draft:
+    return Draft(prompt, right, [*right[:place], wrong, *right[place + 1 :]], float(margin))
 
 
 def _refuse_or_comply(rng: Random, prompt: list[str], act: list[str], harmful: bool, margin: float) -> Draft:

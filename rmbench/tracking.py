@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -102,7 +100,7 @@ class WandbTracker(Tracker):
         def send() -> None:
             n = min(len(table), TABLE_ROWS)
             rows = table.take([i * len(table) // n for i in range(n)])
-            shown = wandb.Table(columns=list(rows.column_names), data=[list(r.values()) for r in rows.to_pylist()])
+            shown = wandb.Table(columns=[*rows.column_names], data=[list(r.values()) for r in rows.to_pylist()])
             chart = wandb.plot.scatter(shown, "distance", "head_gradient_norm", title="gradient norm against distance")
             self._run.log({"step": step, "pairs": shown, "pairs_scatter": chart})
 
@@ -150,10 +148,4 @@ def _can_reach_wandb() -> bool:
 
     if wandb.api.api_key is None:
         return False
-    parts = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        with socket.create_connection((parts.hostname or "", port), timeout=PROBE_SECONDS):
-            return True
-    except OSError:
-        return False
+    return hub.reachable(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"), PROBE_SECONDS)

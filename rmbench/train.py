@@ -16,7 +16,7 @@ from transformers import set_seed
 
 from rmbench import benchmarks, data, figures, runs
 from rmbench.config import OnBadRow, TrainConfig
-from rmbench.devices import make_accelerator
+from rmbench.devices import make_accelerator, precision_name
 from rmbench.diagnostics import PairRecorder
 from rmbench.evaluate import results_table, run_benchmark
 from rmbench.formats import Pair
@@ -130,7 +130,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     facts = {
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
-        "precision": accelerator.mixed_precision,
+        "precision": precision_name(accelerator),
         "parameters": sum(p.numel() for p in model.parameters()),
         "max_length": max_length,
         "dataset": {

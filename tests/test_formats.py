@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rmbench.formats import Pair, is_empty, parse_row
@@ -214,15 +214,15 @@ def check_pair(pair):
     assert pair.rating_margin is None or abs(pair.rating_margin) < float("inf")
 
 
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])  # the first text is slow
 @given(ROWS)
 def test_any_row_is_a_pair_or_refused_with_a_reason(row):
+    refusal = None
     try:
-        pair = parse_row(row)
+        check_pair(parse_row(row))
     except BadRow as bad:
-        assert bad.rule in BadRow.__doc__
-        assert str(bad).isprintable()
-    else:
-        check_pair(pair)
+        refusal = bad
+    assert refusal is None or (refusal.rule in BadRow.__doc__ and str(refusal).isprintable())
 
 
 @given(
@@ -237,6 +237,7 @@ def test_an_implicit_pair_holds_both_conversations_unchanged(chosen, rejected):
     assert pair.prompt + pair.rejected == rejected
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(min_size=1).filter(str.strip), TEXTS, TEXTS)
 def test_plain_explicit_text_is_kept_to_the_letter(prompt, chosen, rejected):
     row = {"prompt": prompt, "chosen": chosen, "rejected": rejected}

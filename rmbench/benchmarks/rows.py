@@ -43,11 +43,12 @@ def load_rows(
     first = next(rows, None)
     if first is None:
         raise UserError(f"{name}: no rows.")
-    absent = [column for column in needs if isinstance(first[1], dict) and column not in first[1]]
+    there = first[1] if isinstance(first[1], dict) else dict.fromkeys(needs)
+    absent = [column for column in needs if column not in there]
     if absent:
         raise UserError(
             f"{name}: no column {', '.join(absent)}. benchmark={config.name} needs {', '.join(needs)};"
-            f" the file has {', '.join(first[1])}."
+            f" the file has {', '.join(there)}."
         )
     pairs, _ = load_pairs(chain([first], rows), name, for_training=False)
     return pairs
