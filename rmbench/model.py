@@ -141,6 +141,9 @@ def load_reward_model(
 
 def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path) -> None:
     """A plain transformers folder in float32: loading it with transformers alone gives the same rewards."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # a line for every file, of use to nobody here
     network = model.network
     if any(p.dtype not in (torch.float32, torch.float64) for p in network.parameters()):
         network = network.float()
@@ -155,8 +158,11 @@ def _load(
     """Network, tokenizer, and whether the head is new. Weights in float32, dropout 0, safetensors only."""
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-    if not hub.is_local(name):
+    local = hub.local_path(name)
+    if local is None:
         hub.prepare()
+    else:
+        name = str(local)
     where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     labels = {} if num_labels is None else {"num_labels": num_labels}
     try:
@@ -173,7 +179,7 @@ def _load(
             output_loading_info=True,
             **where,
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:  # the Hub's clients raise errors of many kinds
         raise hub.explain("model", name, error, "a local folder through backbone.name_or_path=FOLDER") from error
     head = _head_name(network)
     absent = {*info["missing_keys"], *(m[0] if isinstance(m, tuple) else m for m in info["mismatched_keys"])}

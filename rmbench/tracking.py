@@ -146,6 +146,6 @@ def _can_reach_wandb() -> bool:
     """A login exists and the server accepts a connection within PROBE_SECONDS."""
     import wandb
 
-    if wandb.api.api_key is None:
+    if not wandb.login(prompt=False):
         return False
     return hub.reachable(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"), PROBE_SECONDS)

@@ -1,0 +1,68 @@
+"""Small real things that several tests use."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from rmbench.config import (
+    BackboneConfig,
+    BenchmarkConfig,
+    DatasetConfig,
+    DiagnosticsConfig,
+    GpuConfig,
+    LossConfig,
+    TrackingConfig,
+    TrainConfig,
+    TrainingConfig,
+)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _quiet_libraries():
+    """No progress bars in the tests' output."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("rmbench").setLevel(logging.INFO)
+
+
+@pytest.fixture
+def train_config(tmp_path):
+    """A config of a run that takes about a second: tiny backbone, 64 built-in pairs."""
+
+    def make(weighting="none", **training):
+        return TrainConfig(
+            backbone=BackboneConfig(),
+            loss=LossConfig(weighting=weighting),
+            dataset=DatasetConfig(name="synthetic", train_size=64, eval_size=32),
+            training=TrainingConfig(**{"max_steps": 8, "batch_size": 16, "learning_rate": 1e-3, **training}),
+            gpu=GpuConfig(),
+            diagnostics=DiagnosticsConfig(every=2),
+            benchmark=BenchmarkConfig(name="none"),
+            tracking=TrackingConfig(name="none"),
+            run_dir=str(tmp_path / "run"),
+            sweep_dir=str(tmp_path / "sweep"),
+        )
+
+    return make
+
+
+def write_jsonl(path: Path, rows) -> Path:
+    """Rows as JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def with_training(config: TrainConfig, **changes) -> TrainConfig:
+    """The config with other values under `training`."""
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **changes))
+
+
+settings.register_profile("rmbench", deadline=None)  # the first call imports torch
+settings.load_profile("rmbench")
