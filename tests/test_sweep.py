@@ -1,0 +1,114 @@
+"""A sweep as a user calls it: table, summary, skip, failure; then eval and report on what it left."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rmbench.report import Run, as_markdown, group_runs
+
+SMALL = [
+    "training.max_steps=6",
+    "training.batch_size=16",
+    "dataset.train_size=64",
+    "dataset.eval_size=32",
+    "tracking=none",
+    "diagnostics.every=3",
+]
+
+
+def rmbench(*words, cwd):
+    done = subprocess.run([sys.executable, "-m", "rmbench", *words], cwd=cwd, capture_output=True, text=True)
+    assert "Traceback (most" not in done.stdout + done.stderr
+    return done
+
+
+def summary(folder):
+    return list(csv.DictReader((folder / "summary.csv").read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("sweep")
+    done = rmbench("sweep", "loss=bt,normbt", "seed=0,1", *SMALL, "sweep_dir=s", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return cwd / "s", done
+
+
+def test_a_sweep_ends_in_a_table_over_seeds(swept):
+    folder, done = swept
+    rows = summary(folder)
+    assert len(rows) == 4
+    assert {(row["loss"], row["seed"]) for row in rows} == {("bt", "0"), ("bt", "1"), ("normbt", "0"), ("normbt", "1")}
+    assert all(row["state"] == "finished" for row in rows)
+    for row in rows:
+        metrics = json.loads((folder / row["run"] / "metrics.json").read_text())
+        assert float(row["evaluation pairs/all"]) == metrics["eval"]["accuracy"]
+    report = (folder / "report.md").read_text()
+    assert "| loss=bt | 2 |" in report
+    assert "| loss=normbt | 2 |" in report
+    assert "loss=normbt" in done.stdout
+
+
+def test_called_again_it_does_nothing_twice(swept):
+    folder, _ = swept
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("metrics.json")}
+    done = rmbench("sweep", "loss=bt,normbt", "seed=0,1,2", *SMALL, "sweep_dir=s", cwd=folder.parent)
+    assert done.returncode == 0
+    after = {p: p.stat().st_mtime_ns for p in folder.rglob("metrics.json")}
+    assert len(after) == 6
+    assert all(after[path] == time for path, time in before.items())
+
+
+def test_a_failing_combination_is_named_and_the_others_are_done(tmp_path):
+    words = ["sweep", "gpu=cpu,single", *SMALL, "sweep_dir=s"]
+    done = rmbench(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "gpu=single" in done.stdout + done.stderr
+    states = {row["gpu"]: row["state"] for row in summary(tmp_path / "s")}
+    assert states == {"cpu": "finished", "single": "failed"}
+
+
+def test_eval_takes_the_newest_run_and_its_scores_form_the_result(swept):
+    folder, _ = swept
+    run = next(folder.glob("loss=bt,seed=0-*"))
+    done = rmbench("eval", f"checkpoint={run}", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((run / "eval" / "synthetic" / "results.json").read_text())
+    rows = [json.loads(line) for line in (run / "eval" / "synthetic" / "scores.jsonl").read_text().splitlines()]
+    assert results["n"] == len(rows) == 2000
+    assert results["micro_accuracy"] == sum(r["score_chosen"] > r["score_rejected"] for r in rows) / 2000
+    refused = rmbench("eval", f"checkpoint={run}", "benchmark.max_length=12", cwd=folder.parent)
+    assert refused.returncode == 2
+    assert "max_length: 512 -> 12" in " ".join(refused.stderr.split())
+
+
+def test_from_repeats_a_run_with_new_words(swept):
+    folder, _ = swept
+    run = next(folder.glob("loss=normbt,seed=1-*"))
+    done = rmbench("train", f"from={run}", "seed=7", "run_dir=again", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    config = (folder.parent / "again" / "config.yaml").read_text()
+    assert "weighting: distance" in config
+    assert "seed: 7" in config
+    assert "max_steps: 6" in config
+
+
+def test_mean_and_deviation_by_hand():
+    runs = [
+        Run(Path(f"r{i}"), "finished", {"loss": "bt", "seed": str(i)}, {"t": {"all": value}})
+        for i, value in enumerate([0.5, 0.6, 0.7])
+    ]
+    other = Run(Path("r3"), "finished", {"loss": "normbt", "seed": "0"}, {"t": {"all": 0.9}})
+    failed = Run(Path("r4"), "failed", {"loss": "normbt", "seed": "1"}, reason="OSError: disk full")
+    groups = group_runs([*runs, other, failed])
+    assert [(g.label, g.finished, g.cell("t", "all")) for g in groups] == [
+        ("loss=bt", 3, "0.600 ± 0.100"),
+        ("loss=normbt", 1, "0.900"),
+    ]
+    text = as_markdown([*runs, other, failed], groups)
+    assert "| loss=normbt | 1 of 2 | 0.900 |" in text
+    assert "`r4`: failed, OSError: disk full" in text
