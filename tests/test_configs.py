@@ -1,0 +1,123 @@
+"""Every YAML in conf/ composes and passes its checks; every wrong word is one message with the way out."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rmbench import launch
+from rmbench.errors import UserError
+from rmbench.paths import conf_dir
+
+OPTIONS = sorted(
+    (path.parent.name, path.stem) for path in conf_dir().glob("*/*.yaml") if path.parent.name not in ("sweep", "hydra")
+)
+EVAL_GROUPS = {"gpu", "benchmark"}
+LAYERS = """
+    __main__ cli launch compose words manual catalog sweep report train evaluate benchmarks trainer sampler scoring
+    figures diagnostics checkpoints losses model tiny layout text data rowfiles formats messages synthetic devices
+    tracking runs config hub paths errors __init__
+""".split()
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_passes_its_checks(group, option):
+    needs = {"local": ["dataset.path=x.jsonl"]}.get(option, [])
+    assert launch.show("train", [f"{group}={option}", *needs])
+    if group in EVAL_GROUPS:
+        assert launch.show("eval", [f"{group}={option}"])
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (conf_dir() / "sweep").glob("*.yaml")])
+def test_every_sweep_file_lists_its_runs(name):
+    assert launch.show("sweep", [f"sweep={name}"]).startswith("# 6 runs")
+
+
+@pytest.mark.parametrize("path", sorted(conf_dir().rglob("*.yaml")), ids=lambda p: str(p.relative_to(conf_dir())))
+def test_every_file_starts_with_its_description(path):
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert lines[0].startswith("# ")
+    assert len(lines[0]) > 10
+
+
+def test_a_backbone_with_random_weights_brings_its_training_and_a_word_overrides_it():
+    assert "learning_rate: 0.001" in launch.show("train", [])
+    assert "learning_rate: 5.0e-05" in launch.show("train", ["backbone=minilm"])
+    assert "max_steps: 20" in launch.show("train", ["training=smoke"])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["loss=normbtt"], r"Did you mean loss=normbt"),
+        (["traning.epochs=1"], r"Did you mean training\.epochs"),
+        (["learning_rate=1"], r"training\.learning_rate"),
+        (["+foo=1"], r"\+foo=1"),
+        (["++seed=1"], r"\+\+seed=1"),
+        (["~seed"], r"~seed"),
+        (["loss=bt,normbt"], r"rmbench sweep loss=bt,normbt"),
+        (["seed=abc"], r"seed=abc"),
+        (["training.warmup=-1"], r"training\.warmup=-1.*at least 0"),
+        (["training.scheduler=cosin"], r"cosine"),
+        (["normbt"], r"loss=normbt"),
+        (["sweep_dir=x"], r"run_dir"),
+        (["training.keep_best=true"], r"training\.eval_steps"),
+        (["from=nowhere"], r"nowhere"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_way_out(words, says):
+    with pytest.raises(UserError, match=says):
+        launch.show("train", words)
+
+
+def test_a_mistake_is_one_message_and_exit_2_and_leaves_nothing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "rmbench", "train", "dataset=local", "dataset.path=missing.jsonl"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "missing.jsonl: no such file" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_rewardbench_without_network_or_file_says_how_to_go_on(tmp_path):
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "rmbench", "eval", "checkpoint=some/model", "benchmark=rewardbench"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 2
+    assert "benchmark.path=FILE" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_needs_neither_torch_nor_hydra():
+    code = "import sys, rmbench.cli; print(sorted({'torch', 'hydra', 'omegaconf', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_imports_run_one_way():
+    package = Path(launch.__file__).parent
+    order = {name: i for i, name in enumerate(LAYERS)}
+    for path in package.rglob("*.py"):
+        here = path.relative_to(package).parts[0].removesuffix(".py")
+        assert here in order, f"{here} is not in the list of layers"
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.ImportFrom) and node.module == "rmbench":
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rmbench."):
+                names = [node.module.split(".")[1]]
+            for name in names:
+                known = name in order
+                assert not known or name == here or order[name] > order[here], f"{path.name} imports {name}"
