@@ -1,0 +1,34 @@
+"""The README's commands do what it says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+COMMANDS = [
+    line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()
+]
+# The same commands with less to do.
+SHORT = {
+    "train": ["training.max_steps=5", "dataset.train_size=64", "dataset.eval_size=32", "tracking=none"],
+    "eval": [],
+    "sweep": ["training.max_steps=5", "dataset.train_size=64", "dataset.eval_size=32", "tracking=none"],
+}
+
+
+def test_the_three_uses_run_one_after_another(tmp_path):
+    uses = [line.split() for line in COMMANDS if line.startswith("rmbench ")]
+    assert [words[1] for words in uses] == ["train", "eval", "sweep"]
+    for words in uses:
+        call = [sys.executable, "-m", "rmbench", *words[1:], *SHORT[words[1]]]
+        done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("metrics.json"))) == 7
+    assert len(list(tmp_path.rglob("results.json"))) == 1 + 6
+
+
+def test_the_two_scripts_are_there():
+    scripts = [line.split()[1] for line in COMMANDS if line.startswith("bash ")]
+    assert scripts == ["scripts/quickstart.sh", "scripts/test.sh"]
+    assert all((Path(__file__).resolve().parents[1] / script).is_file() for script in scripts)
