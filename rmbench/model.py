@@ -7,6 +7,8 @@ the input of the head's last Linear; the reward is computed from it in float32 w
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +80,13 @@ def head_of(network: Any) -> nn.Linear:
     Raises:
         UserError: there is none with one output: this is not a reward model with one scalar per response.
     """
-    outside = [m for name, m in network.named_children() if name != network.base_model_prefix]
-    linears = [m for child in outside for m in child.modules() if isinstance(m, nn.Linear)]
-    if not linears or linears[-1].out_features != 1:
-        outputs = linears[-1].out_features if linears else 0
+    linear = _last_linear(network)[1]
+    if linear is None or linear.out_features != 1:
+        outputs = 0 if linear is None else linear.out_features
         raise UserError(
             f"{network.config.name_or_path}: a reward model has a head with 1 output, this one has {outputs}."
         )
-    return linears[-1]
+    return linear
 
 
 def new_reward_model(config: BackboneConfig, attention: str, seed: int) -> tuple[RewardModel, Any]:
@@ -131,7 +132,7 @@ def load_reward_model(
     network, tokenizer, new_head = _load(name_or_path, revision, trust_remote_code, attention)
     if new_head:
         raise UserError(
-            f"{name_or_path} holds no trained reward head (its weights have no {_head_name(network)}).\n"
+            f"{name_or_path} holds no trained reward head (its weights have no {_last_linear(network)[0]}).\n"
             f"Train one first: rmbench train backbone.name_or_path={name_or_path}"
         )
     head_of(network)
@@ -141,13 +142,11 @@ def load_reward_model(
 
 def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path) -> None:
     """A plain transformers folder in float32: loading it with transformers alone gives the same rewards."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()  # a line for every file, of use to nobody here
     network = model.network
     if any(p.dtype not in (torch.float32, torch.float64) for p in network.parameters()):
         network = network.float()
-    network.save_pretrained(folder)
+    with _quiet_loading():
+        network.save_pretrained(folder)
     tokenizer.padding_side = "right"
     tokenizer.save_pretrained(folder)
 
@@ -169,26 +168,46 @@ def _load(
         config = AutoConfig.from_pretrained(name, **where, **labels)
         _no_dropout(config)
         tokenizer = AutoTokenizer.from_pretrained(name, **where)
-        network, info = AutoModelForSequenceClassification.from_pretrained(
-            name,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            use_safetensors=True,
-            ignore_mismatched_sizes=num_labels is not None,
-            output_loading_info=True,
-            **where,
-        )
+        with _quiet_loading():
+            network, info = AutoModelForSequenceClassification.from_pretrained(
+                name,
+                config=config,
+                dtype=torch.float32,
+                attn_implementation=attention,
+                use_safetensors=True,
+                ignore_mismatched_sizes=num_labels is not None,
+                output_loading_info=True,
+                **where,
+            )
     except Exception as error:  # the Hub's clients raise errors of many kinds
         raise hub.explain("model", name, error, "a local folder through backbone.name_or_path=FOLDER") from error
-    head = _head_name(network)
     absent = {*info["missing_keys"], *(m[0] if isinstance(m, tuple) else m for m in info["mismatched_keys"])}
-    return network, tokenizer, head in absent
+    return network, tokenizer, _last_linear(network)[0] in absent
 
 
-def _head_name(network: Any) -> str:
-    head = head_of(network).weight
-    return next(name for name, parameter in network.named_parameters() if parameter is head)
+def _last_linear(network: Any) -> tuple[str, nn.Linear | None]:
+    """The last Linear outside the backbone and its weight's name; a head may have layers before it."""
+    last: tuple[str, nn.Linear | None] = ("head", None)
+    for child_name, child in network.named_children():
+        if child_name != network.base_model_prefix:
+            for name, module in child.named_modules(prefix=child_name):
+                if isinstance(module, nn.Linear):
+                    last = (f"{name}.weight", module)
+    return last
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """No report of missing keys: whether the head is new is looked at, and said, here."""
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # a line for every file, of use to nobody here
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _no_dropout(config: Any) -> None:

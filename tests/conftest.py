@@ -25,8 +25,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(autouse=True)
 def _quiet_libraries():
-    """No progress bars in the tests' output."""
+    """No progress bars in the tests' output; nothing left over from a job that Hydra ran in this process."""
+    from hydra.core.hydra_config import HydraConfig
     from transformers.utils import logging as transformers_logging
+
+    HydraConfig.instance().cfg = None
 
     transformers_logging.disable_progress_bar()
     logging.getLogger("rmbench").setLevel(logging.INFO)

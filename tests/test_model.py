@@ -1,0 +1,165 @@
+"""Architectures made small: rewards equal plain transformers' one text at a time; what a tokenizer lacks is mended."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import write_jsonl
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from rmbench.config import BackboneConfig, DatasetConfig, LengthPolicy
+from rmbench.errors import UserError
+from rmbench.formats import parse_row
+from rmbench.layout import run_pairs
+from rmbench.model import load_reward_model, new_reward_model, save_reward_model
+from rmbench.text import cut, encode, tokenize_pairs
+from rmbench.tiny import tiny_tokenizer
+from rmbench.train import train
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+ROWS = [
+    {"prompt": f"what is {i} and {i}", "chosen": "yes " * (i % 5 + 1) + str(i), "rejected": "no, not at all " * (i % 3)}
+    for i in range(1, 25)
+]
+
+
+def decoder(kind, folder):
+    """A causal LM with random weights; its tokenizer has no chat template, and pads with EOS."""
+    raw = tiny_tokenizer()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw.backend_tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>"
+    )
+    config_class, model_class = {
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "gemma": (GemmaConfig, GemmaForCausalLM),
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    }[kind]
+    config = config_class(
+        vocab_size=len(raw),
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=256,
+        attention_dropout=0.1,
+        **SMALL,
+    )
+    torch.manual_seed(1)
+    model_class(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def encoder(folder):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"what is and yes no not at all user assistant : , ?".split()]
+    (folder / "vocab.txt").write_text("\n".join(words + [str(i) for i in range(30)]))
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
+    torch.manual_seed(1)
+    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **SMALL)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(params=["llama", "gemma", "qwen3", "bert"])
+def backbone(request, tmp_path):
+    folder = tmp_path / request.param
+    folder.mkdir()
+    encoder(folder) if request.param == "bert" else decoder(request.param, folder)
+    return folder
+
+
+def test_rewards_in_a_batch_saved_and_loaded_equal_plain_transformers(backbone, tmp_path):
+    model, tokenizer = new_reward_model(BackboneConfig(name_or_path=str(backbone)), "sdpa", seed=3)
+    pairs = [parse_row(row) for row in ROWS]
+    rows, _ = tokenize_pairs(pairs, tokenizer, 100)
+    model.eval()
+    with torch.no_grad():
+        out = run_pairs(model, rows, model.pad_id, torch.device("cpu"))
+        save_reward_model(model, tokenizer, tmp_path / "saved")
+        again, _ = load_reward_model(str(tmp_path / "saved"))
+        reloaded = run_pairs(again.eval(), rows, again.pad_id, torch.device("cpu"))
+        plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
+        one_by_one = torch.stack([plain(torch.tensor([row.chosen])).logits[0, 0] for row in rows])
+        padded = AutoTokenizer.from_pretrained(tmp_path / "saved").pad(
+            {"input_ids": [row.chosen for row in rows]}, return_tensors="pt"
+        )
+        batched = plain(**padded).logits[:, 0]
+    torch.testing.assert_close(reloaded.rewards_chosen, out.rewards_chosen, rtol=0, atol=0)
+    torch.testing.assert_close(out.rewards_chosen, one_by_one, rtol=0, atol=1e-5)
+    torch.testing.assert_close(batched, one_by_one, rtol=0, atol=1e-5)
+    head = model.head
+    rewards = (out.embeddings_chosen @ head.weight[0].detach()) + (0 if head.bias is None else head.bias.detach())
+    torch.testing.assert_close(rewards, out.rewards_chosen, rtol=0, atol=1e-6)
+
+
+def test_no_dropout_and_a_pad_token_of_its_own(backbone):
+    model, tokenizer = new_reward_model(BackboneConfig(name_or_path=str(backbone)), "sdpa", seed=0)
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert not any(m.p for m in model.modules() if isinstance(m, torch.nn.Dropout))
+    assert all(not v for k, v in model.network.config.to_dict().items() if "dropout" in k and isinstance(v, float))
+
+
+def test_a_local_backbone_trains_end_to_end(backbone, train_config, tmp_path):
+    config = dataclasses.replace(
+        train_config("distance", max_steps=3, batch_size=8),
+        backbone=BackboneConfig(name_or_path=str(backbone)),
+        dataset=DatasetConfig(name="local", path=str(write_jsonl(tmp_path / "pairs.jsonl", ROWS)), eval_size=6),
+    )
+    metrics = train(config, tmp_path / "run")
+    assert metrics["steps"] == 3
+    assert metrics["eval"]["n"] == 6
+
+
+def test_the_head_of_a_seed_is_the_same_and_another_seed_has_another(backbone):
+    heads = [
+        new_reward_model(BackboneConfig(name_or_path=str(backbone)), "sdpa", seed=seed)[0].head.weight
+        for seed in (5, 5, 6)
+    ]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert 0.01 < heads[0].std() < 0.03
+
+
+def test_a_folder_without_a_head_is_refused(backbone):
+    with pytest.raises(UserError, match="no trained reward head"):
+        load_reward_model(str(backbone))
+
+
+def test_a_doubled_bos_is_removed():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "<bos><bos>{{ messages[0]['content'] }}<eos>"
+    (ids,) = encode([[{"role": "user", "content": "yes"}]], tokenizer)
+    assert ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_cutting_by_hand():
+    special = frozenset({1, 2})
+    ids = [1, 10, 11, 12, 13, 2]
+    assert cut(ids, 4, LengthPolicy.truncate_prompt_left, special) == [1, 12, 13, 2]
+    assert cut(ids, 4, LengthPolicy.truncate_response, special) == [1, 10, 11, 2]
+    assert cut(ids, 6, LengthPolicy.truncate_response, special) == ids
+
+
+def test_pairs_that_cutting_made_equal_are_dropped_in_training_and_ties_in_evaluation():
+    tokenizer = tiny_tokenizer()
+    same_end = [
+        parse_row({"prompt": "a", "chosen": f"{first} b c d e f g h", "rejected": "yes b c d e f g h"})
+        for first in ("no", "up")
+    ]
+    other = parse_row({"prompt": "a", "chosen": "b", "rejected": "c"})
+    kept, counts = tokenize_pairs([*same_end, other], tokenizer, 8, drop_identical=True)
+    assert len(kept) == 1
+    assert counts["dropped: equal token ids"] == 2
+    kept, counts = tokenize_pairs([*same_end, other], tokenizer, 8)
+    assert [row.identical for row in kept] == [True, True, False]
+    with pytest.raises(UserError, match="none of 2 pairs"):
+        tokenize_pairs(same_end, tokenizer, 8, drop_identical=True)
