@@ -172,11 +172,15 @@ class DatasetConfig(Checked):
     prefix: ClassVar[str] = "dataset."
     name: str = knob(MISSING, "which loader: synthetic, hh_rlhf, local")
     path: str | None = knob(None, "local training file (jsonl, json, csv, parquet; .gz too) instead of the Hub's")
-    eval_path: str | None = knob(None, "local evaluation file; null holds out eval_size pairs by prompt")
+    eval_path: str | None = knob(None, "local evaluation file; null holds out pairs of the training file by prompt")
     part: str | None = knob(None, "folder of the Hub's dataset, such as harmless-base; null is all of it")
     revision: str | None = knob(None, "branch, tag or commit on the Hub")
     train_size: int | None = knob(None, "use this many training pairs, evenly spread; null is all", low=1)
-    eval_size: int | None = knob(None, "use this many evaluation pairs; null is all of a given set", low=1)
+    eval_size: int | None = knob(
+        None,
+        "use this many evaluation pairs; null is all, or a tenth (at most 1,000) if held out",
+        low=1,
+    )
     max_length: int | None = knob(None, "tokens of prompt and response; null is min(model's context, 2048)", low=8)
     length_policy: LengthPolicy = knob(LengthPolicy.truncate_prompt_left, "what happens to longer pairs")
     on_bad_row: OnBadRow = knob(OnBadRow.error, "stop at a malformed row, or drop and count it")

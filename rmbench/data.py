@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,8 @@ from rmbench.rowfiles import Placed, read_rows
 log = logging.getLogger(__name__)
 
 HH_RLHF = "Anthropic/hh-rlhf"
+# Pairs that are held out of a file where neither a second file nor a number is given.
+HELD_OUT_SHARE, HELD_OUT_LIMIT = 0.1, 1000
 Dropped = dict[str, int]
 
 
@@ -173,10 +176,9 @@ def _local(config: DatasetConfig) -> Dataset:
     if config.eval_path:
         evaluation, dropped_eval = _from_file(config.eval_path, config)
         return _given(config, train, evaluation, {"train": dropped, "eval": dropped_eval})
-    if config.eval_size is None:
-        raise UserError("No evaluation pairs: give dataset.eval_path=FILE, or hold out N pairs by dataset.eval_size=N.")
-    train, evaluation = hold_out(train, config.eval_size)
-    evaluation = subsample(evaluation, min(config.eval_size, len(evaluation)), "eval_size")
+    size = config.eval_size or min(HELD_OUT_LIMIT, math.ceil(len(train) * HELD_OUT_SHARE))
+    train, evaluation = hold_out(train, size)
+    evaluation = subsample(evaluation, min(size, len(evaluation)), "eval_size")
     return _dataset(subsample(train, config.train_size, "train_size"), evaluation, {"train": dropped, "eval": {}})
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
 from rich.table import Table
 
 from rmbench import benchmarks, hub, runs
 from rmbench.benchmarks.rows import ScoreRow
 from rmbench.config import BenchmarkConfig, EvalConfig
+from rmbench.console import console
 from rmbench.devices import make_accelerator, precision_name
 from rmbench.errors import UserError
 from rmbench.formats import Pair
@@ -49,8 +49,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         benchmark, pairs, model, tokenizer, accelerator, config.gpu.eval_tokens, folder, checkpoint=checkpoint
     )
     if accelerator.is_main_process:
-        Console().print(results_table(results))
-        Console().print(f"written to {folder}", soft_wrap=True)
+        console().print(results_table(results))
+        console().print(f"written to {folder}", soft_wrap=True)
     return results
 
 

@@ -40,6 +40,8 @@ from rmbench.sweep import SweepCallback, finish
 
 log = logging.getLogger(__name__)
 
+WITHOUT_A_RUN = {"failed.json", "train.log", "multirun.yaml"}  # what a job leaves that ended before its run began
+
 
 @dataclass
 class Request:
@@ -216,17 +218,18 @@ def _common_mistake() -> UserError | None:
         return None
     for outcome in _outcomes:
         if outcome.folder is not None:
-            _remove_unused(outcome.folder, "failed.json")
+            _remove_unused(outcome.folder)
     if SweepCallback.folder is not None:
-        _remove_unused(SweepCallback.folder, "multirun.yaml")
+        _remove_unused(SweepCallback.folder)
     return errors[0]
 
 
-def _remove_unused(folder: Path, ours: str) -> None:
-    """Remove a folder that holds nothing but our own file, and the day's folder around it if that is empty then."""
-    if not folder.is_dir() or {file.name for file in folder.iterdir()} - {ours}:
+def _remove_unused(folder: Path) -> None:
+    """Remove a folder without a run in it, and the day's folder around it if that is empty then."""
+    if not folder.is_dir() or {file.name for file in folder.iterdir()} - WITHOUT_A_RUN:
         return
-    (folder / ours).unlink(missing_ok=True)
+    for name in WITHOUT_A_RUN:
+        (folder / name).unlink(missing_ok=True)
     folder.rmdir()
     day = folder.parent
     if re.fullmatch(r"\d{4}-\d\d-\d\d", day.name) and not any(day.iterdir()):

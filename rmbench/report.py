@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.table import Table
 
+from rmbench.console import console
 from rmbench.errors import UserError
 from rmbench.runs import read_json, write_text
 
@@ -78,7 +78,7 @@ def report(folders: list[Path]) -> list[Run]:
     write_text(folders[0] / "summary.csv", as_csv(found))
     write_text(folders[0] / "report.md", as_markdown(found, groups))
     show(found, groups)
-    Console().print(f"written to {folders[0]}: report.md, summary.csv", soft_wrap=True)
+    console().print(f"written to {folders[0]}: report.md, summary.csv", soft_wrap=True)
     return found
 
 
@@ -160,7 +160,7 @@ def as_markdown(found: list[Run], groups: list[Group]) -> str:
 
 def show(found: list[Run], groups: list[Group]) -> None:
     """The tables on the terminal."""
-    console = Console()
+    terminal = console()
     for name in _table_names(found):
         header, rows = _rows(found, groups, name)
         table = Table(title=name)
@@ -168,10 +168,10 @@ def show(found: list[Run], groups: list[Group]) -> None:
             table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
         for row in rows:
             table.add_row(*row)
-        console.print(table)
+        terminal.print(table)
     for run in found:
         if run.state != "finished":
-            console.print(f"{run.state.upper()} {run.folder.name}: {run.reason}", style="red", markup=False)
+            terminal.print(f"{run.state.upper()} {run.folder.name}: {run.reason}", style="red", markup=False)
 
 
 def _tables(metrics: dict[str, Any]) -> dict[str, dict[str, float | None]]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from rmbench import hub
 from rmbench.config import TrackingConfig
 from rmbench.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 2.0
-INIT_SECONDS = 20.0
+INIT_SECONDS = 20.0  # for a server that answered
 TABLE_ROWS = 2000  # of the recorded pairs
 
 
@@ -57,9 +59,19 @@ class WandbTracker(Tracker):
             self._give_up(error)
 
     def _start(self, config: TrackingConfig, folder: Path, run_config: dict[str, Any], name: str) -> Any:
+        mode = os.environ.get("WANDB_MODE")
+        if mode is None:
+            mode = "offline"
+            try:
+                if _can_log_in():
+                    return self._init("online", config, folder, run_config, name)
+            except Exception as error:
+                logger.warning("W&B goes offline: %s", str(error).partition("\n")[0])
+        return self._init(mode, config, folder, run_config, name)
+
+    def _init(self, mode: str, config: TrackingConfig, folder: Path, run_config: dict[str, Any], name: str) -> Any:
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if _can_reach_wandb() else "offline")
         settings = wandb.Settings(
             mode=mode,  # type: ignore[arg-type]
             silent=True,
@@ -142,10 +154,16 @@ def open_tracker(config: TrackingConfig, folder: Path, run_config: dict[str, Any
     raise UserError(f"tracking.name={config.name}: no such tracker. There are: wandb, none.")
 
 
-def _can_reach_wandb() -> bool:
-    """A login exists and the server accepts a connection within PROBE_SECONDS."""
+def _can_log_in() -> bool:
+    """The server answers anything at all within PROBE_SECONDS, and there is a login."""
     import wandb
 
-    if not wandb.login(prompt=False):
+    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    try:
+        with urllib.request.urlopen(url, timeout=PROBE_SECONDS):
+            pass
+    except urllib.error.HTTPError:
+        pass  # an answer
+    except (OSError, ValueError, http.client.HTTPException):
         return False
-    return hub.reachable(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"), PROBE_SECONDS)
+    return bool(wandb.login(prompt=False, timeout=int(PROBE_SECONDS)))

@@ -10,12 +10,12 @@ from typing import Any
 
 from accelerate import Accelerator
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.table import Table
 from transformers import set_seed
 
 from rmbench import benchmarks, data, figures, runs
 from rmbench.config import OnBadRow, TrainConfig
+from rmbench.console import console
 from rmbench.devices import make_accelerator, precision_name
 from rmbench.diagnostics import PairRecorder
 from rmbench.evaluate import results_table, run_benchmark
@@ -194,7 +194,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _show(metrics: dict[str, Any], folder: Path) -> None:
     """The evaluation by section, the benchmark, and where everything is."""
-    console = Console()
+    terminal = console()
     evaluation = metrics["eval"]
     table = Table(title=f"evaluation: {evaluation['n']} pairs, after {metrics['kept_step']} steps")
     for column in ("section", "accuracy", "mean distance"):
@@ -203,7 +203,7 @@ def _show(metrics: dict[str, Any], folder: Path) -> None:
         table.add_row(name, f"{accuracy:.3f}", f"{evaluation['section_distance'][name]:.3f}")
     table.add_section()
     table.add_row("all", f"{evaluation['accuracy']:.3f}", f"{evaluation['distance']:.3f}", style="bold")
-    console.print(table)
+    terminal.print(table)
     if metrics["benchmark"]:
-        console.print(results_table(metrics["benchmark"]))
-    console.print(f"run folder: {folder}", soft_wrap=True)
+        terminal.print(results_table(metrics["benchmark"]))
+    terminal.print(f"run folder: {folder}", soft_wrap=True)

@@ -19,7 +19,7 @@ EVAL_GROUPS = {"gpu", "benchmark"}
 LAYERS = """
     __main__ cli launch compose words manual catalog sweep report train evaluate benchmarks trainer sampler scoring
     figures diagnostics checkpoints losses model tiny layout text data rowfiles formats messages synthetic devices
-    tracking runs config hub paths errors __init__
+    tracking runs config hub console paths errors __init__
 """.split()
 
 

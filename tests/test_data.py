@@ -153,6 +153,7 @@ def test_local_with_one_file(tmp_path):
     assert (len(dataset.train), len(dataset.eval)) == (20, 10)
     assert not prompts[0] & prompts[1]
     assert dataset == load_dataset(local(path, eval_size=10, train_size=20))
+    assert len(load_dataset(local(path)).eval) == 9  # a tenth, unless said otherwise
 
 
 def test_what_is_missing_is_said(tmp_path):
@@ -160,7 +161,7 @@ def test_what_is_missing_is_said(tmp_path):
     cases = [
         (DatasetConfig(name="local"), "dataset.path=FILE"),
         (DatasetConfig(name="hh_rlhf", eval_path=path), "dataset.path=FILE"),
-        (local(path), "dataset.eval_size=N"),
+        (local(path), "same prompt"),
         (DatasetConfig(name="lokal"), "synthetic, hh_rlhf, local"),
         (DatasetConfig(name="synthetic", path=path), "dataset=local"),
         (DatasetConfig(name="synthetic", eval_size=4), "dataset.train_size"),

@@ -1,0 +1,28 @@
+"""What goes to the terminal; and for files and pipes, whole lines that are not folded at 80 columns."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+FILE_WIDTH = 140  # columns of a table that is not written to a terminal
+
+
+def console() -> Console:
+    """Results, on standard output."""
+    plain = Console()
+    return plain if plain.is_terminal or "COLUMNS" in os.environ else Console(width=FILE_WIDTH)
+
+
+def log_handler() -> logging.Handler:
+    """Messages on standard error, in colour on a terminal; named in conf/hydra/job_logging."""
+    errors = Console(stderr=True)
+    if errors.is_terminal:
+        return RichHandler(console=errors, show_path=False, show_time=False, rich_tracebacks=False)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    return handler

@@ -1,0 +1,96 @@
+"""A run that dies in the middle of saving goes on from the checkpoint before, and ends in the same weights."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import with_training
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from rmbench import checkpoints, runs
+from rmbench.train import train
+
+# Dies by SIGKILL just before the N-th call of a function, as a power cut would have it.
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from omegaconf import OmegaConf
+import rmbench.checkpoints, rmbench.train, torch
+from rmbench.config import TrainConfig
+
+where = {"checkpoints": rmbench.checkpoints, "os": os, "torch": torch}[sys.argv[3]]
+name, left = sys.argv[4], [int(sys.argv[5])]
+function = getattr(where, name)
+
+def dying(*args, **kwargs):
+    left[0] -= "checkpoints" in str(args)
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return function(*args, **kwargs)
+
+setattr(where, name, dying)
+config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(sys.argv[1])))
+rmbench.train.train(config, Path(sys.argv[2]))
+"""
+
+
+def weights(folder: Path):
+    return load_file(folder / "checkpoint" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return tmp_path_factory.mktemp("whole") / "run"
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "call"),
+    [
+        ("torch", "save", 4),  # the weights lie there, the optimiser does not
+        ("checkpoints", "flush", 2),  # all is written, nothing is sure to be on the disk
+        ("os", "replace", 4),  # state.json and the folder are renamed: the folder's second time
+    ],
+)
+def test_a_kill_while_saving_loses_the_steps_since_the_checkpoint_before(
+    train_config, tmp_path, whole, module, function, call
+):
+    config = train_config("distance", max_steps=6, save_steps=2, max_grad_norm=0)
+    if not whole.exists():
+        train(config, whole)
+    file = tmp_path / "config.yaml"
+    file.write_text(OmegaConf.to_yaml(runs.as_omegaconf(config)))
+    words = [sys.executable, "-c", DYING, str(file), str(tmp_path / "run"), module, function, str(call)]
+    died = subprocess.run(words, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert "step-2" in kept
+    assert any(name.endswith(".partial") for name in kept)
+    assert "step-4" not in kept
+
+    train(with_training(config, resume=True), tmp_path / "run")
+    ours, expected = weights(tmp_path / "run"), weights(whole)
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.name.endswith(".partial")]
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path):
+    for content in ("old", "new"):
+        staging = tmp_path / ".x.partial"
+        staging.mkdir()
+        (staging / "file").write_text(content)
+        checkpoints.replace_folder(staging, tmp_path / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x" / "file").read_text() == "new"
+
+
+def test_json_is_never_half_written(tmp_path):
+    runs.write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(TypeError):
+        runs.write_json(tmp_path / "a.json", {"x": object()})
+    assert runs.read_json(tmp_path / "a.json") == {"x": 1}
+    assert os.listdir(tmp_path) == ["a.json"]

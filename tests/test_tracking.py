@@ -1,0 +1,119 @@
+"""W&B goes offline by itself, keeps tables and figures, and never stops a run."""
+
+import socket
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pyarrow as pa
+import pytest
+
+from rmbench.config import TrackingConfig
+from rmbench.diagnostics import SCHEMA
+from rmbench.errors import UserError
+from rmbench.figures import write_diagnostics
+from rmbench.tracking import Tracker, WandbTracker, open_tracker
+
+N = 50
+TABLE = pa.table(
+    {
+        f.name: [f"{i % 3}" for i in range(N)] if f.type == pa.string() else [1.0 + i % 7 for i in range(N)]
+        for f in SCHEMA
+    }
+).cast(SCHEMA)
+
+
+class RefusesKeys(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+@contextmanager
+def server(kind):
+    """Its port: it refuses connections, or accepts them and says nothing, or answers but takes no key."""
+    if kind == "takes no key":
+        with ThreadingHTTPServer(("127.0.0.1", 0), RefusesKeys) as http:
+            Thread(target=http.serve_forever, daemon=True).start()
+            yield http.server_port
+            http.shutdown()
+        return
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if kind == "silent":
+            silent.listen()
+        yield silent.getsockname()[1]
+
+
+@pytest.fixture
+def no_login(request, tmp_path, monkeypatch):
+    """No login, and a server that is of no use."""
+    with server(getattr(request, "param", "refuses")) as port:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        for name in ("WANDB_MODE", "WANDB_API_KEY"):
+            monkeypatch.delenv(name, raising=False)
+        yield
+
+
+def used(tracker, folder):
+    tracker.log(1, {"loss": 0.5})
+    tracker.images(1, write_diagnostics(TABLE, folder))
+    tracker.pair_table(1, TABLE)
+    tracker.summary({"eval/accuracy": 0.75})
+
+
+@pytest.mark.parametrize("no_login", ["refuses", "silent"], indirect=True)
+@pytest.mark.parametrize("key", [None, "0" * 40])
+def test_offline_by_itself_with_tables_and_figures(tmp_path, no_login, monkeypatch, key):
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    start = time.monotonic()
+    tracker = open_tracker(TrackingConfig(name="wandb"), tmp_path, {"seed": 0}, "a run")
+    assert time.monotonic() - start < 5, "a promise to the user: offline within five seconds"
+    with tracker:
+        used(tracker, tmp_path)
+        assert tracker._run is not None, "given up"
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    media = {path.name.split("_")[0] for path in run.rglob("files/media/*/*")}
+    assert {"gradient", "section", "pairs"} <= media, media
+    assert next(run.glob("run-*.wandb")).stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("no_login", ["takes no key"], indirect=True)
+def test_offline_where_the_key_is_refused(tmp_path, no_login, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with open_tracker(TrackingConfig(name="wandb"), tmp_path, {"seed": 0}, "a run") as tracker:
+        used(tracker, tmp_path)
+    assert list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_a_tracker_that_cannot_start_is_a_warning(tmp_path, no_login, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    with open_tracker(TrackingConfig(name="wandb"), tmp_path, {}, "a run") as tracker:
+        used(tracker, tmp_path)
+    assert "W&B is switched off for the rest of this run" in caplog.text
+
+
+def test_a_tracker_that_fails_on_the_way_is_silent_afterwards(tmp_path, no_login, caplog):
+    with open_tracker(TrackingConfig(name="wandb"), tmp_path, {}, "a run") as tracker:
+        assert isinstance(tracker, WandbTracker)
+        tracker.log(1, {"not a number or an image": lambda: None, "step": object()})
+        tracker.images(1, {"there is no such file": tmp_path / "missing.png"})
+        used(tracker, tmp_path)
+    assert caplog.text.count("switched off") == 1
+
+
+def test_names(tmp_path):
+    assert type(open_tracker(TrackingConfig(name="none"), tmp_path, {}, "x")) is Tracker
+    with pytest.raises(UserError, match="wandb, none"):
+        open_tracker(TrackingConfig(name="tensorboard"), tmp_path, {}, "x")
