@@ -1,46 +1,25 @@
-"""The one hand-over from the command line to Hydra: words -> checked config -> jobs -> what came of them.
+"""The one hand-over from the command line to Hydra: words -> checked config -> jobs.
 
 Every config is checked before anything starts, so a mistake in the third value of a sweep shows before its first run.
-Hydra hides all but the first error of jobs that raise; a job therefore keeps its error in `_outcomes`.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
-import re
-import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 from unittest.mock import patch
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from rmbench import runs, words
-from rmbench.compose import (
-    combinations,
-    composed,
-    config_object,
-    fixed_words,
-    mistakes_explained,
-    typed_words,
-    without_hydra,
-)
-from rmbench.config import EvalConfig, TrainConfig
-from rmbench.errors import RunFailed, UserError
+from rmbench import words
+from rmbench.compose import combinations, composed, fixed_words, mistakes_explained, typed_words, without_hydra
+from rmbench.errors import UserError
+from rmbench.jobs import accounted, eval_job, train_job
 from rmbench.paths import conf_dir
-from rmbench.sweep import SweepCallback, finish
-
-log = logging.getLogger(__name__)
-
-WITHOUT_A_RUN = {"failed.json", "train.log", "multirun.yaml"}  # what a job leaves that ended before its run began
 
 
 @dataclass
@@ -65,17 +44,6 @@ class Request:
         return bool(asked.cfg or asked.info or asked.hydra_help or asked.help or asked.shell_completion)
 
 
-@dataclass
-class Outcome:
-    """What came of one job; `error` is None after success."""
-
-    folder: Path | None
-    error: BaseException | None = None
-
-
-_outcomes: list[Outcome] = []
-
-
 def run(command: str, typed: list[str]) -> None:
     """`rmbench train`, `eval` or `sweep` with the words as typed.
 
@@ -87,18 +55,8 @@ def run(command: str, typed: list[str]) -> None:
     request = understood(command, typed)
     if not request.only_shows:
         combinations(request.config, request.overrides, request.options.config_dir)
-    _outcomes.clear()
-    SweepCallback.folder = None
-    failed = 0
-    try:
+    with accounted():
         _start(request)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Interrupted. {_way_on()}") from None
-    finally:
-        mistake = _common_mistake()
-        if SweepCallback.folder is not None and mistake is None:
-            failed = finish(SweepCallback.folder)
-    _report(mistake, failed)
 
 
 def show(command: str, typed: list[str]) -> str:
@@ -161,111 +119,3 @@ def _start(request: Request) -> None:
         patch.dict("os.environ", HYDRA_FULL_ERROR="1"),  # raise, rather than print and exit
     ):
         main(job)()
-
-
-def train_job(config: DictConfig) -> None:
-    """One training run, called by Hydra; at module level, so that a launcher can send it to another process."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-
-    def job() -> None:
-        from rmbench.train import train
-
-        built = config_object(config)
-        assert isinstance(built, TrainConfig)
-        built.training.resume |= _in_sweep()  # a sweep called again on its folder goes on
-        train(built, folder)
-
-    _attempt(job, folder)
-
-
-def eval_job(config: DictConfig) -> None:
-    """One evaluation, called by Hydra."""
-
-    def job() -> None:
-        from rmbench.evaluate import evaluate
-
-        built = config_object(config)
-        assert isinstance(built, EvalConfig)
-        evaluate(built)
-
-    _attempt(job, None)
-
-
-def _in_sweep() -> bool:
-    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
-
-
-def _attempt(job: Callable[[], None], folder: Path | None) -> None:
-    """Do the job; keep its error for the end of the command, and in the run's folder."""
-    outcome = Outcome(folder)
-    _outcomes.append(outcome)
-    try:
-        job()
-    except BaseException as error:
-        outcome.error = error
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        if folder is not None and (_in_sweep() or not isinstance(error, UserError)):
-            runs.record_failure(folder, error)
-        if _in_sweep() and not isinstance(error, UserError):
-            log.error("%s failed: %s", folder or "eval", _headline(error))
-
-
-def _common_mistake() -> UserError | None:
-    """The one mistake that stopped every job, if so; what Hydra and we made for those jobs is removed again."""
-    errors = [outcome.error for outcome in _outcomes]
-    if not errors or not isinstance(errors[0], UserError) or len({(type(error), str(error)) for error in errors}) > 1:
-        return None
-    for outcome in _outcomes:
-        if outcome.folder is not None:
-            _remove_unused(outcome.folder)
-    if SweepCallback.folder is not None:
-        _remove_unused(SweepCallback.folder)
-    return errors[0]
-
-
-def _remove_unused(folder: Path) -> None:
-    """Remove a folder without a run in it, and the day's folder around it if that is empty then."""
-    if not folder.is_dir() or {file.name for file in folder.iterdir()} - WITHOUT_A_RUN:
-        return
-    for name in WITHOUT_A_RUN:
-        (folder / name).unlink(missing_ok=True)
-    folder.rmdir()
-    day = folder.parent
-    if re.fullmatch(r"\d{4}-\d\d-\d\d", day.name) and not any(day.iterdir()):
-        day.rmdir()
-
-
-def _report(mistake: UserError | None, failed: int) -> None:
-    """Raise what the command ends with, if a job did not succeed."""
-    if mistake is not None:
-        raise mistake
-    errors = [outcome.error for outcome in _outcomes if outcome.error is not None]
-    if SweepCallback.folder is not None:
-        if failed:
-            told = [str(error) for error in errors if isinstance(error, UserError)]
-            where = f"Tracebacks: failed.json in each one's folder below {SweepCallback.folder}"
-            runs_failed = f"{failed} {'run' if failed == 1 else 'runs'} of the sweep failed."
-            raise RunFailed("\n".join([runs_failed, *dict.fromkeys(told), where, _way_on()]))
-    elif errors:
-        told = [_headline(error) for error in errors]
-        folder = _outcomes[-1].folder
-        where = f"Traceback: {folder / 'failed.json'}" if folder else "HYDRA_FULL_ERROR=1 shows the traceback."
-        raise RunFailed("\n".join(filter(None, [*dict.fromkeys(told), where, _way_on()]))) from errors[0]
-
-
-def _headline(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def _way_on() -> str:
-    """The command that goes on where the last job stopped; empty if there is none."""
-    if SweepCallback.folder is not None:
-        return f"The same words with sweep_dir={shlex.quote(str(SweepCallback.folder))} go on with it."
-    folder = _outcomes[-1].folder if _outcomes else None
-    if folder is None or not (folder / ".hydra" / "overrides.yaml").is_file():
-        return ""
-    place = shlex.quote(str(folder))
-    if any(folder.glob("checkpoints/step-*")):
-        return f"Go on with: rmbench train from={place} run_dir={place} training.resume=true"
-    return f"Start again with: rmbench train from={place}"

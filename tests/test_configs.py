@@ -17,7 +17,7 @@ OPTIONS = sorted(
 )
 EVAL_GROUPS = {"gpu", "benchmark"}
 LAYERS = """
-    __main__ cli launch compose words manual catalog sweep report train evaluate benchmarks trainer sampler scoring
+    __main__ cli launch jobs compose words manual catalog sweep report train evaluate benchmarks trainer sampler scoring
     figures diagnostics checkpoints losses model tiny layout text data rowfiles formats messages synthetic devices
     tracking runs config hub console paths errors __init__
 """.split()

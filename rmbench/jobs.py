@@ -1,0 +1,175 @@
+"""The jobs that Hydra calls, and what came of them.
+
+Hydra hides all but the first error of jobs that raise; a job therefore keeps its error here for the end of the command,
+and in its run's folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from rmbench import runs
+from rmbench.compose import config_object
+from rmbench.config import EvalConfig, TrainConfig
+from rmbench.errors import RunFailed, UserError
+from rmbench.sweep import SweepCallback, finish
+
+log = logging.getLogger(__name__)
+
+WITHOUT_A_RUN = {"failed.json", "train.log", "multirun.yaml"}  # what a job leaves that ended before its run began
+
+
+@dataclass
+class Outcome:
+    """What came of one job; `error` is None after success."""
+
+    folder: Path | None
+    error: BaseException | None = None
+
+
+_outcomes: list[Outcome] = []
+
+
+def train_job(config: DictConfig) -> None:
+    """One training run, called by Hydra; at module level, so that a launcher can send it to another process."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+
+    def job() -> None:
+        from rmbench.train import train
+
+        built = config_object(config)
+        assert isinstance(built, TrainConfig)
+        built.training.resume |= _in_sweep()  # a sweep called again on its folder goes on
+        train(built, folder)
+
+    _attempt(job, folder)
+
+
+def eval_job(config: DictConfig) -> None:
+    """One evaluation, called by Hydra."""
+
+    def job() -> None:
+        from rmbench.evaluate import evaluate
+
+        built = config_object(config)
+        assert isinstance(built, EvalConfig)
+        evaluate(built)
+
+    _attempt(job, None)
+
+
+@contextmanager
+def accounted() -> Iterator[None]:
+    """Around the jobs of one command: a sweep's tables are written whatever happens; then its errors are raised.
+
+    Raises:
+        UserError: every job found the same mistake.
+        RunFailed: a job failed.
+        KeyboardInterrupt: with the way to go on as its message.
+    """
+    _outcomes.clear()
+    SweepCallback.folder = None
+    failed = 0
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Interrupted. {_way_on()}") from None
+    finally:
+        mistake = _common_mistake()
+        if SweepCallback.folder is not None and mistake is None:
+            failed = finish(SweepCallback.folder)
+    if mistake is not None:
+        raise mistake
+    if SweepCallback.folder is not None:
+        _raise_for_sweep(SweepCallback.folder, failed)
+    else:
+        _raise_for_run()
+
+
+def _in_sweep() -> bool:
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def _attempt(job: Callable[[], None], folder: Path | None) -> None:
+    """Do the job; keep its error for the end of the command, and in the run's folder."""
+    outcome = Outcome(folder)
+    _outcomes.append(outcome)
+    try:
+        job()
+    except BaseException as error:
+        outcome.error = error
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        if folder is not None and (_in_sweep() or not isinstance(error, UserError)):
+            runs.record_failure(folder, error)
+        if _in_sweep() and not isinstance(error, UserError):
+            log.error("%s failed: %s", folder or "eval", _headline(error))
+
+
+def _common_mistake() -> UserError | None:
+    """The one mistake that stopped every job, if so; what Hydra and we made for those jobs is removed again."""
+    errors = [outcome.error for outcome in _outcomes]
+    if not errors or not isinstance(errors[0], UserError) or len({(type(error), str(error)) for error in errors}) > 1:
+        return None
+    for outcome in _outcomes:
+        if outcome.folder is not None:
+            _remove_unused(outcome.folder)
+    if SweepCallback.folder is not None:
+        _remove_unused(SweepCallback.folder)
+    return errors[0]
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove a folder without a run in it, and the day's folder around it if that is empty then."""
+    if not folder.is_dir() or {file.name for file in folder.iterdir()} - WITHOUT_A_RUN:
+        return
+    for name in WITHOUT_A_RUN:
+        (folder / name).unlink(missing_ok=True)
+    folder.rmdir()
+    day = folder.parent
+    if re.fullmatch(r"\d{4}-\d\d-\d\d", day.name) and not any(day.iterdir()):
+        day.rmdir()
+
+
+def _raise_for_sweep(folder: Path, failed: int) -> None:
+    if failed:
+        told = [str(outcome.error) for outcome in _outcomes if isinstance(outcome.error, UserError)]
+        runs_failed = f"{failed} {'run' if failed == 1 else 'runs'} of the sweep failed."
+        where = f"Tracebacks: failed.json in each one's folder below {folder}"
+        raise RunFailed("\n".join([runs_failed, *dict.fromkeys(told), where, _way_on()]))
+
+
+def _raise_for_run() -> None:
+    errors = [outcome.error for outcome in _outcomes if outcome.error is not None]
+    if errors:
+        folder = _outcomes[-1].folder
+        where = f"Traceback: {folder / 'failed.json'}" if folder else "HYDRA_FULL_ERROR=1 shows the traceback."
+        told = dict.fromkeys(_headline(error) for error in errors)
+        raise RunFailed("\n".join(filter(None, [*told, where, _way_on()]))) from errors[0]
+
+
+def _headline(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _way_on() -> str:
+    """The command that goes on where the last job stopped; empty if there is none."""
+    if SweepCallback.folder is not None:
+        return f"The same words with sweep_dir={shlex.quote(str(SweepCallback.folder))} go on with it."
+    folder = _outcomes[-1].folder if _outcomes else None
+    if folder is None or not (folder / ".hydra" / "overrides.yaml").is_file():
+        return ""
+    place = shlex.quote(str(folder))
+    if any(folder.glob("checkpoints/step-*")):
+        return f"Go on with: rmbench train from={place} run_dir={place} training.resume=true"
+    return f"Start again with: rmbench train from={place}"
