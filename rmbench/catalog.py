@@ -67,7 +67,7 @@ def nearest(wrong: str, known: Iterable[str]) -> list[str]:
         lambda name: SequenceMatcher(None, wrong, name).ratio() >= 0.75,
         lambda name: tails[name] in close_tails,
         lambda name: len(last) > 3 and last in tails[name],
-        lambda name: "".join(part[0] for part in tails[name].split("_")) == last,
+        lambda name: len(last) > 1 and "".join(part[0] for part in tails[name].split("_")) == last,
     ]
     found = next((matches for rule in rules if (matches := list(filter(rule, names)))), [])
     return sorted(found, key=lambda name: -SequenceMatcher(None, wrong, name).ratio())[:3]

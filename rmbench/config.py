@@ -6,6 +6,7 @@ receives the finished objects; nothing below the jobs sees a `DictConfig`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -38,6 +39,8 @@ class Checked:
     def __post_init__(self) -> None:
         for f in fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
+            if isinstance(value, str) and not value.strip() and value != MISSING:
+                raise UserError(f"{self.prefix}{f.name}={value}: is empty.\n{f.name}: {f.metadata['doc']}")
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self._check_range(f.name, value, dict(f.metadata))
         self.check()
@@ -52,6 +55,8 @@ class Checked:
             "high": ("at most", lambda limit: not value <= limit),
             "below": ("below", lambda limit: not value < limit),
         }
+        if math.isinf(value):
+            raise UserError(f"{self.prefix}{name}={value}: must be finite.\n{name}: {bounds['doc']}")
         broken = [rule for rule in wrong if rule in bounds and wrong[rule][1](bounds[rule])]
         if broken:
             limits = " and ".join(f"{wrong[rule][0]} {bounds[rule]}" for rule in wrong if rule in bounds)
@@ -275,7 +280,7 @@ class TrainConfig(Checked):
     diagnostics: DiagnosticsConfig = MISSING
     benchmark: BenchmarkConfig = MISSING
     tracking: TrackingConfig = MISSING
-    seed: int = knob(0, "of the head's first weights and of the order of the pairs", low=0)
+    seed: int = knob(0, "of the head's first weights and of the order of the pairs", low=0, below=2**32)
     run_dir: str = knob(MISSING, "the run's folder (rmbench train)")
     sweep_dir: str = knob(MISSING, "the folder of a sweep's runs (rmbench sweep)")
 

@@ -49,7 +49,9 @@ def train_job(config: DictConfig) -> None:
 
         built = config_object(config)
         assert isinstance(built, TrainConfig)
-        built.training.resume |= _in_sweep()  # a sweep called again on its folder goes on
+        if _in_sweep():
+            built.training.resume = True  # a sweep called again on its folder goes on
+            built.tracking.group = built.tracking.group or Path(built.sweep_dir).name
         train(built, folder)
 
     _attempt(job, folder)

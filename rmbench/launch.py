@@ -6,6 +6,7 @@ Every config is checked before anything starts, so a mistake in the third value 
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from typing import NoReturn
 from unittest.mock import patch
@@ -99,7 +100,9 @@ def understood(command: str, typed: list[str]) -> Request:
 
 
 def _bad_flag(message: str) -> NoReturn:
-    raise UserError(f"{message}. `rmbench train --help` lists the words, `--hydra-help` Hydra's flags.")
+    dashed = re.search(r"--([\w./]+=\S*)", message)
+    hint = f" Words have no dashes: {dashed[1]}." if dashed else ""
+    raise UserError(f"{message}.{hint} `rmbench train --help` lists the words, `--hydra-help` Hydra's flags.")
 
 
 def _start(request: Request) -> None:

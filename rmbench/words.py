@@ -37,6 +37,7 @@ def read(words: list[str], command: str, multirun: bool) -> list[Override]:
     overrides = [_read_word(word, command, multirun) for word in words]
     for override in overrides:
         _check_key(override, command)
+        _check_option(override, command)
         _check_place(override, multirun)
     return overrides
 
@@ -56,9 +57,11 @@ def _read_word(word: str, command: str, multirun: bool) -> Override:
         override = _parse(word)
         if multirun or not override.is_sweep_override():
             return override
-        problem = f"{word}: several values need `rmbench sweep {word}` (or -m).\n{QUOTES.format(key=key)}"
+        sweep = "the flag -m" if command == "eval" else f"`rmbench sweep {word}`"
+        problem = f"{word}: several values need {sweep}.\n{QUOTES.format(key=key)}"
     except (HydraException, ValueError) as error:
-        problem = f"Cannot read the word {word!r}: {str(error).splitlines()[0]}\n{QUOTES.format(key=key)}"
+        reason = str(error).splitlines()[0].partition(" expecting ")[0]  # what follows is a list of grammar symbols
+        problem = f"Cannot read the word {word!r}: {reason}\n{QUOTES.format(key=key.strip())}"
     if _names_a_file(value):  # a path with a comma or an equals sign is one value
         return _parse(f"{key}={quoted(value)}")
     raise UserError(problem)
@@ -120,9 +123,22 @@ def _check_key(override: Override, command: str) -> None:
     raise UserError(f"{override.input_line}: no key `{key}`.{hint} `rmbench {command} --help` lists every key.")
 
 
+def _check_option(override: Override, command: str) -> None:
+    """A group takes one option; what Hydra makes of nothing, and of several, helps nobody."""
+    group = groups(command).get(override.key_or_group)
+    if group is None or override.is_sweep_override():
+        return
+    value = override.value()
+    if (value is None and group.default is not None) or (isinstance(value, list) and len(value) != 1):
+        none = f" `{override.key_or_group}=none` is nothing." if "none" in group.options else ""
+        raise UserError(f"{override.input_line}: give one option of {', '.join(group.options)}.{none}")
+
+
 def _check_place(override: Override, multirun: bool) -> None:
     """Words that have a meaning in the other of `train` and `sweep` alone."""
     word, key = override.input_line, override.key_or_group
+    if key.startswith("hydra.sweeper.params"):
+        raise UserError(f"{word}: give the values as words, KEY=VALUE,VALUE, or in a file of the group `sweep`.")
     if key == "run_dir" and multirun:
         raise UserError(f"{word}: every run of a sweep has its own folder; write sweep_dir=FOLDER for the one around.")
     if key == "sweep_dir" and multirun and override.is_sweep_override():

@@ -66,11 +66,29 @@ def test_a_backbone_with_random_weights_brings_its_training_and_a_word_overrides
         (["sweep_dir=x"], r"run_dir"),
         (["training.keep_best=true"], r"training\.eval_steps"),
         (["from=nowhere"], r"nowhere"),
+        (["seed=4294967296"], r"below 4294967296"),
+        (["training.epochs=inf"], r"must be finite"),
+        (["training.learning_rate=nan"], r"above 0"),
+        (["run_dir="], r"run_dir=: is empty"),
+        (["loss=null"], r"give one option of bt, normbt"),
+        (["benchmark=null"], r"`benchmark=none` is nothing"),
+        (["loss=[bt,normbt]"], r"give one option"),
+        (["loss==bt"], r"Cannot read the word 'loss==bt': extraneous input '='\n"),
+        (["hydra.sweeper.params.seed=1"], r"give the values as words"),
+        (["--seed=1"], r"Words have no dashes: seed=1\."),
+        (["seed=1,2"], r"rmbench sweep seed=1,2"),
+        (["--config-name=x"], r"--config-dir"),
     ],
 )
 def test_a_wrong_word_is_answered_with_the_way_out(words, says):
     with pytest.raises(UserError, match=says):
         launch.show("train", words)
+
+
+def test_several_values_for_eval_need_the_flag():
+    with pytest.raises(UserError, match="need the flag -m"):
+        launch.show("eval", ["checkpoint=a,b"])
+    assert launch.show("eval", ["checkpoint=a,b", "-m"]).startswith("# 2 runs")
 
 
 def test_a_mistake_is_one_message_and_exit_2_and_leaves_nothing(tmp_path):
