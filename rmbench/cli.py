@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich" if sys.stdout.isatty() else None,  # plain text for files and pipes
+    rich_markup_mode="rich" if sys.stdout and sys.stdout.isatty() else None,  # plain text for files and pipes
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train reward models, evaluate them, compare them.",
     epilog="Start with `rmbench train` (offline, under a minute), then `rmbench train --help`.",
@@ -50,14 +50,19 @@ Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", sho
 FORWARDED = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 
 
-@app.callback(invoke_without_command=False)
-def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    """Train reward models, evaluate them, compare them."""
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Train reward models, evaluate them, compare them."""
 
 
 @app.command(cls=WordsCommand, context_settings=FORWARDED)

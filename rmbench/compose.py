@@ -151,6 +151,8 @@ def _no_option(error: MissingConfigException) -> str:
 
 def _plain(error: BaseException, command: str) -> str:
     """The lines that tell a user something, and the documentation of the key that they are about."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}. A folder that can be written is needed here."
     lines = [line.strip() for part in (error, error.__cause__) if part for line in str(part).splitlines()]
     key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
     kept = [line for line in lines if line and not line.startswith(NOISE)]

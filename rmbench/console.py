@@ -12,10 +12,19 @@ from rich.logging import RichHandler
 FILE_WIDTH = 140  # columns of a table that is not written to a terminal
 
 
+class Results(Console):
+    """A console that falls silent where nobody reads on (`rmbench train | head -1`): the job goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich in place of the error."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's own flush succeeds
+
+
 def console() -> Console:
     """Results, on standard output."""
-    plain = Console()
-    return plain if plain.is_terminal or "COLUMNS" in os.environ else Console(width=FILE_WIDTH)
+    plain = Results()
+    return plain if plain.is_terminal or "COLUMNS" in os.environ else Results(width=FILE_WIDTH)
 
 
 def log_handler() -> logging.Handler:

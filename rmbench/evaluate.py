@@ -124,14 +124,13 @@ def find_checkpoint(asked: str | None) -> str:
     if not hub.is_local(asked):
         return asked
     folder = Path(asked).expanduser()
-    if (folder / "checkpoint").is_dir():
-        return str(folder / "checkpoint")
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"checkpoint={asked}: no model there (no config.json, no checkpoint/ with one). A run's checkpoint is"
-            " written when its training ends."
-        )
-    return str(folder)
+    for place in (folder / "checkpoint", folder):
+        if (place / "config.json").is_file():
+            return str(place)
+    raise UserError(
+        f"checkpoint={asked}: no model there (no config.json, no checkpoint/ with one). A run's checkpoint is"
+        " written when its training ends."
+    )
 
 
 def resolve_auto(benchmark: BenchmarkConfig, checkpoint: str) -> BenchmarkConfig:

@@ -181,5 +181,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _first_line(error: BaseException) -> str:
+    """The error's first sentence; a line that announces a list brings the list along."""
     lines = str(error).strip().splitlines()
+    if lines and lines[0].rstrip().endswith(":"):
+        return " ".join(line.strip() for line in lines)[:300]
     return lines[0] if lines else type(error).__name__

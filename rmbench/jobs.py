@@ -85,7 +85,8 @@ def accounted() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Interrupted. {_way_on()}") from None
+        _remove_folders_without_a_run()
+        raise KeyboardInterrupt(f"Interrupted. {_way_on()}".strip()) from None
     finally:
         mistake = _common_mistake()
         if SweepCallback.folder is not None and mistake is None:
@@ -123,12 +124,14 @@ def _common_mistake() -> UserError | None:
     errors = [outcome.error for outcome in _outcomes]
     if not errors or not isinstance(errors[0], UserError) or len({(type(error), str(error)) for error in errors}) > 1:
         return None
-    for outcome in _outcomes:
-        if outcome.folder is not None:
-            _remove_unused(outcome.folder)
-    if SweepCallback.folder is not None:
-        _remove_unused(SweepCallback.folder)
+    _remove_folders_without_a_run()
     return errors[0]
+
+
+def _remove_folders_without_a_run() -> None:
+    for folder in [*(outcome.folder for outcome in _outcomes), SweepCallback.folder]:
+        if folder is not None:
+            _remove_unused(folder)
 
 
 def _remove_unused(folder: Path) -> None:

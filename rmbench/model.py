@@ -180,7 +180,8 @@ def _load(
                 **where,
             )
     except Exception as error:  # the Hub's clients raise errors of many kinds
-        raise hub.explain("model", name, error, "a local folder through backbone.name_or_path=FOLDER") from error
+        remedy = "checkpoint=FOLDER" if num_labels is None else "backbone.name_or_path=FOLDER"
+        raise hub.explain("model", name, error, remedy) from error
     absent = {*info["missing_keys"], *(m[0] if isinstance(m, tuple) else m for m in info["mismatched_keys"])}
     return network, tokenizer, _last_linear(network)[0] in absent
 

@@ -57,7 +57,7 @@ def _kind(path: Path) -> str:
 def _close_names(path: Path) -> str:
     if not path.parent.is_dir():
         return f" There is no folder {path.parent} either."
-    close = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], cutoff=0.5)
+    close = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir() if p.is_file()], cutoff=0.5)
     return f" Close to it: {', '.join(str(path.parent / name) for name in close)}" if close else ""
 
 
@@ -82,7 +82,9 @@ def _json_row(line: bytes) -> Row | BadRow:
         return _checked_object(json.loads(line.decode("utf-8-sig")))
     except UnicodeDecodeError as error:
         return BadRow("bad_text", f"not valid UTF-8 at byte {error.start + 1}")
-    except (ValueError, RecursionError) as error:  # ValueError also for integers of thousands of digits
+    except json.JSONDecodeError as error:
+        return BadRow("unreadable", f"not JSON: {error.msg} at character {error.pos + 1}")
+    except (ValueError, RecursionError) as error:  # ValueError for integers of thousands of digits
         return BadRow("unreadable", f"not JSON: {error}")
 
 

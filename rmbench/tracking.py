@@ -91,8 +91,8 @@ class WandbTracker(Tracker):
             reinit="finish_previous",
         )
         run.define_metric("*", step_metric="step")
-        synced_from = Path(run.dir).parent
-        logger.info("W&B: %s", run.url if mode == "online" else f"offline; upload later: wandb sync {synced_from}")
+        said = {"online": run.url, "offline": f"offline; upload later: wandb sync {Path(run.dir).parent}"}
+        logger.info("W&B: %s", said.get(mode, mode))
         return run
 
     def log(self, step: int, values: dict[str, Any]) -> None:
@@ -137,7 +137,7 @@ class WandbTracker(Tracker):
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        logger.warning("W&B is switched off for the rest of this run: %s", error)
+        logger.warning("W&B is switched off for the rest of this run: %s", " ".join(str(error).split())[:300])
         self._run = None
 
 
