@@ -49,12 +49,13 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: a value, file or name cannot be used; nothing of an earlier run is touched then.
     """
+    accelerator = make_accelerator(config.gpu)
     if runs.claim(folder, config):
         logger.info("%s is finished already", folder)
         return dict(runs.read_json(folder / "metrics.json"))
+    accelerator.wait_for_everyone()  # every rank has seen the folder as it was
 
     # everything that can be wrong is found before the first step; then the folder is this run's
-    accelerator = make_accelerator(config.gpu)
     inputs = prepare(config, accelerator)
     if accelerator.is_main_process:
         runs.start(folder, config, inputs.facts)

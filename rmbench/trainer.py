@@ -92,8 +92,9 @@ class Trainer:
         """All steps, from the newest checkpoint if `training.resume` is set and there is one."""
         if self.config.resume:
             self._restore()
-        self.history = History(self.folder, self.state.step)
-        self.recorder.rewind(self.state.step)
+        if self.accelerator.is_main_process:
+            self.history = History(self.folder, self.state.step)
+            self.recorder.rewind(self.state.step)
         self.model.train()
         self._start_mu()
         with self._progress() as advance:

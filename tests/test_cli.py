@@ -1,5 +1,6 @@
 """The program in a shell: pipes, closed streams, Ctrl-C, folders that cannot be used."""
 
+import json
 import os
 import shlex
 import signal
@@ -7,7 +8,10 @@ import subprocess
 import sys
 import time
 
+import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
 
 SMALL = ["training.batch_size=8", "dataset.train_size=64", "dataset.eval_size=32", "tracking=none"]
 PROGRAM = [sys.executable, "-m", "rmbench"]
@@ -94,3 +98,33 @@ def test_version_and_help(tmp_path):
     for text in ("loss", "normbt", "training.batch_size", "pairs per optimiser step", "from=RUN"):
         assert text in told
     assert rmbench("trian", cwd=tmp_path).returncode == 2
+
+
+def test_two_processes_learn_what_one_does(tmp_path):
+    words = [
+        "-m",
+        "rmbench",
+        "train",
+        *SMALL,
+        "training.max_steps=8",
+        "training.max_grad_norm=0",
+        "loss=normbt",
+        "gpu=cpu",
+    ]
+    launched = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", sys.executable]
+    for name, call in {"one": words, "two": [*launched, *words]}.items():
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, *call, f"run_dir={name}"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    assert two["mu"] == pytest.approx(one["mu"], rel=1e-5)
+    assert two["eval"]["loss"] == pytest.approx(one["eval"]["loss"], rel=1e-4)
+    tables = [pq.read_table(tmp_path / name / "diagnostics" / "pairs.parquet").to_pandas() for name in ("one", "two")]
+    first = [table[table["step"] == 1].sort_values("pair_id").reset_index() for table in tables]
+    assert first[0]["pair_id"].tolist() == first[1]["pair_id"].tolist()
+    assert first[1]["loss"].tolist() == pytest.approx(first[0]["loss"].tolist(), rel=1e-5)
+    ours, expected = (load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("two", "one"))
+    for name, value in expected.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-4)
