@@ -50,6 +50,7 @@ def train_job(config: DictConfig) -> None:
         built = config_object(config)
         assert isinstance(built, TrainConfig)
         if _in_sweep():
+            log.info("run %d: %s", HydraConfig.get().job.num + 1, folder.name)
             built.training.resume = True  # a sweep called again on its folder goes on
             built.tracking.group = built.tracking.group or Path(built.sweep_dir).name
         train(built, folder)

@@ -91,8 +91,8 @@ class WandbTracker(Tracker):
             reinit="finish_previous",
         )
         run.define_metric("*", step_metric="step")
-        said = {"online": run.url, "offline": f"offline; upload later: wandb sync {Path(run.dir).parent}"}
-        logger.info("W&B: %s", said.get(mode, mode))
+        later = f"offline; upload later: wandb sync {Path(run.dir).parent}"
+        logger.info("W&B: %s", run.url if mode == "online" else later if mode == "offline" else mode)
         return run
 
     def log(self, step: int, values: dict[str, Any]) -> None:

@@ -238,7 +238,8 @@ class Trainer:
     def _restore(self) -> None:
         state = checkpoints.load_newest(self.accelerator, self.folder / "checkpoints")
         if state is None:
-            logger.info("no checkpoint to resume from; starting at step 0")
+            if (self.folder / "history.jsonl").is_file():
+                logger.info("no checkpoint to resume from; starting at step 0")
             return
         self.state = TrainState(**state)
         self.loss.mu = self.state.mu

@@ -68,7 +68,8 @@ def test_ctrl_c_before_the_first_step_leaves_nothing(tmp_path):
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    # 130 to a shell either way: CPython ends itself by the signal where it arrived inside exec(), as in an import
+    assert process.returncode in (130, -signal.SIGINT), said
     assert said.rstrip().endswith("Interrupted.")
     assert os.listdir(tmp_path) == []
 
