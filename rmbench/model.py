@@ -105,7 +105,10 @@ def new_reward_model(config: BackboneConfig, attention: str, seed: int) -> tuple
         tokenizer = tiny_tokenizer()
         network_config = tiny_config(tokenizer)
         network_config.num_labels = 1
-        network = AutoModelForSequenceClassification.from_config(network_config, attn_implementation=attention)
+        try:
+            network = AutoModelForSequenceClassification.from_config(network_config, attn_implementation=attention)
+        except (ImportError, ValueError) as error:
+            raise _no_attention(attention, error) from error
         new_head = True
     else:
         network, tokenizer, new_head = _load(
@@ -138,6 +141,15 @@ def load_reward_model(
     head_of(network)
     _mend_tokenizer(tokenizer, network)
     return RewardModel(network), tokenizer
+
+
+def recompute_activations(model: RewardModel) -> None:
+    """Keep no activations for the backward pass but compute them again: less memory, more time."""
+    network = model.network
+    if hasattr(network, "activation_checkpointing_enable"):  # the newer name of the same
+        network.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path) -> None:
@@ -180,10 +192,17 @@ def _load(
                 **where,
             )
     except Exception as error:  # the Hub's clients raise errors of many kinds
+        if "attention" in str(error).lower() or "attn_impl" in str(error):
+            raise _no_attention(attention, error) from error
         remedy = "checkpoint=FOLDER" if num_labels is None else "backbone.name_or_path=FOLDER"
         raise hub.explain("model", name, error, remedy) from error
     absent = {*info["missing_keys"], *(m[0] if isinstance(m, tuple) else m for m in info["mismatched_keys"])}
     return network, tokenizer, _last_linear(network)[0] in absent
+
+
+def _no_attention(attention: str, error: Exception) -> UserError:
+    reason = str(error).partition("\n")[0].partition("The only possible")[0].strip()
+    return UserError(f"gpu.attention={attention}: {reason}\ngpu.attention=sdpa needs no further package.")
 
 
 def _last_linear(network: Any) -> tuple[str, nn.Linear | None]:

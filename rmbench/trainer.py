@@ -27,7 +27,7 @@ from rmbench.config import TrainingConfig
 from rmbench.diagnostics import PairRecorder, pair_scalars
 from rmbench.layout import run_pairs
 from rmbench.losses import LossTerms, PairLoss
-from rmbench.model import RewardModel, save_reward_model
+from rmbench.model import RewardModel, recompute_activations, save_reward_model
 from rmbench.runs import History
 from rmbench.sampler import StepBatches
 from rmbench.scoring import score_pairs, summarize
@@ -81,7 +81,7 @@ class Trainer:
         # So that sums do not depend on how a batch is split; MPS has no float64.
         self.sum_dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
         if config.gradient_checkpointing:
-            model.network.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(model)
         self.model, self.optimizer = accelerator.prepare(model, _optimizer(model, config))
         self.scheduler = get_scheduler(
             config.scheduler.name, self.optimizer.optimizer, _warmup_steps(config, self.total_steps), self.total_steps

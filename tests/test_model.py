@@ -163,3 +163,23 @@ def test_pairs_that_cutting_made_equal_are_dropped_in_training_and_ties_in_evalu
     assert [row.identical for row in kept] == [True, True, False]
     with pytest.raises(UserError, match="none of 2 pairs"):
         tokenize_pairs(same_end, tokenizer, 8, drop_identical=True)
+
+
+@pytest.mark.parametrize("attention", ["flash_attention_2", "flash"])
+@pytest.mark.parametrize("local", [True, False])
+def test_an_attention_that_is_not_there_is_a_users_mistake(attention, local, tmp_path):
+    if local:
+        decoder("llama", tmp_path)
+    with pytest.raises(UserError, match=rf"gpu\.attention={attention}: .*\n.*sdpa"):
+        new_reward_model(BackboneConfig(name_or_path=str(tmp_path) if local else None), attention, seed=0)
+
+
+def test_recomputed_activations_give_the_same_weights(train_config, tmp_path):
+    rewards = []
+    for recompute in (False, True):
+        train(train_config("distance", max_steps=4, gradient_checkpointing=recompute), tmp_path / str(recompute))
+        model, tokenizer = load_reward_model(str(tmp_path / str(recompute) / "checkpoint"))
+        rows, _ = tokenize_pairs([parse_row(row) for row in ROWS], tokenizer, 100)
+        with torch.no_grad():
+            rewards.append(run_pairs(model, rows, model.pad_id, torch.device("cpu")).rewards_chosen)
+    torch.testing.assert_close(*rewards, rtol=0, atol=1e-5)
