@@ -128,6 +128,7 @@ def _synthetic(config: DatasetConfig) -> Dataset:
         raise UserError("dataset=synthetic reads no file: dataset.path and dataset.eval_path need dataset=local.")
 
     def make(split: str, size: int | None) -> tuple[list[Pair], Dropped]:
+        """The split's pairs, made; raises UserError when no size is given."""
         if size is None:
             raise UserError(f"dataset=synthetic makes as many pairs as it is told to: give dataset.{split}_size.")
         rows = make_rows(config.synthetic, size, "train" if split == "train" else "test")
@@ -145,6 +146,7 @@ def _hh_rlhf(config: DatasetConfig) -> Dataset:
     source = f"hh_rlhf/{config.part}" if config.part else config.name
 
     def fetch(split: str) -> tuple[list[Pair], Dropped]:
+        """The split's pairs from the Hub; raises UserError when it cannot be reached."""
         rows = hub_rows(HH_RLHF, config.part, split, config.revision, "dataset.path=FILE dataset.eval_path=FILE")
         return load_pairs(rows, f"{HH_RLHF} {split}", source, config.on_bad_row)
 

@@ -129,6 +129,7 @@ def _accepts_connection(host: str, port: int, seconds: float) -> bool:
     done = threading.Event()
 
     def connect() -> None:
+        """Set `connected` if the host answers, and `done` either way."""
         try:
             socket.create_connection((host, port), timeout=seconds).close()
             connected.set()

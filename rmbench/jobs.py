@@ -45,6 +45,7 @@ def train_job(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
 
     def job() -> None:
+        """The run itself: the heavy imports come only now."""
         from rmbench.train import train
 
         built = config_object(config)
@@ -62,6 +63,7 @@ def eval_job(config: DictConfig) -> None:
     """One evaluation, called by Hydra."""
 
     def job() -> None:
+        """The evaluation itself: the heavy imports come only now."""
         from rmbench.evaluate import evaluate
 
         built = config_object(config)

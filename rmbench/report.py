@@ -211,6 +211,7 @@ def _shared_words(found: list[Run]) -> dict[str, str]:
 
 def _markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
     def line(cells: list[str]) -> str:
+        """One row of the table; a bar inside a cell is escaped."""
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
     return [line(header), "|---|" + "---:|" * (len(header) - 1), *map(line, rows)]

@@ -110,6 +110,7 @@ class WandbTracker(Tracker):
         import wandb
 
         def send() -> None:
+            """At most TABLE_ROWS of the pairs, as a table and as a scatter."""
             n = min(len(table), TABLE_ROWS)
             rows = table.take([i * len(table) // n for i in range(n)])
             shown = wandb.Table(columns=[*rows.column_names], data=[list(r.values()) for r in rows.to_pylist()])
