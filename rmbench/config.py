@@ -6,7 +6,6 @@ receives the finished objects; nothing below the jobs sees a `DictConfig`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -15,52 +14,7 @@ from typing import Any, ClassVar
 from omegaconf import MISSING
 
 from rmbench.errors import UserError
-
-
-def knob(
-    default: Any,
-    doc: str,
-    *,
-    low: float | None = None,
-    above: float | None = None,
-    high: float | None = None,
-    below: float | None = None,
-) -> Any:
-    """A config field: default, one line of documentation, and the range that a value must lie in."""
-    bounds = {"low": low, "above": above, "high": high, "below": below}
-    return field(default=default, metadata={"doc": doc} | {k: v for k, v in bounds.items() if v is not None})
-
-
-class Checked:
-    """Checks each knob's range when OmegaConf builds the object; `prefix` is where the object stands in the config."""
-
-    prefix: ClassVar[str] = ""
-
-    def __post_init__(self) -> None:
-        for f in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
-            if isinstance(value, str) and not value.strip() and value != MISSING:
-                raise UserError(f"{self.prefix}{f.name}={value}: is empty.\n{f.name}: {f.metadata['doc']}")
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                self._check_range(f.name, value, dict(f.metadata))
-        self.check()
-
-    def check(self) -> None:
-        """Conditions between fields; overridden where there are any."""
-
-    def _check_range(self, name: str, value: float, bounds: dict[str, Any]) -> None:
-        wrong = {
-            "low": ("at least", lambda limit: not value >= limit),
-            "above": ("above", lambda limit: not value > limit),
-            "high": ("at most", lambda limit: not value <= limit),
-            "below": ("below", lambda limit: not value < limit),
-        }
-        if math.isinf(value):
-            raise UserError(f"{self.prefix}{name}={value}: must be finite.\n{name}: {bounds['doc']}")
-        broken = [rule for rule in wrong if rule in bounds and wrong[rule][1](bounds[rule])]
-        if broken:
-            limits = " and ".join(f"{wrong[rule][0]} {bounds[rule]}" for rule in wrong if rule in bounds)
-            raise UserError(f"{self.prefix}{name}={value}: must be {limits}.\n{name}: {bounds['doc']}")
+from rmbench.knobs import Checked, knob
 
 
 class LengthPolicy(Enum):
@@ -96,11 +50,23 @@ class Device(Enum):
 
 
 class Precision(Enum):
-    """`auto` is bf16 autocast on CUDA 8.0 and later, fp32 elsewhere. Weights are float32 in every case."""
+    """`auto` is bf16 autocast on CUDA 8.0 and later, fp32 elsewhere. Weights are float32 in every case.
+
+    `tf32` is fp32 with CUDA's faster matrix products of 10-bit mantissas.
+    """
 
     auto = "auto"
     fp32 = "fp32"
+    tf32 = "tf32"
     bf16 = "bf16"
+
+
+class LayoutName(Enum):
+    """How pairs become rows: `shared` computes a prompt once, `padded` twice; `auto` is shared where that is exact."""
+
+    auto = "auto"
+    padded = "padded"
+    shared = "shared"
 
 
 class Gradient(Enum):
@@ -118,6 +84,8 @@ class BackboneConfig(Checked):
     name_or_path: str | None = knob(None, "Hugging Face id or local folder; null makes the tiny random decoder")
     revision: str | None = knob(None, "branch, tag or commit on the Hub")
     trust_remote_code: bool = knob(False, "run Python code that comes with the model")
+    freeze: bool = knob(False, "train the head's last Linear alone; embeddings are computed once and kept on disk")
+    feature_cache: str = knob("outputs/features", "folder of the embeddings of frozen backbones, shared by runs")
 
 
 @dataclass
@@ -200,7 +168,12 @@ class TrainingConfig(Checked):
     epochs: float = knob(1.0, "passes over the training pairs; not used if max_steps is given", above=0)
     max_steps: int | None = knob(None, "optimiser steps, instead of epochs", low=1)
     batch_size: int = knob(32, "pairs per optimiser step over all devices", low=1)
-    micro_batch_size: int = knob(8, "pairs per device and forward pass; results do not depend on it", low=1)
+    micro_batch_size: int | None = knob(
+        None, "at most so many pairs per device and forward pass; results do not depend on it", low=1
+    )
+    micro_batch_tokens: int | None = knob(
+        None, "tokens per device and forward pass; null is found: halved whenever memory runs out", low=1
+    )
     learning_rate: float = knob(5e-5, "peak learning rate", above=0)
     scheduler: Scheduler = knob(Scheduler.cosine, "shape of the learning rate after warm-up")
     warmup: float = knob(0.05, "warm-up: a share of all steps if below 1, else a number of steps", low=0)
@@ -232,7 +205,8 @@ class GpuConfig(Checked):
     device: Device = knob(Device.auto, "cuda, mps, cpu, or the first of these that there is")
     precision: Precision = knob(Precision.auto, "autocast precision; weights, head and loss stay float32")
     attention: str = knob("sdpa", "attention implementation of transformers: sdpa, eager, flash_attention_2")
-    eval_tokens: int = knob(16384, "padded tokens per forward pass in evaluation", low=1)
+    eval_tokens: int = knob(16384, "tokens per forward pass in evaluation; halved whenever memory runs out", low=1)
+    compile: bool = knob(False, "torch.compile the backbone: faster steps after a minute or more of compiling")
 
 
 @dataclass
@@ -280,6 +254,9 @@ class TrainConfig(Checked):
     diagnostics: DiagnosticsConfig = MISSING
     benchmark: BenchmarkConfig = MISSING
     tracking: TrackingConfig = MISSING
+    layout: LayoutName = knob(
+        LayoutName.auto, "shared (each prompt computed once), padded, or what the backbone allows"
+    )
     seed: int = knob(0, "of the head's first weights and of the order of the pairs", low=0, below=2**32)
     run_dir: str = knob(MISSING, "the run's folder (rmbench train)")
     sweep_dir: str = knob(MISSING, "the folder of a sweep's runs (rmbench sweep)")
@@ -291,6 +268,9 @@ class EvalConfig(Checked):
 
     benchmark: BenchmarkConfig = MISSING
     gpu: GpuConfig = MISSING
+    layout: LayoutName = knob(
+        LayoutName.auto, "shared (each prompt computed once), padded, or what the backbone allows"
+    )
     checkpoint: str | None = knob(None, "run folder, its checkpoint, any local folder or Hub id; null: newest run")
     revision: str | None = knob(None, "branch, tag or commit of a checkpoint on the Hub")
     trust_remote_code: bool = knob(False, "run Python code that comes with the model")

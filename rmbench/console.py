@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 FILE_WIDTH = 140  # columns of a table that is not written to a terminal
 
@@ -35,3 +38,16 @@ def log_handler() -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     return handler
+
+
+@contextmanager
+def progress(label: str, total: int, done: int = 0, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere; call what it yields with how many of `total` are done."""
+    errors = Console(stderr=True)
+    if not (shown and errors.is_terminal):
+        yield lambda done: None
+        return
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task(label, total=total, completed=done)
+        yield lambda done: bar.update(task, completed=done)

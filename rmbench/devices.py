@@ -22,6 +22,7 @@ def make_accelerator(config: GpuConfig) -> Accelerator:
     """
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
+    torch.set_float32_matmul_precision("high" if precision is Precision.tf32 else "highest")
     # A sweep runs several jobs in one process; each has its own precision.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(
@@ -32,8 +33,10 @@ def make_accelerator(config: GpuConfig) -> Accelerator:
 
 
 def precision_name(accelerator: Accelerator) -> str:
-    """fp32 or bf16; Accelerate calls the first "no"."""
-    return "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
+    """fp32, tf32 or bf16; Accelerate calls the first two "no"."""
+    if accelerator.mixed_precision == "no":
+        return "tf32" if torch.get_float32_matmul_precision() == "high" else "fp32"
+    return str(accelerator.mixed_precision)
 
 
 def pick_device(device: Device) -> str:
@@ -52,7 +55,13 @@ def pick_device(device: Device) -> str:
 
 
 def pick_precision(precision: Precision, device: str) -> Precision:
-    """`auto` is bf16 on CUDA devices of compute capability 8.0 and later, fp32 elsewhere."""
+    """`auto` is bf16 on CUDA devices of compute capability 8.0 and later, fp32 elsewhere.
+
+    Raises:
+        UserError: the device does not have this precision.
+    """
+    if precision is Precision.tf32 and device != "cuda":
+        raise UserError(f"gpu.precision=tf32 needs CUDA, this is {device}; gpu.precision=auto takes what there is.")
     if precision is not Precision.auto:
         return precision
     ampere = device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)

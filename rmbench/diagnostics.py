@@ -93,6 +93,10 @@ class PairRecorder:
             kept = values.double().tolist() if isinstance(values, Tensor) else values
             self._columns.setdefault(name, []).extend(kept)
 
+    def forget(self) -> None:
+        """Drop what was added since `write`: the step begins again."""
+        self._columns = {}
+
     def write(self, step: int, is_main: bool) -> pa.Table | None:
         """Gather all ranks' rows of this step, write them atomically on rank 0 and return them there."""
         columns = {name: gather_object(values) for name, values in self._columns.items()}

@@ -9,18 +9,19 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from rich.table import Table
 
 from rmbench import benchmarks, hub, runs
 from rmbench.benchmarks.rows import ScoreRow
-from rmbench.config import BenchmarkConfig, EvalConfig
+from rmbench.config import BenchmarkConfig, EvalConfig, LayoutName
 from rmbench.console import console
 from rmbench.devices import make_accelerator, precision_name
 from rmbench.errors import UserError
+from rmbench.features import FeatureStore
 from rmbench.formats import Pair
-from rmbench.model import RewardModel, load_reward_model
+from rmbench.layout_choice import choose_layout
+from rmbench.model import RewardModel, compile_backbone, fingerprint, load_reward_model
 from rmbench.scoring import score_pairs
 from rmbench.text import resolve_max_length, tokenize_pairs
 
@@ -43,10 +44,20 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     accelerator = make_accelerator(config.gpu)
     model, tokenizer = load_reward_model(checkpoint, config.revision, config.trust_remote_code, config.gpu.attention)
     model.to(accelerator.device)
+    if config.gpu.compile:
+        compile_backbone(model)
 
     # its scores, and what follows from them
     results = run_benchmark(
-        benchmark, pairs, model, tokenizer, accelerator, config.gpu.eval_tokens, folder, checkpoint=checkpoint
+        benchmark,
+        pairs,
+        model,
+        tokenizer,
+        accelerator,
+        config.gpu.eval_tokens,
+        folder,
+        checkpoint=checkpoint,
+        layout=config.layout,
     )
     if accelerator.is_main_process:
         console().print(results_table(results))
@@ -63,8 +74,12 @@ def run_benchmark(
     eval_tokens: int,
     folder: Path,
     checkpoint: str,
+    layout: LayoutName = LayoutName.auto,
+    store: FeatureStore | None = None,
 ) -> dict[str, Any]:
     """Score `pairs` and write `folder`/scores.jsonl, then `folder`/results.json.
+
+    `store` holds the embeddings of a frozen backbone, so that the runs of a sweep compute a benchmark's once.
 
     Raises:
         UserError: the folder holds scores of another model or under other settings.
@@ -82,8 +97,11 @@ def run_benchmark(
     refuse_other_scores(folder, provenance)
 
     rows, cut = tokenize_pairs(pairs, tokenizer, max_length, name=benchmark.name)
+    chosen_layout = choose_layout(layout, model, rows, accelerator.device)
     with accelerator.autocast():
-        scores = score_pairs(model, rows, model.pad_id, accelerator.device, eval_tokens)
+        if store is not None:
+            chosen_layout = store.features(rows, chosen_layout, benchmark.name)
+        scores = score_pairs(model, rows, chosen_layout, accelerator.device, eval_tokens)
     score_rows = [
         ScoreRow(
             id=row.pair.id,
@@ -170,15 +188,6 @@ def refuse_other_scores(folder: Path, provenance: dict[str, Any]) -> None:
     if changed:
         listed = ", ".join(f"{key}: {before[key]} -> {provenance[key]}" for key in changed)
         raise UserError(f"{folder} holds other scores ({listed}).\nChoose another run_dir, or remove the folder.")
-
-
-def fingerprint(model: RewardModel) -> str:
-    """SHA-256 over the names and values of all weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def results_table(results: dict[str, Any]) -> Table:

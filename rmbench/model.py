@@ -6,6 +6,7 @@ the input of the head's last Linear; the reward is computed from it in float32 w
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from rmbench import hub
+from rmbench.attention import PACKED
 from rmbench.config import BackboneConfig
 from rmbench.errors import UserError
+from rmbench.layout import Rows
 from rmbench.text import DEFAULT_TEMPLATE
 from rmbench.tiny import tiny_config, tiny_tokenizer
 
@@ -29,13 +32,14 @@ PAD_TOKENS = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|reser
 
 
 class RewardModel(nn.Module):
-    """Rewards and embeddings of right-padded rows, from a stock sequence-classification network."""
+    """Rewards and embeddings of rows of tokens, from a stock sequence-classification network."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
         self._embedding: Tensor | None = None
-        if not self._is_decoder:
+        self._padded_attention: str = network.config._attn_implementation
+        if not self.is_decoder:
             self.head.register_forward_pre_hook(self._keep_input)
 
     @property
@@ -49,26 +53,40 @@ class RewardModel(nn.Module):
         return int(self.network.config.get_text_config().pad_token_id)
 
     @property
-    def _is_decoder(self) -> bool:
+    def is_decoder(self) -> bool:
+        """The reward is read at the last token: all of them are stock networks with a bare `score`."""
         return isinstance(getattr(self.network, "score", None), nn.Linear)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """Rewards `(rows,)` and embeddings `(rows, hidden)` of ids and mask `(rows, length)`.
+    def forward(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Rewards `(reads,)` and embeddings `(reads, hidden)` where `rows.read` says.
 
-        `last` `(rows,)` is each row's last real position, where a decoder is pooled; encoders pool in their own way.
+        Encoders pool each row in their own way; theirs are padded rows, one read each.
         """
-        if self._is_decoder:
-            states = self.network.base_model(input_ids, attention_mask=attention_mask, use_cache=False)[0]
-            embeddings = states[torch.arange(len(last), device=last.device), last]
-        else:
-            self.network(input_ids=input_ids, attention_mask=attention_mask)
-            assert self._embedding is not None, "the network did not use its head"
-            embeddings, self._embedding = self._embedding, None
+        embeddings = self._embed(rows) if rows.embeddings is None else rows.embeddings
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.to(self.head.weight.dtype)
             rewards = self.head(embeddings).squeeze(-1)
         self._embedding = None
         return rewards, embeddings
+
+    def _embed(self, rows: Rows) -> Tensor:
+        """The head's input, `(reads, hidden)`: no logits, no cache, nothing at positions that no reward is read at."""
+        if not self.is_decoder:
+            self.network(input_ids=rows.input_ids, attention_mask=rows.attention_mask)
+            assert self._embedding is not None, "the network did not use its head"
+            embeddings, self._embedding = self._embedding, None
+            return embeddings
+        self._use_attention(self._padded_attention if rows.packing is None else PACKED)
+        arguments = {"attention_mask": rows.attention_mask, "position_ids": rows.position_ids, "packing": rows.packing}
+        given = {name: value for name, value in arguments.items() if value is not None}
+        states = self.network.base_model(rows.input_ids, use_cache=False, **given)[0]
+        flat: Tensor = states.flatten(0, 1)
+        return flat[rows.read]
+
+    def _use_attention(self, name: str) -> None:
+        """Stays so after the forward pass: checkpointed layers run again in the backward pass."""
+        if self.network.config._attn_implementation != name:
+            self.network.set_attn_implementation(name)
 
     def _keep_input(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._embedding = inputs[0]
@@ -141,6 +159,29 @@ def load_reward_model(
     head_of(network)
     _mend_tokenizer(tokenizer, network)
     return RewardModel(network), tokenizer
+
+
+def fingerprint(model: RewardModel, head: bool = True) -> str:
+    """A hash of the names and values of all weights, or of all but the head's."""
+    digest = hashlib.sha256()
+    own = {f"{name}.weight" for name, m in model.network.named_modules() if m is model.head}
+    own |= {name.removesuffix("weight") + "bias" for name in own}
+    for name, tensor in sorted(model.network.state_dict().items()):
+        if head or name not in own:
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def freeze_backbone(model: RewardModel) -> None:
+    """Only the head's last Linear is trained."""
+    model.requires_grad_(False)
+    model.head.requires_grad_(True)
+
+
+def compile_backbone(model: RewardModel) -> None:
+    """torch.compile, in place, for lengths that change from batch to batch."""
+    model.network.base_model.compile(dynamic=True)
 
 
 def recompute_activations(model: RewardModel) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from rmbench.layout import run_pairs, token_batches
+from rmbench.console import progress
+from rmbench.layout import Layout, PairOutput, Rows, run_rows, token_batches
+from rmbench.memory import halved, out_of_memory
 from rmbench.text import TokenPair
 
 
@@ -30,25 +32,62 @@ class PairScores:
 
 
 def score_pairs(
-    model: torch.nn.Module, pairs: Sequence[TokenPair], pad_id: int, device: torch.device, budget_tokens: int
+    model: torch.nn.Module, pairs: Sequence[TokenPair], layout: Layout, device: torch.device, budget_tokens: int
 ) -> PairScores:
-    """Scores of all pairs, whichever rank computes them. Batches hold pairs of similar length and at most
-    `budget_tokens` padded tokens.
+    """Scores of all pairs, whichever rank computes them; each forward pass computes at most `budget_tokens` tokens.
+
+    Raises:
+        UserError: a single pair does not fit into memory.
     """
     state = PartialState()
-    batches = token_batches([p.length for p in pairs], budget_tokens)
+    mine = list(range(state.process_index, len(pairs), state.num_processes))
     rows: list[tuple[int, float, float, float]] = []
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        for batch in batches[state.process_index :: state.num_processes]:
-            out = run_pairs(model, [pairs[i] for i in batch], pad_id, device)
+    with progress("scoring", len(mine), shown=state.is_main_process) as advance:
+        for indices, out in forward_all(model, [pairs[i] for i in mine], layout, device, budget_tokens):
             columns = (out.rewards_chosen, out.rewards_rejected, out.distance)
-            rows += zip(batch, *(c.double().tolist() for c in columns), strict=True)
-    model.train(was_training)
+            rows += zip([mine[i] for i in indices], *(c.double().tolist() for c in columns), strict=True)
+            advance(len(rows))
     rows = sorted(gather_object(rows))
     table = np.array([row[1:] for row in rows], dtype=np.float64).reshape(-1, 3)
     return PairScores(*table.T)
+
+
+def forward_all(
+    model: torch.nn.Module, pairs: Sequence[TokenPair], layout: Layout, device: torch.device, budget_tokens: int
+) -> Iterator[tuple[list[int], PairOutput]]:
+    """Indices into `pairs` and what the model says of them, forward pass by forward pass, without gradients.
+
+    Raises:
+        UserError: a single pair does not fit into memory.
+    """
+    was_training = model.training
+    model.eval()
+    batches = token_batches(pairs, layout, budget_tokens)
+    try:
+        while batches:
+            part = [pairs[i] for i in batches[0]]
+            output = _forward(model, layout.rows(part).to(device))
+            if output is None:
+                cost = sum(layout.cost(pair) for pair in part)
+                budget_tokens = halved(budget_tokens, cost, len(part), "A smaller max_length needs less.")
+                left = [i for batch in batches for i in batch]
+                again = token_batches([pairs[i] for i in left], layout, budget_tokens)
+                batches = [[left[i] for i in batch] for batch in again]
+                continue
+            yield batches.pop(0), output
+    finally:
+        model.train(was_training)
+
+
+def _forward(model: torch.nn.Module, rows: Rows) -> PairOutput | None:
+    """None if memory ran out."""
+    try:
+        with torch.inference_mode():
+            return run_rows(model, rows)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return None
 
 
 def summarize(scores: PairScores, sections: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
@@ -38,6 +38,10 @@ class TokenPair:
     pair: Pair
     chosen: list[int]
     rejected: list[int]
+    prefix: int = field(init=False)  # leading tokens that both sides have in common
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prefix", common_prefix(self.chosen, self.rejected))
 
     @property
     def length(self) -> int:
@@ -45,9 +49,24 @@ class TokenPair:
         return max(len(self.chosen), len(self.rejected))
 
     @property
+    def distinct_tokens(self) -> int:
+        """Tokens of both sides, the common prefix counted once."""
+        return len(self.chosen) + len(self.rejected) - self.prefix
+
+    @property
     def identical(self) -> bool:
         """Nothing tells the two sides apart: a tie for every model."""
         return self.chosen == self.rejected
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading ids are the same.
+
+    >>> common_prefix([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
+    shorter = min(len(a), len(b))
+    return next((i for i in range(shorter) if a[i] != b[i]), shorter)
 
 
 def encode(conversations: Sequence[list[Message]], tokenizer: Any) -> list[list[int]]:

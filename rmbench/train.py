@@ -19,9 +19,12 @@ from rmbench.console import console
 from rmbench.devices import make_accelerator, precision_name
 from rmbench.diagnostics import PairRecorder
 from rmbench.evaluate import results_table, run_benchmark
+from rmbench.features import FeatureStore
 from rmbench.formats import Pair
+from rmbench.layout import Layout
+from rmbench.layout_choice import choose_layout
 from rmbench.losses import PairLoss
-from rmbench.model import RewardModel, load_reward_model, new_reward_model
+from rmbench.model import RewardModel, compile_backbone, freeze_backbone, load_reward_model, new_reward_model
 from rmbench.scoring import score_pairs, summarize
 from rmbench.text import TokenPair, resolve_max_length, tokenize_pairs
 from rmbench.tracking import Tracker, open_tracker
@@ -40,6 +43,9 @@ class Inputs:
     train_pairs: list[TokenPair]
     eval_pairs: list[TokenPair]
     benchmark_pairs: list[Pair]
+    layout: Layout
+    eval_layout: Layout
+    store: FeatureStore | None  # of a frozen backbone
     facts: dict[str, Any]
 
 
@@ -76,6 +82,8 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
             folder=folder,
             recorder=recorder,
             tracker=tracker,
+            layout=inputs.layout,
+            eval_layout=inputs.eval_layout,
             eval_tokens=config.gpu.eval_tokens,
             seed=config.seed,
         )
@@ -128,19 +136,37 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     eval_pairs, eval_counts = tokenize_pairs(
         dataset.eval, tokenizer, max_length, policy, name="eval", drop_refused=drop
     )
+    model.to(accelerator.device)
+    layout = choose_layout(config.layout, model, train_pairs, accelerator.device)
+    eval_layout, store = layout, None
+    if config.backbone.freeze:
+        freeze_backbone(model)
+        store = _feature_store(config, model, accelerator)
+        with accelerator.autocast():
+            layout, eval_layout = (
+                store.features(pairs, layout, name) for name, pairs in (("train", train_pairs), ("eval", eval_pairs))
+            )
+    if config.gpu.compile:
+        compile_backbone(model)
     facts = {
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
         "precision": precision_name(accelerator),
         "parameters": sum(p.numel() for p in model.parameters()),
         "max_length": max_length,
+        "layout": layout.name,
         "dataset": {
             "fingerprint": dataset.fingerprint,
             "rows_dropped": dataset.dropped,
             "tokenised": {"train": dict(train_counts), "eval": dict(eval_counts)},
         },
     }
-    return Inputs(model, tokenizer, loss, train_pairs, eval_pairs, benchmark_pairs, facts)
+    return Inputs(model, tokenizer, loss, train_pairs, eval_pairs, benchmark_pairs, layout, eval_layout, store, facts)
+
+
+def _feature_store(config: TrainConfig, model: RewardModel, accelerator: Accelerator) -> FeatureStore:
+    folder = Path(config.backbone.feature_cache)
+    return FeatureStore(folder, model, accelerator.device, precision_name(accelerator), config.gpu.eval_tokens)
 
 
 def _tracker(config: TrainConfig, folder: Path, accelerator: Accelerator) -> Tracker:
@@ -156,7 +182,7 @@ def _load_best(folder: Path, config: TrainConfig, accelerator: Accelerator) -> R
 
 def _evaluate(model: RewardModel, inputs: Inputs, config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
     with accelerator.autocast():
-        scores = score_pairs(model, inputs.eval_pairs, model.pad_id, accelerator.device, config.gpu.eval_tokens)
+        scores = score_pairs(model, inputs.eval_pairs, inputs.eval_layout, accelerator.device, config.gpu.eval_tokens)
     return summarize(scores, [p.pair.section for p in inputs.eval_pairs])
 
 
@@ -174,6 +200,8 @@ def _benchmark(
         config.gpu.eval_tokens,
         folder / "eval" / config.benchmark.name,
         checkpoint=str(folder / "checkpoint"),
+        layout=config.layout,
+        store=inputs.store,
     )
     return {key: value for key, value in results.items() if key != "provenance"}
 

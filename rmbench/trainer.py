@@ -9,35 +9,37 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from transformers import get_scheduler
 
 from rmbench import checkpoints
 from rmbench.config import TrainingConfig
+from rmbench.console import progress
 from rmbench.diagnostics import PairRecorder, pair_scalars
-from rmbench.layout import run_pairs
+from rmbench.feed import StepFeed, StepInput
+from rmbench.layout import Layout, Rows, run_rows
 from rmbench.losses import LossTerms, PairLoss
+from rmbench.memory import first_budget, halved, out_of_memory
 from rmbench.model import RewardModel, recompute_activations, save_reward_model
 from rmbench.runs import History
 from rmbench.sampler import StepBatches
-from rmbench.scoring import score_pairs, summarize
+from rmbench.scoring import forward_all, score_pairs, summarize
 from rmbench.text import TokenPair
+from rmbench.throughput import FORWARD_AND_BACKWARD, matrix_rate, model_cost
 from rmbench.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
 # Sums over the pairs of a step, reduced over all ranks in one message.
-SUMS = ("loss", "accuracy", "margin", "weight", "distance", "pairs")
+SUMS = ("loss", "accuracy", "margin", "weight", "distance", "pairs", "tokens", "attended")
+PAIR_MEANS = SUMS[:5]
 
 
 @dataclass
@@ -50,6 +52,7 @@ class TrainState:
     best_accuracy: float | None = None
     best_step: int = 0
     stopped_early: bool = False
+    budget_tokens: int = 1  # of a forward pass, as found
 
 
 class Trainer:
@@ -68,16 +71,22 @@ class Trainer:
         folder: Path,
         recorder: PairRecorder,
         tracker: Tracker,
+        layout: Layout,
+        eval_layout: Layout,
         eval_tokens: int,
         seed: int,
     ) -> None:
-        self.config, self.loss, self.accelerator = config, loss, accelerator
-        self.tokenizer, self.pad_id = tokenizer, model.pad_id
-        self.train_pairs, self.eval_pairs, self.eval_tokens = train_pairs, eval_pairs, eval_tokens
-        self.folder, self.recorder, self.tracker = folder, recorder, tracker
-        self.batches = StepBatches([p.length for p in train_pairs], config.batch_size, seed, accelerator.num_processes)
+        self.config, self.loss, self.accelerator, self.tokenizer = config, loss, accelerator, tokenizer
+        self.eval_pairs, self.eval_layout, self.eval_tokens = eval_pairs, eval_layout, eval_tokens
+        self.folder, self.recorder, self.tracker, self.layout = folder, recorder, tracker, layout
+        rank, world = accelerator.process_index, accelerator.num_processes
+        self.batches = StepBatches([p.length for p in train_pairs], config.batch_size, seed, world)
+        self.feed = StepFeed(train_pairs, self.batches, layout, rank, world, config.micro_batch_size)
         self.total_steps = config.max_steps or math.ceil(config.epochs * self.batches.steps_per_epoch)
-        self.state = TrainState()
+        self.state = TrainState(budget_tokens=first_budget(config.micro_batch_tokens, accelerator.device))
+        self.cost = model_cost(model.network)
+        compute_dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+        self.matrix_rate = matrix_rate(accelerator.device, compute_dtype) * world
         # So that sums do not depend on how a batch is split; MPS has no float64.
         self.sum_dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
         if config.gradient_checkpointing:
@@ -97,7 +106,8 @@ class Trainer:
             self.recorder.rewind(self.state.step)
         self.model.train()
         self._start_mu()
-        with self._progress() as advance:
+        shown = self.accelerator.is_main_process
+        with progress("training", self.total_steps, self.state.step, shown) as advance:
             while self.state.step < self.total_steps and not self.state.stopped_early:
                 row = self._step()
                 self.state.step += 1
@@ -115,34 +125,51 @@ class Trainer:
     def _step(self) -> dict[str, float]:
         """One optimiser step; what the diagnostics recorded of it."""
         started = time.perf_counter()
-        batch = self.batches.at(self.state.step)
-        micro_batches = self._micro_batches(batch)
-        # The mean over the global batch: DDP averages the ranks' gradients, so each scales by their number.
-        scale = self.accelerator.num_processes / len(batch)
-        recording = self.recorder.wants(self.state.step + 1)
-        sums = torch.zeros(len(SUMS), device=self.accelerator.device, dtype=self.sum_dtype)
-        for i, pairs in enumerate(micro_batches):
-            last = i == len(micro_batches) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                output = run_pairs(self.model, pairs, self.pad_id, self.accelerator.device)
-                terms = self.loss(output)
-                self.accelerator.backward(terms.loss.sum() * scale)
-            sums += _sums(terms, self.sum_dtype)
-            if recording:
-                self.recorder.add(pairs, output, terms)
+        sums = self._backward()
         norm = self._optimizer_step()
         totals = dict(zip(SUMS, self.accelerator.reduce(sums).tolist(), strict=True))
         self.loss.update(totals["distance"] / totals["pairs"])
         self._widen_window(totals, norm, time.perf_counter() - started)
-        table = self.recorder.write(self.state.step + 1, self.accelerator.is_main_process) if recording else None
+        if not self.recorder.wants(self.state.step + 1):
+            return {}
+        table = self.recorder.write(self.state.step + 1, self.accelerator.is_main_process)
         return {} if table is None else pair_scalars(table)
 
-    def _micro_batches(self, batch: list[int]) -> list[list[TokenPair]]:
-        """This rank's slice, longest pairs first, in parts of at most `micro_batch_size`."""
-        rank, world, size = self.accelerator.process_index, self.accelerator.num_processes, self.config.micro_batch_size
-        pairs = [self.train_pairs[i] for i in sorted(batch, key=lambda i: (-self.train_pairs[i].length, i))]
-        mine = pairs[rank::world]
-        return [mine[i : i + size] for i in range(0, len(mine), size)]
+    def _backward(self) -> Tensor:
+        """The step's gradient; its SUMS. When memory runs out, the step begins again with smaller forward passes."""
+        while True:
+            step_input = self.feed.at(self.state.step, self.state.budget_tokens)
+            fault = self._try_backward(step_input)
+            if isinstance(fault, Tensor):
+                return fault
+            tokens, pairs = fault
+            remedy = "training.gradient_checkpointing=true or a smaller dataset.max_length needs less."
+            self.state.budget_tokens = halved(self.state.budget_tokens, tokens, pairs, remedy)
+            self.optimizer.zero_grad()
+            self.recorder.forget()
+
+    def _try_backward(self, step_input: StepInput) -> Tensor | tuple[int, int]:
+        """The step's SUMS, or tokens and pairs of the forward pass for which memory did not suffice."""
+        # The mean over the global batch: DDP averages the ranks' gradients, so each scales by their number.
+        scale = self.accelerator.num_processes / step_input.pairs
+        recording = self.recorder.wants(self.state.step + 1)
+        sums = torch.zeros(len(SUMS), device=self.accelerator.device, dtype=self.sum_dtype)
+        for i, part in enumerate(step_input.micro_batches):
+            last = i == len(step_input.micro_batches) - 1
+            try:
+                with nullcontext() if last else self.accelerator.no_sync(self.model):
+                    output = run_rows(self.model, part.rows.to(self.accelerator.device))
+                    terms = self.loss(output)
+                    self.accelerator.backward(terms.loss.sum() * scale)
+            except RuntimeError as error:
+                # With several processes the others would wait in a reduction that this one has left.
+                if self.accelerator.num_processes > 1 or not out_of_memory(error):
+                    raise
+                return sum(map(self.layout.cost, part.pairs)), len(part.pairs)
+            sums += _sums(terms, part.rows, self.sum_dtype)
+            if recording:
+                self.recorder.add(part.pairs, output, terms)
+        return sums
 
     def _optimizer_step(self) -> float:
         limit = self.config.max_grad_norm or math.inf
@@ -156,11 +183,12 @@ class Trainer:
         """mu_0: the mean distance of the first global batch, from one forward pass without gradients."""
         if not self.loss.needs_mu:
             return
+        first = self.feed.at(0, self.state.budget_tokens)
+        mine = [pair for part in first.micro_batches for pair in part.pairs]
         sums = torch.zeros(2, device=self.accelerator.device, dtype=self.sum_dtype)
-        with torch.no_grad():
-            for pairs in self._micro_batches(self.batches.at(0)):
-                distance = run_pairs(self.model, pairs, self.pad_id, self.accelerator.device).distance
-                sums += torch.stack([distance.sum(), torch.ones_like(distance).sum()]).to(self.sum_dtype)
+        outputs = forward_all(self.model, mine, self.layout, self.accelerator.device, self.state.budget_tokens)
+        for _, output in outputs:
+            sums += torch.stack([output.distance.sum(), torch.ones_like(output.margin).sum()]).to(self.sum_dtype)
         total, count = self.accelerator.reduce(sums).tolist()
         self.loss.update(total / count)
 
@@ -173,14 +201,24 @@ class Trainer:
     def _close_window(self) -> dict[str, float]:
         """Means since the last logged step: per pair for the sums, per step for the norm."""
         window, self.state.window = self.state.window, {}
-        means = {name: window[name] / window["pairs"] for name in SUMS if name != "pairs"}
+        means = {name: window[name] / window["pairs"] for name in PAIR_MEANS}
         return means | {
             "grad_norm": window["grad_norm"] / window["steps"],
             "clip_fraction": window["clipped"] / window["steps"],
             "mu": self.loss.mu or 0.0,
             "learning_rate": self.scheduler.get_last_lr()[0],
             "epoch": self.state.step / self.batches.steps_per_epoch,
-            "pairs_per_second": window["pairs"] / window["seconds"],
+            **self._throughput(window),
+        }
+
+    def _throughput(self, window: dict[str, float]) -> dict[str, float]:
+        """Pairs, distinct tokens and floating-point operations per second, evaluations and files apart."""
+        flops = self.cost.flops(window["tokens"], window["attended"], FORWARD_AND_BACKWARD) / window["seconds"]
+        return {
+            "throughput/pairs_per_second": window["pairs"] / window["seconds"],
+            "throughput/tokens_per_second": window["tokens"] / window["seconds"],
+            "throughput/tflops": flops / 1e12,
+            "throughput/share_of_matrix_rate": flops / self.matrix_rate,
         }
 
     def _evaluate(self) -> dict[str, Any]:
@@ -201,7 +239,7 @@ class Trainer:
 
     def evaluate(self) -> dict[str, Any]:
         """`scoring.summarize` of the evaluation pairs under the model as it is now."""
-        scores = score_pairs(self.model, self.eval_pairs, self.pad_id, self.accelerator.device, self.eval_tokens)
+        scores = score_pairs(self.model, self.eval_pairs, self.eval_layout, self.accelerator.device, self.eval_tokens)
         return summarize(scores, [p.pair.section for p in self.eval_pairs])
 
     def unwrapped(self) -> RewardModel:
@@ -245,18 +283,6 @@ class Trainer:
         self.loss.mu = self.state.mu
         logger.info("resumed at step %d of %d", self.state.step, self.total_steps)
 
-    @contextmanager
-    def _progress(self) -> Iterator[Any]:
-        """A bar on a terminal, nothing elsewhere."""
-        console = Console(stderr=True)
-        if not (console.is_terminal and self.accelerator.is_main_process):
-            yield lambda step: None
-            return
-        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task("training", total=self.total_steps, completed=self.state.step)
-            yield lambda step: progress.update(task, completed=step)
-
 
 def _optimizer(model: RewardModel, config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW; weight decay on matrices alone, as is usual."""
@@ -266,15 +292,18 @@ def _optimizer(model: RewardModel, config: TrainingConfig) -> torch.optim.Optimi
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
     betas = (config.adam_beta1, config.adam_beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas)
+    fused = {p.device.type for p in trained} <= {"cpu", "cuda"}  # one kernel instead of one per operation
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=fused)
 
 
 def _warmup_steps(config: TrainingConfig, total_steps: int) -> int:
     return math.ceil(config.warmup * total_steps) if config.warmup < 1 else int(config.warmup)
 
 
-def _sums(terms: LossTerms, dtype: torch.dtype) -> Tensor:
+def _sums(terms: LossTerms, rows: Rows, dtype: torch.dtype) -> Tensor:
     """The SUMS of one micro-batch."""
     margin = terms.margin
-    columns = (terms.loss.detach(), (margin > 0).float(), margin, terms.weight, terms.distance, torch.ones_like(margin))
-    return torch.stack([column.sum().to(dtype) for column in columns])
+    one = torch.ones_like(margin)
+    columns = (terms.loss.detach(), (margin > 0).float(), margin, terms.weight, terms.distance, one)
+    computed = torch.tensor([rows.tokens, rows.attended], dtype=dtype, device=margin.device)
+    return torch.cat([torch.stack([column.sum().to(dtype) for column in columns]), computed])

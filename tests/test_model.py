@@ -23,7 +23,7 @@ from transformers import (
 from rmbench.config import BackboneConfig, DatasetConfig, LengthPolicy
 from rmbench.errors import UserError
 from rmbench.formats import parse_row
-from rmbench.layout import run_pairs
+from rmbench.layout import Padded, run_rows
 from rmbench.model import load_reward_model, new_reward_model, save_reward_model
 from rmbench.text import cut, encode, tokenize_pairs
 from rmbench.tiny import tiny_tokenizer
@@ -83,10 +83,10 @@ def test_rewards_in_a_batch_saved_and_loaded_equal_plain_transformers(backbone, 
     rows, _ = tokenize_pairs(pairs, tokenizer, 100)
     model.eval()
     with torch.no_grad():
-        out = run_pairs(model, rows, model.pad_id, torch.device("cpu"))
+        out = run_rows(model, Padded(model.pad_id).rows(rows))
         save_reward_model(model, tokenizer, tmp_path / "saved")
         again, _ = load_reward_model(str(tmp_path / "saved"))
-        reloaded = run_pairs(again.eval(), rows, again.pad_id, torch.device("cpu"))
+        reloaded = run_rows(again.eval(), Padded(again.pad_id).rows(rows))
         plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
         one_by_one = torch.stack([plain(torch.tensor([row.chosen])).logits[0, 0] for row in rows])
         padded = AutoTokenizer.from_pretrained(tmp_path / "saved").pad(
@@ -181,5 +181,5 @@ def test_recomputed_activations_give_the_same_weights(train_config, tmp_path):
         model, tokenizer = load_reward_model(str(tmp_path / str(recompute) / "checkpoint"))
         rows, _ = tokenize_pairs([parse_row(row) for row in ROWS], tokenizer, 100)
         with torch.no_grad():
-            rewards.append(run_pairs(model, rows, model.pad_id, torch.device("cpu")).rewards_chosen)
+            rewards.append(run_rows(model, Padded(model.pad_id).rows(rows)).rewards_chosen)
     torch.testing.assert_close(*rewards, rtol=0, atol=1e-5)

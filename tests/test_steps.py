@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rmbench.config import Gradient, LossConfig
 from rmbench.diagnostics import PairRecorder, pair_scalars
 from rmbench.formats import Pair
-from rmbench.layout import PairOutput, token_batches
+from rmbench.layout import Padded, PairOutput, Shared, token_batches
 from rmbench.losses import PairLoss
 from rmbench.sampler import StepBatches
 from rmbench.text import TokenPair
@@ -44,12 +44,28 @@ def test_no_step_leaves_a_device_without_a_pair(n, batch_size, devices):
     assert all(len(batches.at(i)) >= devices for i in range(batches.steps_per_epoch))
 
 
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 1000))
-def test_batches_of_tokens_hold_each_pair_once_within_the_budget(lengths, budget):
-    batches = token_batches(lengths, budget)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=40),
+    st.integers(1, 1000),
+    st.one_of(st.none(), st.integers(1, 5)),
+    st.sampled_from([Padded, Shared]),
+)
+def test_batches_of_tokens_hold_each_pair_once_within_the_budget(lengths, budget, max_pairs, layout):
+    message = [{"role": "user", "content": "x"}]
+    pairs = [
+        TokenPair(
+            Pair(message, message, message, id=str(i)), [1] * prefix + [2] * chosen, [1] * prefix + [3] * rejected
+        )
+        for i, (prefix, chosen, rejected) in enumerate(lengths)
+    ]
+    batches = token_batches(pairs, layout(0), budget, max_pairs)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(pairs)))
     for batch in batches:
-        assert len(batch) == 1 or 2 * len(batch) * max(lengths[i] for i in batch) <= budget
+        assert len(batch) <= (max_pairs or len(pairs))
+        computed = layout(0).rows([pairs[i] for i in batch]).input_ids.numel()
+        assert len(batch) == 1 or computed <= budget
+    longest = [max(pairs[i].length for i in batch) for batch in batches]
+    assert longest == sorted(longest, reverse=True)
 
 
 def recorded(folder, steps):

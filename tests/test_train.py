@@ -1,5 +1,6 @@
 """Training end to end: same weights however a step is split, exact resume, a folder that plain transformers loads."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,14 +18,16 @@ from safetensors.torch import load_file
 from torch.utils._pytree import tree_map
 
 from rmbench import data, runs
-from rmbench.config import Gradient
+from rmbench.config import Gradient, LayoutName
 from rmbench.devices import make_accelerator
 from rmbench.diagnostics import PairRecorder
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
+from rmbench.formats import Pair
+from rmbench.layout import Padded, Shared, run_rows
 from rmbench.losses import PairLoss
 from rmbench.model import load_reward_model, new_reward_model
-from rmbench.text import encode, tokenize_pairs
+from rmbench.text import TokenPair, encode, tokenize_pairs
 from rmbench.tracking import Tracker
 from rmbench.train import train
 from rmbench.trainer import Trainer
@@ -39,35 +42,43 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("weighting", ["none", "distance"])
-def test_micro_batches_do_not_change_what_is_learnt(train_config, tmp_path, weighting):
-    def trained(micro_batch_size):
-        config = train_config(weighting, max_steps=20, micro_batch_size=micro_batch_size, max_grad_norm=0)
-        dataset = data.load_dataset(config.dataset)
-        model, tokenizer = new_reward_model(config.backbone, "sdpa", seed=0)
-        pairs, _ = tokenize_pairs(dataset.train, tokenizer, 64)
-        loss = PairLoss(config.loss)
-        folder = tmp_path / str(micro_batch_size)
-        trainer = Trainer(
-            config.training,
-            model=model.double(),
-            tokenizer=tokenizer,
-            loss=loss,
-            train_pairs=pairs,
-            eval_pairs=pairs[:4],
-            accelerator=make_accelerator(config.gpu),
-            folder=folder,
-            recorder=PairRecorder(folder, 0, Gradient.off),
-            tracker=Tracker(),
-            eval_tokens=1000,
-            seed=0,
-        )
-        trainer.train()
-        return tree_map(torch.clone, dict(model.named_parameters())), loss.mu
+def trained_in_float64(config, layout, folder):
+    """The parameters, mu and logged losses; stock RMSNorm computes in float32 all the same."""
+    dataset = data.load_dataset(config.dataset)
+    model, tokenizer = new_reward_model(config.backbone, "sdpa", seed=0)
+    pairs, _ = tokenize_pairs(dataset.train, tokenizer, 64)
+    loss = PairLoss(config.loss)
+    trainer = Trainer(
+        config.training,
+        model=model.double(),
+        tokenizer=tokenizer,
+        loss=loss,
+        train_pairs=pairs,
+        eval_pairs=pairs[:4],
+        accelerator=make_accelerator(config.gpu),
+        folder=folder,
+        recorder=PairRecorder(folder, 0, Gradient.off),
+        tracker=Tracker(),
+        layout=layout(model.pad_id),
+        eval_layout=layout(model.pad_id),
+        eval_tokens=1000,
+        seed=0,
+    )
+    trainer.train()
+    losses = torch.tensor([row["loss"] for row in runs.read_jsonl(folder / "history.jsonl")])
+    return tree_map(torch.clone, dict(model.named_parameters())), loss.mu, losses
 
-    one, mu_one = trained(1)
-    for size in (2, 8):
-        other, mu = trained(size)
+
+@pytest.mark.parametrize("layout", [Padded, Shared])
+@pytest.mark.parametrize("weighting", ["none", "distance"])
+def test_micro_batches_do_not_change_what_is_learnt(train_config, tmp_path, weighting, layout):
+    def trained(**micro):
+        config = train_config(weighting, max_steps=20, max_grad_norm=0, **micro)
+        return trained_in_float64(config, layout, tmp_path / str(micro))[:2]
+
+    one, mu_one = trained(micro_batch_size=1)
+    for micro in ({"micro_batch_size": 2}, {"micro_batch_size": 8}, {"micro_batch_tokens": 150}, {}):
+        other, mu = trained(**micro)
         assert mu == pytest.approx(mu_one, rel=1e-7)
         for name, value in one.items():
             torch.testing.assert_close(other[name], value, rtol=0, atol=1e-7)
@@ -99,6 +110,14 @@ def test_a_run_leaves_what_it_promises(train_config, tmp_path):
     }
 
 
+def test_a_hundred_steps_give_the_same_loss_curve_in_both_layouts(train_config, tmp_path):
+    config = train_config("distance", max_steps=100, logging_steps=1, learning_rate=3e-4)
+    _, _, shared = trained_in_float64(config, Shared, tmp_path / "shared")
+    _, _, padded = trained_in_float64(config, Padded, tmp_path / "padded")
+    assert shared[-10:].mean() < 0.9 * shared[:10].mean()  # something was learnt
+    torch.testing.assert_close(shared, padded, rtol=0, atol=1e-5)
+
+
 def test_plain_transformers_gives_the_same_rewards(train_config, tmp_path):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -115,10 +134,11 @@ def test_plain_transformers_gives_the_same_rewards(train_config, tmp_path):
     batch = plain_tokenizer.apply_chat_template(conversations, padding=True, return_tensors="pt", return_dict=True)
     with torch.inference_mode():
         expected = plain(**batch).logits[:, 0]
-        from rmbench.layout import pad_rows
-
-        rewards, _ = ours(*pad_rows(rows, ours.pad_id, torch.device("cpu")))
-    torch.testing.assert_close(rewards, expected, rtol=0, atol=1e-5)
+        # each text with itself: one reward from each layout's row
+        message = conversations[0]
+        pairs = [TokenPair(Pair(message, message, message, id=str(i)), ids, ids) for i, ids in enumerate(rows)]
+        for layout in (Padded(ours.pad_id), Shared(ours.pad_id)):
+            torch.testing.assert_close(run_rows(ours, layout.rows(pairs)).rewards_chosen, expected, rtol=0, atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_start_and_order_whatever_the_loss(train_config, tmp_path):
@@ -145,9 +165,11 @@ train(config, Path(sys.argv[2]))
 """
 
 
-def test_killed_in_the_second_epoch_and_resumed_it_equals_the_uninterrupted_run(train_config, tmp_path):
+@pytest.mark.parametrize("layout", [LayoutName.shared, LayoutName.padded])
+def test_killed_in_the_second_epoch_and_resumed_it_equals_the_uninterrupted_run(train_config, tmp_path, layout):
     # without clipping: clipping and Adam together would hide a wrong mu
     config = train_config("distance", max_steps=40, save_steps=3, logging_steps=2, max_grad_norm=0, eval_steps=10)
+    config = dataclasses.replace(config, layout=layout)
     train(config, tmp_path / "whole")
     file = tmp_path / "config.yaml"
     file.write_text(OmegaConf.to_yaml(runs.as_omegaconf(config)))
@@ -175,7 +197,7 @@ def test_killed_in_the_second_epoch_and_resumed_it_equals_the_uninterrupted_run(
 
     def without_time(folder):
         rows = runs.read_jsonl(folder / "history.jsonl")
-        return [{k: v for k, v in row.items() if k != "pairs_per_second"} for row in rows]
+        return [{k: v for k, v in row.items() if not k.startswith("throughput/")} for row in rows]
 
     assert without_time(killed) == without_time(tmp_path / "whole")
     tables = [pq.read_table(f / "diagnostics" / "pairs.parquet") for f in (killed, tmp_path / "whole")]

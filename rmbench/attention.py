@@ -1,0 +1,199 @@
+"""Attention for packed rows: many pairs in one row, each prompt computed once, no padding.
+
+A packed row holds, group by group, `[prefix | branch | branch | ...]`. A token sees the prefix of its own group and
+what precedes it in its own branch, as if each prefix + branch were a row of its own; positions restart accordingly.
+On CUDA one FlexAttention kernel does it for the whole row; elsewhere each prefix + branch is one exact SDPA call, which
+skips everything that a dense block mask would compute and throw away.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+# The name under which transformers knows this attention.
+PACKED = "rmbench_packed"
+# What FlexAttention's blocks are made of; packed rows are filled up to a multiple of it on CUDA.
+FLEX_BLOCK_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Span:
+    """One group of a packed row: `prefix` tokens, then each branch's tokens; a branch may be empty."""
+
+    prefix: int
+    branches: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole group."""
+        return self.prefix + sum(self.branches)
+
+    def positions(self) -> list[int]:
+        """Each token's position in its own prefix + branch."""
+        return [*range(self.prefix), *(p for n in self.branches for p in range(self.prefix, self.prefix + n))]
+
+    def attended(self) -> int:
+        """How many (query, key) pairs a causal attention over this group has."""
+        return triangle(self.prefix) + sum(triangle(n) + n * self.prefix for n in self.branches)
+
+
+def triangle(n: int) -> int:
+    """1 + 2 + ... + n."""
+    return n * (n + 1) // 2
+
+
+@dataclass
+class Packing:
+    """The groups of one packed row; remembers what the layers of one forward pass share."""
+
+    spans: tuple[Span, ...]
+    windows: set[int | None] = field(default_factory=set)  # the sliding windows that the layers asked for
+    _masks: dict[Any, Any] = field(default_factory=dict)
+
+    def mask(self, queries: int, prefix: int, window: int | None, device: torch.device) -> Tensor:
+        """Which of `prefix + queries` keys the last `queries` tokens see, `(queries, prefix + queries)` bool."""
+        key = (queries, prefix, window)
+        if key not in self._masks:
+            seen = torch.ones(queries, prefix + queries, dtype=torch.bool, device=device).tril(prefix)
+            self._masks[key] = seen if window is None else seen.triu(prefix - window + 1)
+        return self._masks[key]
+
+    def block_mask(self, length: int, window: int | None, device: torch.device) -> Any:
+        """FlexAttention's mask of the row; tokens after the last group are filler that sees only filler."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        if window not in self._masks:
+            sees = self.sees(length, window, device)
+            self._masks[window] = create_block_mask(
+                lambda _batch, _head, q, k: sees(q, k), None, None, length, length, str(device)
+            )
+        return self._masks[window]
+
+    def sees(self, length: int, window: int | None, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+        """The rule itself, on indices of queries and keys; every other form in this file is a way to compute it."""
+        group, branch, position = (
+            torch.tensor(column, device=device) for column in zip(*self._tokens(length), strict=True)
+        )
+
+        def rule(q: Tensor, k: Tensor) -> Tensor:
+            """Own group, prefix or own branch, not later, not further back than the window."""
+            seen = (group[q] == group[k]) & ((branch[k] == 0) | (branch[k] == branch[q])) & (position[k] <= position[q])
+            return seen if window is None else seen & (position[q] - position[k] < window)
+
+        return rule
+
+    def _tokens(self, length: int) -> list[tuple[int, int, int]]:
+        """(group, branch, position) of every token; branch 0 is the prefix."""
+        rows = []
+        for group, span in enumerate(self.spans):
+            branches = [0] * span.prefix + [b for b, n in enumerate(span.branches, start=1) for _ in range(n)]
+            rows += [(group, b, p) for b, p in zip(branches, span.positions(), strict=True)]
+        return rows + [(-1, 0, p) for p in range(length - len(rows))]
+
+
+@torch.compiler.disable  # its loop over spans would be compiled again for every batch
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    packing: Packing | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of a packed row, with the signature that transformers' models call.
+
+    Args:
+        query: `(1, heads, tokens, head_dim)`; `key` and `value` may have fewer heads (grouped queries).
+
+    Returns:
+        `(1, tokens, heads, head_dim)`, and no weights.
+
+    Raises:
+        NotImplementedError: the model's attention is more than softmax over a causal or sliding window.
+    """
+    if packing is None:
+        raise NotImplementedError("the model does not hand its keyword arguments down to its attention")
+    beyond = {"softcap": softcap, "sinks": s_aux, "position_bias": position_bias, "dropout": dropout or None}
+    if any(v is not None for v in beyond.values()) or not getattr(module, "is_causal", True):
+        names = ", ".join(name for name, v in beyond.items() if v is not None) or "not causal"
+        raise NotImplementedError(f"the model's attention has more than packed rows can do ({names})")
+    packing.windows.add(sliding_window)
+    if query.device.type == "cuda":
+        output = _flex(query, key, value, packing, scaling, sliding_window)
+    else:
+        # A CPU's bf16 attention is several times slower backwards than its float32 attention (README, Speed).
+        with torch.autocast(query.device.type, enabled=False):
+            q, k, v = (x.float() if x.dtype is torch.bfloat16 else x for x in (query, key, value))
+            output = by_segments(q, k, v, packing, scaling, sliding_window).to(value.dtype)
+    return output.transpose(1, 2), None
+
+
+def by_segments(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
+) -> Tensor:
+    """One SDPA call for each prefix + branch. Prefix queries are computed with the first branch alone."""
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    sizes = [n for span in packing.spans for n in (span.prefix, *span.branches)]
+    sizes.append(query.shape[2] - sum(sizes))  # filler, if any
+    # split, not slices: its backward writes each gradient once instead of adding up full-length zeros
+    queries, keys, values = (x.split(sizes, dim=2) for x in (query, key, value))
+    outputs: list[Tensor] = []
+    at = 0
+    for span in packing.spans:
+        for i in range(len(span.branches)):
+            own = [at, at + 1 + i]
+            q = _join([queries[j] for j in own]) if i == 0 else queries[own[1]]
+            if q.shape[2]:
+                k, v = _join([keys[j] for j in own]), _join([values[j] for j in own])
+                outputs.append(_attend(q, k, v, packing, scaling, window))
+        at += 1 + len(span.branches)
+    outputs.append(torch.zeros_like(queries[-1]))
+    return _join(outputs)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scaling: float | None, window: int | None) -> Tensor:
+    """Causal attention of the last `q` tokens of `k`; the flag where it will do, since it skips what is masked."""
+    before = k.shape[2] - q.shape[2]
+    if before == 0 and (window is None or window >= k.shape[2]):
+        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+    mask = packing.mask(q.shape[2], before, window, q.device)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scaling: float | None, window: int | None) -> Tensor:
+    mask = packing.block_mask(q.shape[2], window, q.device)
+    grouped = q.shape[1] != k.shape[1]
+    output: Tensor = _compiled_flex()(q, k, v, block_mask=mask, scale=scaling, enable_gqa=grouped)
+    return output
+
+
+@functools.cache
+def _compiled_flex() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    filled = [part for part in parts if part.shape[2]]
+    return filled[0] if len(filled) == 1 else torch.cat(filled or list(parts[:1]), dim=2)
+
+
+AttentionInterface.register(PACKED, packed_attention)

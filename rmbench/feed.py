@@ -1,0 +1,85 @@
+"""What each optimiser step computes: its global batch, this rank's part of it, split into forward passes.
+
+The next step's tensors are made while the present one runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from rmbench.layout import Layout, Rows, token_batches
+from rmbench.sampler import StepBatches
+from rmbench.text import TokenPair
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The pairs of one forward pass and their tensors."""
+
+    pairs: list[TokenPair]
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """One rank's share of an optimiser step; `pairs` counts those of all ranks."""
+
+    micro_batches: list[MicroBatch]
+    pairs: int
+
+
+class StepFeed:
+    """The input of step 0, 1, ... for one rank.
+
+    Args:
+        pairs: what `batches` draws from.
+        batches: the pairs of each global batch.
+        layout: how pairs become rows.
+        rank: this process of `world`.
+        max_pairs: at most so many pairs per forward pass, or None.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[TokenPair],
+        batches: StepBatches,
+        layout: Layout,
+        rank: int,
+        world: int,
+        max_pairs: int | None,
+    ) -> None:
+        self.pairs, self.batches, self.layout = pairs, batches, layout
+        self.rank, self.world, self.max_pairs = rank, world, max_pairs
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._next: tuple[tuple[int, int], Future[StepInput]] | None = None
+
+    def at(self, step: int, budget_tokens: int) -> StepInput:
+        """The input of optimiser step `step`, in forward passes of at most `budget_tokens`."""
+        if self._next is not None:
+            (asked, future), self._next = self._next, None
+            ready = future.result()
+            if asked == (step, budget_tokens):
+                self._prepare(step + 1, budget_tokens)
+                return ready
+        step_input = self._make(step, budget_tokens)
+        self._prepare(step + 1, budget_tokens)
+        return step_input
+
+    def _prepare(self, step: int, budget_tokens: int) -> None:
+        self._next = ((step, budget_tokens), self._pool.submit(self._make, step, budget_tokens))
+
+    def _make(self, step: int, budget_tokens: int) -> StepInput:
+        batch = self.batches.at(step)
+        # dealt out by length, so that every rank has about as much to do
+        ordered = sorted(batch, key=lambda i: (-self.pairs[i].length, i))
+        mine = [self.pairs[i] for i in ordered[self.rank :: self.world]]
+        micro_batches = []
+        for indices in token_batches(mine, self.layout, budget_tokens, self.max_pairs):
+            part = [mine[i] for i in indices]
+            rows = self.layout.rows(part)
+            micro_batches.append(MicroBatch(part, rows.pin() if torch.cuda.is_available() else rows))
+        return StepInput(micro_batches, len(batch))

@@ -1,0 +1,90 @@
+"""Which layout a backbone allows: the shared one only where it was seen to give the same embeddings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rmbench.attention import FLEX_BLOCK_TOKENS
+from rmbench.config import LayoutName
+from rmbench.errors import UserError
+from rmbench.layout import Layout, Padded, Rows, Shared, run_rows
+from rmbench.model import RewardModel
+from rmbench.text import TokenPair
+
+logger = logging.getLogger(__name__)
+
+# Float32 rounding over dozens of layers stays below this share of an embedding's length; a wrong mask does not.
+TOLERANCE = 1e-3
+PAIRS_TRIED = 4
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+
+
+def choose_layout(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenPair], device: torch.device) -> Layout:
+    """`padded`, or `shared` if the model, which is on `device`, computes a few of `pairs` alike in both layouts.
+
+    Raises:
+        UserError: `layout=shared` was asked for and this backbone cannot do it.
+    """
+    if asked is LayoutName.padded:
+        return Padded(model.pad_id)
+    shared = Shared(model.pad_id, FLEX_BLOCK_TOKENS if device.type == "cuda" else 1)
+    reason = why_not_shared(model, shared, pairs, device)
+    if reason is None:
+        return shared
+    if asked is LayoutName.shared:
+        raise UserError(f"layout=shared: {reason}.\nlayout=auto takes the padded layout here.")
+    logger.info("padded layout, two rows a pair: %s", reason)
+    return Padded(model.pad_id)
+
+
+def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenPair], device: torch.device) -> str | None:
+    """What keeps this backbone from sharing prompts, or None."""
+    if not model.is_decoder:
+        return "an encoder reads its text in both directions, so a prompt's states depend on the response"
+    config = model.network.config.get_text_config()
+    other = set(getattr(config, "layer_types", None) or []) - KNOWN_LAYERS
+    if other:
+        return f"the backbone has layers of another kind ({', '.join(sorted(other))})"
+    if not model.network._can_set_attn_implementation():
+        return "the backbone's attention cannot be exchanged"
+    few = _spread(pairs, PAIRS_TRIED)
+    padded, packed = Padded(model.pad_id).rows(few).to(device), shared.rows(few).to(device)
+    expected = _embeddings(model, padded)
+    try:
+        got = _embeddings(model, packed)
+    except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+        return str(error).partition("\n")[0]
+    difference = float(((got - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
+    if not difference <= TOLERANCE:
+        return f"its embeddings differ by {difference:.1g} of their length from those of separate rows"
+    assert packed.packing is not None
+    window = config.sliding_window if getattr(config, "use_sliding_window", True) and has_window(config) else None
+    if window is not None and window not in packed.packing.windows:
+        return f"its layers do not say that they attend over {window} tokens only"
+    return None
+
+
+def has_window(config: object) -> bool:
+    """Some layer attends over a sliding window."""
+    kinds = getattr(config, "layer_types", None)
+    return getattr(config, "sliding_window", None) is not None and (kinds is None or "sliding_attention" in kinds)
+
+
+def _embeddings(model: RewardModel, rows: Rows) -> Tensor:
+    """In evaluation mode, without autocast: rounding must not hide a difference."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), torch.autocast(rows.read.device.type, enabled=False):
+        output = run_rows(model, rows)
+    model.train(was_training)
+    return torch.cat([output.embeddings_chosen, output.embeddings_rejected]).float()
+
+
+def _spread(pairs: Sequence[TokenPair], n: int) -> list[TokenPair]:
+    """`n` pairs of all lengths."""
+    ordered = sorted(pairs, key=lambda pair: pair.distinct_tokens)
+    return [ordered[(2 * i + 1) * len(ordered) // (2 * n)] for i in range(min(n, len(ordered)))]

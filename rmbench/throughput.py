@@ -1,0 +1,61 @@
+"""How much of the machine a run uses: floating-point operations of the distinct tokens against the matrix rate."""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+# A backward pass computes two products for each one of the forward pass.
+FORWARD, FORWARD_AND_BACKWARD = 1, 3
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Floating-point operations of one forward pass, as matrix products need them.
+
+    Recomputed activations, filled-up tokens and prompts computed twice do not count: they are what a layout saves.
+    """
+
+    per_token: int  # two for each weight of a matrix that a token passes through
+    per_attended: int  # of each (query, key) pair, all layers: a product for the score and one for the value
+
+    def flops(self, tokens: float, attended: float, passes: int = FORWARD) -> float:
+        """Of `tokens` distinct tokens with `attended` (query, key) pairs."""
+        return passes * (self.per_token * tokens + self.per_attended * attended)
+
+
+def model_cost(network: Any) -> ModelCost:
+    """What a token costs in a stock transformer: every matrix of the backbone but the embedding tables."""
+    tables = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
+    weights = sum(p.numel() for p in network.base_model.parameters() if p.dim() == 2 and id(p) not in tables)
+    config = network.config.get_text_config()
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return ModelCost(2 * weights, 4 * width * config.num_hidden_layers)
+
+
+@functools.cache
+def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
+    """Floating-point operations per second of large matrix products on `device`, measured once per process."""
+    size = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(size, size, device=device).to(dtype)
+    for _ in range(2):
+        a @ a
+    _wait(device)
+    started, n = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        for _ in range(4):
+            a @ a
+        n += 4
+        _wait(device)
+    return 2 * size**3 * n / (time.perf_counter() - started)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,231 @@
+"""One row per pair: the rule against its definition, the rewards and gradients against separate rows."""
+
+import dataclasses
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import flex_attention
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    FalconConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    JambaConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from rmbench import runs
+from rmbench.attention import Packing, Span, by_segments
+from rmbench.config import LayoutName
+from rmbench.errors import UserError
+from rmbench.formats import Pair
+from rmbench.layout import Padded, Shared, run_rows
+from rmbench.layout_choice import choose_layout
+from rmbench.losses import bt_value
+from rmbench.model import RewardModel, recompute_activations
+from rmbench.text import TokenPair, common_prefix
+from rmbench.train import train
+
+CPU = torch.device("cpu")
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "num_labels": 1,
+}
+GROUPED = {**SMALL, "num_key_value_heads": 2, "max_position_embeddings": 128}
+SHARING = {
+    "llama": LlamaConfig(**GROUPED),
+    "qwen2 sliding": Qwen2Config(**GROUPED, use_sliding_window=True, sliding_window=6, max_window_layers=1),
+    "qwen3": Qwen3Config(**GROUPED, head_dim=16),
+    "gemma": GemmaConfig(**GROUPED, head_dim=16),
+    "gemma3 sliding": Gemma3TextConfig(**GROUPED, head_dim=16, sliding_window=6),
+    "mistral sliding": MistralConfig(**GROUPED, sliding_window=6, head_dim=8),
+}
+SEPARATE = {
+    "encoder": (BertConfig(**SMALL), "both directions"),
+    "state space": (
+        JambaConfig(**GROUPED, mamba_d_state=4, attn_layer_period=2, attn_layer_offset=1, num_experts=2),
+        "layers of another kind",
+    ),
+    "own attention": (FalconConfig(**SMALL), "cannot be exchanged"),
+    "soft cap": (Gemma2Config(**GROUPED, head_dim=16, sliding_window=6), "softcap"),
+}
+
+
+def reward_model(config):
+    torch.manual_seed(0)
+    attention = "eager" if config.model_type == "gemma2" else None
+    network = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
+    for p in network.parameters():
+        if p.dim() > 1:
+            torch.nn.init.normal_(p, std=0.2)  # so that attention is far from even
+    return RewardModel(network).eval()
+
+
+def token_pair(name, chosen, rejected):
+    message = [{"role": "user", "content": "x"}]
+    return TokenPair(Pair(message, message, message, id=name), chosen, rejected)
+
+
+def pairs_of_all_kinds():
+    """Shared prompts of 0 to 20 tokens, and sides that are equal or the beginning of the other."""
+    rng = random.Random(0)
+    ids = lambda n: [rng.randrange(4, 64) for _ in range(n)]  # noqa: E731
+    prompts = [ids(n) for n in (0, 1, 5, 9, 14, 20)]
+    pairs = [token_pair(f"{i}", p + ids(3 + i), p + ids(9 - i)) for i, p in enumerate(prompts)]
+    text = ids(8)
+    ends = [(text, text), (text, [*text, 9, 9]), ([*text, 3, 3, 3], text)]
+    return pairs + [token_pair(f"end {i}", *sides) for i, sides in enumerate(ends)]
+
+
+def outcome(model, layout, pairs):
+    """Rewards, and the gradient of the summed loss by parameter."""
+    model.zero_grad()
+    output = run_rows(model, layout.rows(pairs))
+    bt_value(output.margin).sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return torch.stack([output.rewards_chosen, output.rewards_rejected]).detach(), gradients
+
+
+@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_shared_rows_have_the_rewards_and_gradients_of_separate_rows(name, recompute):
+    model = reward_model(SHARING[name])
+    if recompute:
+        recompute_activations(model)
+        model.train()
+    pairs = pairs_of_all_kinds()
+    assert choose_layout(LayoutName.auto, model, pairs, CPU).name == "shared"
+    rewards, gradients = outcome(model, Padded(0), pairs)
+    shared_rewards, shared_gradients = outcome(model, Shared(0), pairs)
+    filled_rewards, _ = outcome(model, Shared(0, multiple=128), pairs)
+    torch.testing.assert_close(shared_rewards, rewards, rtol=0, atol=1e-5)
+    torch.testing.assert_close(filled_rewards, rewards, rtol=0, atol=1e-5)
+    assert rewards.std() > 0.3
+    assert gradients.keys() == shared_gradients.keys()
+    for parameter, gradient in gradients.items():
+        if "k_proj.bias" not in parameter:  # zero but for rounding: softmax does not see it
+            assert (shared_gradients[parameter] - gradient).norm() <= 1e-4 * gradient.norm(), parameter
+    same = [i for i, pair in enumerate(pairs) if pair.identical]
+    assert torch.equal(shared_rewards[0, same], shared_rewards[1, same])  # an exact tie
+
+
+@pytest.mark.parametrize("name", SEPARATE)
+def test_other_backbones_take_separate_rows_and_say_why(name, caplog):
+    config, reason = SEPARATE[name]
+    model = reward_model(config)
+    with caplog.at_level("INFO"):
+        assert choose_layout(LayoutName.auto, model, pairs_of_all_kinds(), CPU).name == "padded"
+    assert reason in caplog.text
+    with pytest.raises(UserError, match=reason):
+        choose_layout(LayoutName.shared, model, pairs_of_all_kinds(), CPU)
+    assert choose_layout(LayoutName.padded, model, pairs_of_all_kinds(), CPU).name == "padded"
+
+
+def test_a_backbone_that_attends_otherwise_than_it_says_is_found_out():
+    model = reward_model(SHARING["llama"])
+    model.network.base_model.layers[1].self_attn.register_forward_hook(
+        lambda _m, _i, output: (output[0] + output[0].roll(1, dims=1), None)  # a token leaks into the next
+    )
+    with pytest.raises(UserError, match="embeddings differ"):
+        choose_layout(LayoutName.shared, model, pairs_of_all_kinds(), CPU)
+
+
+def test_a_window_that_the_layers_do_not_pass_on_is_found_out():
+    model = reward_model(SHARING["llama"])
+    model.network.config.sliding_window = 4096  # longer than any of the pairs: no number could tell
+    with pytest.raises(UserError, match="4096 tokens only"):
+        choose_layout(LayoutName.shared, model, pairs_of_all_kinds(), CPU)
+
+
+def test_a_row_by_hand():
+    rows = Shared(0, multiple=4).rows([token_pair("a", [5, 6, 7], [5, 8, 9, 2]), token_pair("b", [4], [4])])
+    assert rows.input_ids.tolist() == [[5, 6, 7, 8, 9, 2, 4, 0]]
+    assert rows.position_ids.tolist() == [[0, 1, 2, 1, 2, 3, 0, 0]]
+    assert rows.read.tolist() == [2, 5, 6, 6]
+    assert (rows.tokens, rows.attended) == (7, (1 + 2 + 3) + (2 + 3 + 4) + 1)
+    padded = Padded(0).rows([token_pair("a", [5, 6, 7], [5, 8, 9, 2])])
+    assert padded.input_ids.tolist() == [[5, 6, 7, 0], [5, 8, 9, 2]]
+    assert padded.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert padded.read.tolist() == [2, 7]
+    assert (padded.tokens, padded.attended) == (6, 15)
+
+
+def test_who_sees_whom_by_hand():
+    sees = Packing((Span(1, (1, 2)), Span(0, (1, 0)))).sees(6, None, CPU)
+    seen = [[bool(sees(torch.tensor(q), torch.tensor(k))) for k in range(6)] for q in range(6)]
+    assert seen == [
+        [True, False, False, False, False, False],
+        [True, True, False, False, False, False],
+        [True, False, True, False, False, False],
+        [True, False, True, True, False, False],
+        [False, False, False, False, True, False],
+        [False, False, False, False, False, True],  # filler
+    ]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)).filter(any), min_size=1, max_size=4),
+    st.one_of(st.none(), st.integers(1, 8)),
+    st.integers(0, 3),
+    st.sampled_from([1, 2]),
+)
+def test_both_ways_to_compute_attention_follow_the_rule(groups, window, filler, repeats):
+    packing = Packing(tuple(Span(prefix, (chosen, rejected)) for prefix, chosen, rejected in groups))
+    tokens = sum(span.tokens for span in packing.spans)
+    length = tokens + filler
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, n, length, 4, generator=generator).double() for n in (2, 2 // repeats, 2 // repeats))
+    index = torch.arange(length)
+    mask = packing.sees(length, window, CPU)(index[:, None], index[None, :])
+    scores = (q @ k.repeat_interleave(repeats, 1).transpose(2, 3) * 0.3).masked_fill(~mask, -torch.inf)
+    expected = (scores.softmax(-1) @ v.repeat_interleave(repeats, 1))[:, :, :tokens]
+    segments = by_segments(q, k, v, packing, 0.3, window)[:, :, :tokens]
+    torch.testing.assert_close(segments, expected, rtol=0, atol=1e-12)
+    assert sum(span.attended() for span in packing.spans) == (
+        int(mask[:tokens, :tokens].sum())
+        if window is None
+        else Packing(packing.spans).sees(tokens, None, CPU)(index[:tokens, None], index[None, :tokens]).sum()
+    )
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("window", [None, 5])
+def test_flex_attention_agrees_with_segments(window):
+    packing = Packing((Span(6, (9, 12)), Span(0, (4, 3)), Span(5, (0, 2))))
+    length = 128
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, n, length, 8, generator=generator) for n in (4, 2, 2))
+    mask = packing.block_mask(length, window, CPU)
+    flex = flex_attention(q, k, v, block_mask=mask, scale=0.3, enable_gqa=True)
+    tokens = sum(span.tokens for span in packing.spans)
+    segments = by_segments(q, k, v, packing, 0.3, window)
+    torch.testing.assert_close(flex[:, :, :tokens], segments[:, :, :tokens], rtol=0, atol=1e-5)
+
+
+@given(st.lists(st.integers(0, 2), max_size=8), st.lists(st.integers(0, 2), max_size=8))
+def test_the_common_prefix_is_the_longest(a, b):
+    n = common_prefix(a, b)
+    assert a[:n] == b[:n]
+    assert n == min(len(a), len(b)) or a[n] != b[n]
+
+
+def test_a_run_says_which_layout_it_took(train_config, tmp_path):
+    for asked, taken in ((LayoutName.auto, "shared"), (LayoutName.padded, "padded")):
+        folder = tmp_path / asked.name
+        train(dataclasses.replace(train_config(max_steps=1), layout=asked), folder)
+        assert runs.read_json(folder / "environment.json")["layout"] == taken
