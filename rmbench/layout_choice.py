@@ -12,6 +12,7 @@ from rmbench.attention import FLEX_BLOCK_TOKENS
 from rmbench.config import LayoutName
 from rmbench.errors import UserError
 from rmbench.layout import Layout, Padded, Rows, Shared, run_rows
+from rmbench.memory import out_of_memory
 from rmbench.model import RewardModel
 from rmbench.text import TokenPair
 
@@ -27,7 +28,7 @@ def choose_layout(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenPa
     """`padded`, or `shared` if the model, which is on `device`, computes a few of `pairs` alike in both layouts.
 
     Raises:
-        UserError: `layout=shared` was asked for and this backbone cannot do it.
+        UserError: `layout=shared` was asked for and this backbone cannot do it, or four pairs do not fit into memory.
     """
     if asked is LayoutName.padded:
         return Padded(model.pad_id)
@@ -52,11 +53,14 @@ def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenPair
     if not model.network._can_set_attn_implementation():
         return "the backbone's attention cannot be exchanged"
     few = _spread(pairs, PAIRS_TRIED)
-    padded, packed = Padded(model.pad_id).rows(few).to(device), shared.rows(few).to(device)
-    expected = _embeddings(model, padded)
+    packed = shared.rows(few).to(device)
     try:
+        expected = _embeddings(model, Padded(model.pad_id).rows(few).to(device))
         got = _embeddings(model, packed)
     except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+        if out_of_memory(error):
+            longest = max(pair.length for pair in few)
+            raise UserError(f"{len(few)} pairs of at most {longest} tokens do not fit into memory.") from error
         return str(error).partition("\n")[0]
     difference = float(((got - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
     if not difference <= TOLERANCE:

@@ -18,7 +18,7 @@ OPTIONS = sorted(
 EVAL_GROUPS = {"gpu", "benchmark"}
 LAYERS = """
     __main__ cli launch jobs compose words manual catalog sweep report train evaluate benchmarks trainer feed sampler
-    features scoring memory throughput figures diagnostics checkpoints losses layout_choice model tiny layout attention
+    features scoring throughput figures diagnostics checkpoints losses layout_choice memory model tiny layout attention
     text data rowfiles formats messages synthetic devices tracking runs config knobs hub console paths errors __init__
 """.split()
 
