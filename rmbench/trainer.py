@@ -109,7 +109,7 @@ class Trainer:
         shown = self.accelerator.is_main_process
         with progress("training", self.total_steps, self.state.step, shown) as advance:
             while self.state.step < self.total_steps and not self.state.stopped_early:
-                row = self._step()
+                row = self.train_step()
                 self.state.step += 1
                 if self._due(self.config.logging_steps) or self.state.step == self.total_steps:
                     row |= self._close_window()
@@ -122,7 +122,7 @@ class Trainer:
                 advance(self.state.step)
         return self.state
 
-    def _step(self) -> dict[str, float]:
+    def train_step(self) -> dict[str, float]:
         """One optimiser step; what the diagnostics recorded of it."""
         started = time.perf_counter()
         sums = self._backward()
