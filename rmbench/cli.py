@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from rmbench import __version__
+from rmbench.commands.registry import COMMANDS
 from rmbench.errors import RunFailed, UserError
 
 app = typer.Typer(
@@ -33,19 +34,12 @@ class WordsCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Usage, examples, every config group with its options, every key."""
-        from rmbench.manual import page
+        from rmbench.commands.manual import page
 
         formatter.write(page(ctx.info_name or ""))
 
 
-class Command(StrEnum):
-    """The commands that have a config."""
-
-    train = "train"
-    eval = "eval"
-    sweep = "sweep"
-
-
+ConfigOf = StrEnum("ConfigOf", list(COMMANDS))  # type: ignore[misc]
 Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
 FORWARDED = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 
@@ -65,29 +59,26 @@ def options(
     """Train reward models, evaluate them, compare them."""
 
 
-@app.command(cls=WordsCommand, context_settings=FORWARDED)
-def train(words: Words = None) -> None:
-    """Train one reward model: rmbench train loss=normbt"""
-    _run("train", words)
+def _with_words(name: str) -> Callable[[list[str] | None], None]:
+    def command(words: Words = None) -> None:
+        """Hand the words over to Hydra."""
+        with messages():
+            from rmbench.commands.launch import run
+
+            run(name, words or [])
+
+    return command
 
 
-@app.command("eval", cls=WordsCommand, context_settings=FORWARDED)
-def evaluate(words: Words = None) -> None:
-    """Score it on a benchmark: rmbench eval checkpoint=RUN benchmark=rewardbench"""
-    _run("eval", words)
-
-
-@app.command(cls=WordsCommand, context_settings=FORWARDED)
-def sweep(words: Words = None) -> None:
-    """Every combination, one table: rmbench sweep loss=bt,normbt seed=0,1,2"""
-    _run("sweep", words)
+for _name, _command in COMMANDS.items():
+    app.command(_name, cls=WordsCommand, context_settings=FORWARDED, help=_command.about)(_with_words(_name))
 
 
 @app.command(context_settings=FORWARDED)
-def config(command: Command, words: Words = None) -> None:
+def config(command: ConfigOf, words: Words = None) -> None:
     """Print the composed and checked config; start nothing."""
     with messages():
-        from rmbench.launch import show
+        from rmbench.commands.launch import show
 
         typer.echo(show(command.value, words or []), nl=False)
 
@@ -104,13 +95,6 @@ def report(folders: Annotated[list[Path], typer.Argument(metavar="DIR...")]) -> 
 def main() -> None:
     """The `rmbench` program."""
     app()
-
-
-def _run(command: str, words: list[str] | None) -> None:
-    with messages():
-        from rmbench.launch import run
-
-        run(command, words or [])
 
 
 @contextmanager

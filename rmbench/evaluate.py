@@ -12,18 +12,19 @@ from typing import Any
 from accelerate import Accelerator
 from rich.table import Table
 
-from rmbench import benchmarks, hub, runs
+from rmbench import benchmarks, runs
 from rmbench.benchmarks.rows import ScoreRow
 from rmbench.config import BenchmarkConfig, EvalConfig, LayoutName
 from rmbench.console import console
-from rmbench.devices import make_accelerator, precision_name
+from rmbench.data import hub
+from rmbench.data.formats import Pair
+from rmbench.data.text import resolve_max_length, tokenize_pairs
 from rmbench.errors import UserError
-from rmbench.features import FeatureStore
-from rmbench.formats import Pair
-from rmbench.layout_choice import choose_layout
-from rmbench.model import RewardModel, compile_backbone, fingerprint, load_reward_model
-from rmbench.scoring import score_pairs
-from rmbench.text import resolve_max_length, tokenize_pairs
+from rmbench.modeling.devices import make_accelerator, precision_name
+from rmbench.modeling.features import FeatureStore
+from rmbench.modeling.layout_choice import choose_layout
+from rmbench.modeling.model import RewardModel, compile_backbone, fingerprint, load_reward_model
+from rmbench.modeling.scoring import score_pairs
 
 logger = logging.getLogger(__name__)
 

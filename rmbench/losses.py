@@ -17,7 +17,7 @@ from torch.nn.functional import logsigmoid
 
 from rmbench.config import DistanceConfig, LossConfig
 from rmbench.errors import UserError
-from rmbench.layout import PairOutput
+from rmbench.modeling.layout import PairOutput
 
 T = TypeVar("T")
 

@@ -13,22 +13,24 @@ from omegaconf import OmegaConf
 from rich.table import Table
 from transformers import set_seed
 
-from rmbench import benchmarks, data, figures, runs
+from rmbench import benchmarks, runs
 from rmbench.config import OnBadRow, TrainConfig
 from rmbench.console import console
-from rmbench.devices import make_accelerator, precision_name
-from rmbench.diagnostics import PairRecorder
+from rmbench.data.dataset import load_dataset
+from rmbench.data.formats import Pair
+from rmbench.data.text import TokenPair, resolve_max_length, tokenize_pairs
+from rmbench.diagnostics import figures
+from rmbench.diagnostics.records import PairRecorder
 from rmbench.evaluate import results_table, run_benchmark
-from rmbench.features import FeatureStore
-from rmbench.formats import Pair
-from rmbench.layout import Layout
-from rmbench.layout_choice import choose_layout
 from rmbench.losses import PairLoss
-from rmbench.model import RewardModel, compile_backbone, freeze_backbone, load_reward_model, new_reward_model
-from rmbench.scoring import score_pairs, summarize
-from rmbench.text import TokenPair, resolve_max_length, tokenize_pairs
+from rmbench.modeling.devices import make_accelerator, precision_name
+from rmbench.modeling.features import FeatureStore
+from rmbench.modeling.layout import Layout
+from rmbench.modeling.layout_choice import choose_layout
+from rmbench.modeling.model import RewardModel, compile_backbone, freeze_backbone, load_reward_model, new_reward_model
+from rmbench.modeling.scoring import score_pairs, summarize
 from rmbench.tracking import Tracker, open_tracker
-from rmbench.trainer import Trainer
+from rmbench.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +125,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         UserError: one of them cannot be had as the config says.
     """
     loss = PairLoss(config.loss)
-    dataset = data.load_dataset(config.dataset)
+    dataset = load_dataset(config.dataset)
     name = config.benchmark.name
     benchmark_pairs = [] if name == "none" else benchmarks.find(name).load(config.benchmark)
     model, tokenizer = new_reward_model(config.backbone, config.gpu.attention, config.seed)

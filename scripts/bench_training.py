@@ -19,14 +19,14 @@ import torch
 from benching import parser, read_pairs, report, small_decoder, spread, token_pairs
 
 from rmbench.config import Device, GpuConfig, Gradient, LossConfig, Precision, TrainingConfig
-from rmbench.devices import make_accelerator
-from rmbench.diagnostics import PairRecorder
-from rmbench.layout import Padded, Shared
+from rmbench.diagnostics.records import PairRecorder
 from rmbench.losses import PairLoss
-from rmbench.model import compile_backbone
-from rmbench.throughput import FORWARD_AND_BACKWARD, matrix_rate, model_cost
+from rmbench.modeling.devices import make_accelerator
+from rmbench.modeling.layout import Padded, Shared
+from rmbench.modeling.model import compile_backbone
+from rmbench.modeling.throughput import FORWARD_AND_BACKWARD, matrix_rate, model_cost
 from rmbench.tracking import Tracker
-from rmbench.trainer import Trainer
+from rmbench.training.trainer import Trainer
 
 LEARNING_RATE = 1e-5
 # name -> what differs from the plain form

@@ -16,11 +16,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast
 
 from rmbench.config import DatasetConfig, OnBadRow
-from rmbench.data import load_dataset, load_pairs
-from rmbench.formats import Pair
-from rmbench.model import DEFAULT_TEMPLATE, RewardModel
-from rmbench.rowfiles import read_rows
-from rmbench.text import TokenPair, tokenize_pairs
+from rmbench.data.dataset import load_dataset, load_pairs
+from rmbench.data.formats import Pair
+from rmbench.data.rowfiles import read_rows
+from rmbench.data.text import TokenPair, tokenize_pairs
+from rmbench.modeling.model import DEFAULT_TEMPLATE, RewardModel
 
 VOCABULARY = 8192
 

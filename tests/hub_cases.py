@@ -7,7 +7,7 @@ import time
 import datasets
 from transformers import AutoConfig, AutoTokenizer
 
-from rmbench import hub
+from rmbench.data import hub
 
 LOADERS = {
     "config": lambda name, **how: AutoConfig.from_pretrained(name, **how).model_type,

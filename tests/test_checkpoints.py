@@ -12,18 +12,19 @@ from conftest import with_training
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from rmbench import checkpoints, runs
+from rmbench import runs
 from rmbench.train import train
+from rmbench.training import checkpoints
 
 # Dies by SIGKILL just before the N-th call of a function, as a power cut would have it.
 DYING = """
 import os, signal, sys
 from pathlib import Path
 from omegaconf import OmegaConf
-import rmbench.checkpoints, rmbench.train, torch
+import rmbench.training.checkpoints, rmbench.train, torch
 from rmbench.config import TrainConfig
 
-where = {"checkpoints": rmbench.checkpoints, "os": os, "torch": torch}[sys.argv[3]]
+where = {"checkpoints": rmbench.training.checkpoints, "os": os, "torch": torch}[sys.argv[3]]
 name, left = sys.argv[4], [int(sys.argv[5])]
 function = getattr(where, name)
 

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_formats import ROWS, check_pair
 
-from rmbench import data
 from rmbench.config import DatasetConfig, OnBadRow, SyntheticConfig
-from rmbench.data import fingerprint, hold_out, load_dataset, load_pairs, read_rows, subsample
+from rmbench.data import dataset
+from rmbench.data.dataset import fingerprint, hold_out, load_dataset, load_pairs, read_rows, subsample
+from rmbench.data.messages import BadRow
 from rmbench.errors import UserError
-from rmbench.messages import BadRow
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
@@ -43,7 +43,7 @@ def warnings_of(caplog):
 
 def test_identical_and_empty_pairs_are_dropped_and_counted_aloud(caplog):
     rows = [row(), row(chosen="bad"), row(chosen=" "), row(rejected=""), row("R"), row(chosen="", rejected="")]
-    with caplog.at_level(logging.INFO, "rmbench.data"):
+    with caplog.at_level(logging.INFO, "rmbench.data.dataset"):
         pairs, dropped = load_pairs(placed(rows), "pairs.jsonl")
     assert [p.prompt[0]["content"] for p in pairs] == ["Q", "R"]
     assert dropped == {"identical": 1, "empty_response": 3}
@@ -216,8 +216,8 @@ def hub_copy(tmp_path_factory, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    monkeypatch.setattr(data.hub, "prepare", lambda: asked.append("prepare"))
-    monkeypatch.setattr(data, "HH_RLHF", str(folder))
+    monkeypatch.setattr(dataset.hub, "prepare", lambda: asked.append("prepare"))
+    monkeypatch.setattr(dataset, "HH_RLHF", str(folder))
     return asked
 
 

@@ -9,11 +9,11 @@ import torch
 
 from rmbench import runs
 from rmbench.config import BackboneConfig
-from rmbench.data import load_dataset
-from rmbench.features import FeatureStore
-from rmbench.layout import Padded, Shared, run_rows
-from rmbench.model import fingerprint, load_reward_model, new_reward_model
-from rmbench.text import tokenize_pairs
+from rmbench.data.dataset import load_dataset
+from rmbench.data.text import tokenize_pairs
+from rmbench.modeling.features import FeatureStore
+from rmbench.modeling.layout import Padded, Shared, run_rows
+from rmbench.modeling.model import fingerprint, load_reward_model, new_reward_model
 from rmbench.train import train
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rmbench.formats import Pair, is_empty, parse_row
-from rmbench.messages import BadRow
+from rmbench.data.formats import Pair, is_empty, parse_row
+from rmbench.data.messages import BadRow
 
 
 def user(text):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from rmbench import hub
+from rmbench.data import hub
 from rmbench.errors import UserError
 
 ERRORS = {  # by the owner in the id

@@ -23,15 +23,15 @@ from transformers import (
 )
 
 from rmbench import runs
-from rmbench.attention import Packing, Span, by_segments
 from rmbench.config import LayoutName
+from rmbench.data.formats import Pair
+from rmbench.data.text import TokenPair, common_prefix
 from rmbench.errors import UserError
-from rmbench.formats import Pair
-from rmbench.layout import Padded, Shared, run_rows
-from rmbench.layout_choice import choose_layout
 from rmbench.losses import bt_value
-from rmbench.model import RewardModel, recompute_activations
-from rmbench.text import TokenPair, common_prefix
+from rmbench.modeling.attention import Packing, Span, by_segments
+from rmbench.modeling.layout import Padded, Shared, run_rows
+from rmbench.modeling.layout_choice import choose_layout
+from rmbench.modeling.model import RewardModel, recompute_activations
 from rmbench.train import train
 
 CPU = torch.device("cpu")

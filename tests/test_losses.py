@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmbench.config import DistanceConfig, LossConfig, RegularizerConfig
-from rmbench.diagnostics import head_gradient_norm
+from rmbench.diagnostics.records import head_gradient_norm
 from rmbench.errors import UserError
-from rmbench.layout import PairOutput
 from rmbench.losses import PAIRWISE, REGULARIZER, PairLoss
+from rmbench.modeling.layout import PairOutput
 
 
 def output(rewards_chosen, rewards_rejected, embeddings_chosen, embeddings_rejected):

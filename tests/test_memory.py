@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from rmbench import runs
+from rmbench.data.text import tokenize_pairs
 from rmbench.errors import UserError
-from rmbench.layout import Shared
-from rmbench.memory import halved, out_of_memory
-from rmbench.model import RewardModel, new_reward_model
-from rmbench.scoring import score_pairs
-from rmbench.text import tokenize_pairs
+from rmbench.modeling.layout import Shared
+from rmbench.modeling.memory import halved, out_of_memory
+from rmbench.modeling.model import RewardModel, new_reward_model
+from rmbench.modeling.scoring import score_pairs
 from rmbench.train import train
 
 
@@ -54,7 +54,7 @@ def test_a_device_that_is_far_too_small_is_one_message(train_config, tmp_path, l
 
 
 def test_scores_are_the_same_however_often_memory_ran_out(train_config, little_memory):
-    from rmbench.data import load_dataset
+    from rmbench.data.dataset import load_dataset
 
     config = train_config()
     model, tokenizer = new_reward_model(config.backbone, "sdpa", seed=0)

@@ -21,12 +21,12 @@ from transformers import (
 )
 
 from rmbench.config import BackboneConfig, DatasetConfig, LengthPolicy
+from rmbench.data.formats import parse_row
+from rmbench.data.text import cut, encode, tokenize_pairs
 from rmbench.errors import UserError
-from rmbench.formats import parse_row
-from rmbench.layout import Padded, run_rows
-from rmbench.model import load_reward_model, new_reward_model, save_reward_model
-from rmbench.text import cut, encode, tokenize_pairs
-from rmbench.tiny import tiny_tokenizer
+from rmbench.modeling.layout import Padded, run_rows
+from rmbench.modeling.model import load_reward_model, new_reward_model, save_reward_model
+from rmbench.modeling.tiny import tiny_tokenizer
 from rmbench.train import train
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rmbench.data.messages import BadRow
+from rmbench.data.rowfiles import read_rows
 from rmbench.errors import UserError
-from rmbench.messages import BadRow
-from rmbench.rowfiles import read_rows
 
 MESSAGES = [{"role": "user", "content": 'say "é, ü"\nplease'}]
 ROWS = [{"prompt": MESSAGES, "chosen": "a", "margin": 1.5}, {"prompt": MESSAGES, "chosen": "b\nc", "margin": None}]

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmbench.config import Gradient, LossConfig
-from rmbench.diagnostics import PairRecorder, pair_scalars
-from rmbench.formats import Pair
-from rmbench.layout import Padded, PairOutput, Shared, token_batches
+from rmbench.data.formats import Pair
+from rmbench.data.text import TokenPair
+from rmbench.diagnostics.records import PairRecorder, pair_scalars
 from rmbench.losses import PairLoss
-from rmbench.sampler import StepBatches
-from rmbench.text import TokenPair
+from rmbench.modeling.layout import Padded, PairOutput, Shared, token_batches
+from rmbench.training.sampler import StepBatches
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=200), st.integers(1, 40), st.integers(0, 9))

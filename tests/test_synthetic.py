@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmbench import synthetic
 from rmbench.config import SyntheticConfig
-from rmbench.synthetic import TOPICS, WORDS, make_rows
+from rmbench.data import synthetic
+from rmbench.data.synthetic import TOPICS, WORDS, make_rows
 
 SECTION = {"chat": "chat", "avoid": "chat_hard", "use": "chat_hard", "length": "chat_hard"}
 SECTION |= {"request": "safety", "dose": "safety"}

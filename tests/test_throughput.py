@@ -6,8 +6,8 @@ from test_layout import SHARING, reward_model, token_pair
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmbench import runs
-from rmbench.layout import Padded, run_rows
-from rmbench.throughput import FORWARD_AND_BACKWARD, matrix_rate, model_cost
+from rmbench.modeling.layout import Padded, run_rows
+from rmbench.modeling.throughput import FORWARD_AND_BACKWARD, matrix_rate, model_cost
 from rmbench.train import train
 
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from rmbench.config import TrackingConfig
-from rmbench.diagnostics import SCHEMA
+from rmbench.diagnostics.figures import write_diagnostics
+from rmbench.diagnostics.records import SCHEMA
 from rmbench.errors import UserError
-from rmbench.figures import write_diagnostics
 from rmbench.tracking import Tracker, WandbTracker, open_tracker
 
 N = 50

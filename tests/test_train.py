@@ -17,20 +17,21 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch.utils._pytree import tree_map
 
-from rmbench import data, runs
+from rmbench import runs
 from rmbench.config import Gradient, LayoutName
-from rmbench.devices import make_accelerator
-from rmbench.diagnostics import PairRecorder
+from rmbench.data.dataset import load_dataset
+from rmbench.data.formats import Pair
+from rmbench.data.text import TokenPair, encode, tokenize_pairs
+from rmbench.diagnostics.records import PairRecorder
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
-from rmbench.formats import Pair
-from rmbench.layout import Padded, Shared, run_rows
 from rmbench.losses import PairLoss
-from rmbench.model import load_reward_model, new_reward_model
-from rmbench.text import TokenPair, encode, tokenize_pairs
+from rmbench.modeling.devices import make_accelerator
+from rmbench.modeling.layout import Padded, Shared, run_rows
+from rmbench.modeling.model import load_reward_model, new_reward_model
 from rmbench.tracking import Tracker
 from rmbench.train import train
-from rmbench.trainer import Trainer
+from rmbench.training.trainer import Trainer
 
 
 def weights(folder: Path):
@@ -44,7 +45,7 @@ def same(a, b):
 
 def trained_in_float64(config, layout, folder):
     """The parameters, mu and logged losses; stock RMSNorm computes in float32 all the same."""
-    dataset = data.load_dataset(config.dataset)
+    dataset = load_dataset(config.dataset)
     model, tokenizer = new_reward_model(config.backbone, "sdpa", seed=0)
     pairs, _ = tokenize_pairs(dataset.train, tokenizer, 64)
     loss = PairLoss(config.loss)

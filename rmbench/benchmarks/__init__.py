@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from rmbench.benchmarks import pairs, rewardbench, synthetic
 from rmbench.benchmarks.rows import ScoreRow
 from rmbench.config import BenchmarkConfig
+from rmbench.data.formats import Pair
 from rmbench.errors import UserError
-from rmbench.formats import Pair
 
 
 class Benchmark(Protocol):

@@ -10,8 +10,8 @@ from typing import Any
 
 from rmbench.benchmarks.rows import ScoreRow, counts, load_rows, mean_of_sections, subset_accuracy
 from rmbench.config import BenchmarkConfig
+from rmbench.data.formats import Pair
 from rmbench.errors import UserError
-from rmbench.formats import Pair
 
 HUB_ID = "allenai/reward-bench"
 SPLIT = "filtered"

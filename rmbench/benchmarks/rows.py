@@ -9,10 +9,10 @@ from itertools import chain
 from typing import Any, TypedDict
 
 from rmbench.config import BenchmarkConfig
-from rmbench.data import hub_rows, load_pairs
+from rmbench.data.dataset import hub_rows, load_pairs
+from rmbench.data.formats import Pair
+from rmbench.data.rowfiles import read_rows
 from rmbench.errors import UserError
-from rmbench.formats import Pair
-from rmbench.rowfiles import read_rows
 
 
 class ScoreRow(TypedDict):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rmbench import data
 from rmbench.benchmarks.rows import ScoreRow, counts, mean_of_sections, subset_accuracy
 from rmbench.config import BenchmarkConfig, DatasetConfig, SyntheticConfig
-from rmbench.formats import Pair
+from rmbench.data.dataset import load_dataset
+from rmbench.data.formats import Pair
 
 SIZE = 2000
 # Other rows than those that a run is evaluated on while it trains; the split by prompt holds for every seed.
@@ -17,7 +17,7 @@ SEED = 1
 def load(config: BenchmarkConfig) -> list[Pair]:
     """2,000 pairs, the four sections in equal shares."""
     settings = SyntheticConfig(seed=SEED)
-    return data.load_dataset(DatasetConfig(name="synthetic", train_size=1, eval_size=SIZE, synthetic=settings)).eval
+    return load_dataset(DatasetConfig(name="synthetic", train_size=1, eval_size=SIZE, synthetic=settings)).eval
 
 
 def results(rows: list[ScoreRow]) -> dict[str, Any]:

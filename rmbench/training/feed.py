@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from rmbench.layout import Layout, Rows, token_batches
-from rmbench.sampler import StepBatches
-from rmbench.text import TokenPair
+from rmbench.data.text import TokenPair
+from rmbench.modeling.layout import Layout, Rows, token_batches
+from rmbench.training.sampler import StepBatches
 
 
 @dataclass(frozen=True)

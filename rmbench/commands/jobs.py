@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -19,10 +20,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from rmbench import runs
-from rmbench.compose import config_object
-from rmbench.config import EvalConfig, TrainConfig
+from rmbench.commands.compose import config_name, config_object
+from rmbench.commands.registry import job_of
+from rmbench.commands.sweep import SweepCallback, finish
+from rmbench.config import TrainConfig
 from rmbench.errors import RunFailed, UserError
-from rmbench.sweep import SweepCallback, finish
 
 log = logging.getLogger(__name__)
 
@@ -59,16 +61,13 @@ def train_job(config: DictConfig) -> None:
     _attempt(job, folder)
 
 
-def eval_job(config: DictConfig) -> None:
-    """One evaluation, called by Hydra."""
+def plain_job(config: DictConfig) -> None:
+    """The job of any other command, called by Hydra; it finds its folder itself."""
 
     def job() -> None:
-        """The evaluation itself: the heavy imports come only now."""
-        from rmbench.evaluate import evaluate
-
-        built = config_object(config)
-        assert isinstance(built, EvalConfig)
-        evaluate(built)
+        """The heavy imports come only now."""
+        module, _, function = job_of(config_name(config)).partition(":")
+        getattr(import_module(module), function)(config_object(config))
 
     _attempt(job, None)
 
@@ -119,7 +118,7 @@ def _attempt(job: Callable[[], None], folder: Path | None) -> None:
         if folder is not None and (_in_sweep() or not isinstance(error, UserError)):
             runs.record_failure(folder, error)
         if _in_sweep() and not isinstance(error, UserError):
-            log.error("%s failed: %s", folder or "eval", _headline(error))
+            log.error("%s failed: %s", folder or "the job", _headline(error))
 
 
 def _common_mistake() -> UserError | None:

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rmbench.attention import Packing, Span
-from rmbench.text import TokenPair
+from rmbench.data.text import TokenPair
+from rmbench.modeling.attention import Packing, Span
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from rmbench.catalog import did_you_mean, groups, nearest
+from rmbench.commands.catalog import did_you_mean, groups, nearest
 from rmbench.config import SCHEMAS, keys
 from rmbench.errors import UserError
 
@@ -57,7 +57,7 @@ def _read_word(word: str, command: str, multirun: bool) -> Override:
         override = _parse(word)
         if multirun or not override.is_sweep_override():
             return override
-        sweep = "the flag -m" if command == "eval" else f"`rmbench sweep {word}`"
+        sweep = f"`rmbench sweep {word}`" if command == "train" else "the flag -m"
         problem = f"{word}: several values need {sweep}.\n{QUOTES.format(key=key)}"
     except (HydraException, ValueError) as error:
         reason = str(error).splitlines()[0].partition(" expecting ")[0]  # what follows is a list of grammar symbols
@@ -97,7 +97,7 @@ def _no_value(word: str, command: str) -> str:
     close = get_close_matches(word, choices.values(), n=2)
     meant = [choice for choice, option in choices.items() if option in close]
     if _names_a_file(word):
-        meant = [f"checkpoint={word}" if command == "eval" else f"from={word}"]
+        meant = [f"from={word}" if command == "train" else f"checkpoint={word}"]
     elif not meant:
         meant = [f"{key}=VALUE" for key in nearest(word, _places(command))]
     return f"The word {word!r} is not KEY=VALUE.{did_you_mean(meant)} `rmbench {command} --help` lists every key."

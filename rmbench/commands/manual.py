@@ -9,33 +9,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from rmbench.catalog import groups
+from rmbench.commands.catalog import groups
+from rmbench.commands.registry import COMMANDS
 from rmbench.config import SCHEMAS, keys
 
-ABOUT = {
-    "train": "Train one reward model.",
-    "eval": "Score a reward model on a benchmark.",
-    "sweep": "Train every combination of the values given; one table over all runs.",
-}
-EXAMPLES = {
-    "train": {
-        "rmbench train": "BT on the built-in data, offline",
-        "rmbench train loss=normbt training.epochs=2": "a group's option and a key",
-        "rmbench train dataset=local dataset.path=pairs.jsonl": "your own pairs",
-        "rmbench train from=RUN seed=1": "a run again, with what is new",
-    },
-    "eval": {
-        "rmbench eval": "the newest run, the benchmark that fits it",
-        "rmbench eval checkpoint=RUN benchmark=rewardbench": "a run on RewardBench",
-        "rmbench eval checkpoint=HUB_ID benchmark=pairs benchmark.path=pairs.jsonl": "any model on your own pairs",
-    },
-    "sweep": {
-        "rmbench sweep loss=bt,normbt seed=0,1,2": "six runs, mean and sd over seeds",
-        "rmbench sweep sweep=bt_normbt": "the same from a file",
-        "rmbench sweep sweep_dir=DIR loss=bt,normbt seed=0,1,2": "go on in DIR; finished runs stay",
-        "rmbench sweep from=RUN seed=0,1,2": "a run again, on three seeds",
-    },
-}
 SPECIAL = {"from=RUN": "repeat a run: the words it recorded, then the new ones; its folder is not inherited"}
 FLAGS = {
     "-m, --multirun": "what `rmbench sweep` sets: a key may have several values",
@@ -46,18 +23,18 @@ FLAGS = {
 }
 
 
-def page(command: str) -> str:
-    """The help page of `train`, `eval` or `sweep`, as wide as the terminal; boxes and colour only on one."""
+def page(name: str) -> str:
+    """The help page of a command, as wide as the terminal; boxes and colour only on one."""
     console = Console(highlight=False)
-    config = "eval" if command == "eval" else "train"
+    command = COMMANDS[name]
     with console.capture() as text:
-        console.print(f"Usage: rmbench {command} [KEY=VALUE]...\n\n{ABOUT[command]}\n", markup=False)
-        _section(console, "Examples", _rows(EXAMPLES[command].items(), stacked=console.width < 100))
-        _section(console, "Groups: NAME=OPTION (* = default)", _group_table(config))
-        if config == "train":
+        console.print(f"Usage: rmbench {name} [KEY=VALUE]...\n\n{command.about}\n", markup=False)
+        _section(console, "Examples", _rows(command.examples.items(), stacked=console.width < 100))
+        _section(console, "Groups: NAME=OPTION (* = default)", _group_table(command.config))
+        if command.config == "train":
             _section(console, "Special word", _rows(SPECIAL.items()))
-        for name, rows in _keys_by_group(config).items():
-            _section(console, f"Keys: {name}", _rows(rows))
+        for group, rows in _keys_by_group(command.config).items():
+            _section(console, f"Keys: {group}", _rows(rows))
         _section(console, "Flags (passed on to Hydra)", _rows(FLAGS.items()))
     return text.get()
 

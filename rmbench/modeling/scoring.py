@@ -12,9 +12,9 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from rmbench.console import progress
-from rmbench.layout import Layout, PairOutput, Rows, run_rows, token_batches
-from rmbench.memory import halved, out_of_memory
-from rmbench.text import TokenPair
+from rmbench.data.text import TokenPair
+from rmbench.modeling.layout import Layout, PairOutput, Rows, run_rows, token_batches
+from rmbench.modeling.memory import halved, out_of_memory
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from rmbench.data.formats import RATINGS
+from rmbench.data.messages import BadRow, Row
 from rmbench.errors import UserError
-from rmbench.formats import RATINGS
-from rmbench.messages import BadRow, Row
 
 Placed = tuple[str, Row | BadRow]
 _NUMBERS = {column for columns in RATINGS for column in columns}

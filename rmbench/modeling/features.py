@@ -19,10 +19,10 @@ import torch
 from filelock import FileLock
 
 from rmbench.console import progress
-from rmbench.layout import Layout, Rows
-from rmbench.model import RewardModel, fingerprint
-from rmbench.scoring import forward_all
-from rmbench.text import TokenPair
+from rmbench.data.text import TokenPair
+from rmbench.modeling.layout import Layout, Rows
+from rmbench.modeling.model import RewardModel, fingerprint
+from rmbench.modeling.scoring import forward_all
 
 logger = logging.getLogger(__name__)
 

@@ -19,21 +19,21 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import get_scheduler
 
-from rmbench import checkpoints
 from rmbench.config import TrainingConfig
 from rmbench.console import progress
-from rmbench.diagnostics import PairRecorder, pair_scalars
-from rmbench.feed import StepFeed, StepInput
-from rmbench.layout import Layout, Rows, run_rows
+from rmbench.data.text import TokenPair
+from rmbench.diagnostics.records import PairRecorder, pair_scalars
 from rmbench.losses import LossTerms, PairLoss
-from rmbench.memory import first_budget, halved, out_of_memory
-from rmbench.model import RewardModel, recompute_activations, save_reward_model
+from rmbench.modeling.layout import Layout, Rows, run_rows
+from rmbench.modeling.memory import first_budget, halved, out_of_memory
+from rmbench.modeling.model import RewardModel, recompute_activations, save_reward_model
+from rmbench.modeling.scoring import forward_all, score_pairs, summarize
+from rmbench.modeling.throughput import FORWARD_AND_BACKWARD, matrix_rate, model_cost
 from rmbench.runs import History
-from rmbench.sampler import StepBatches
-from rmbench.scoring import forward_all, score_pairs, summarize
-from rmbench.text import TokenPair
-from rmbench.throughput import FORWARD_AND_BACKWARD, matrix_rate, model_cost
 from rmbench.tracking import Tracker
+from rmbench.training import checkpoints
+from rmbench.training.feed import StepFeed, StepInput
+from rmbench.training.sampler import StepBatches
 
 logger = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rmbench import hub
-from rmbench.attention import PACKED
 from rmbench.config import BackboneConfig
+from rmbench.data import hub
+from rmbench.data.text import DEFAULT_TEMPLATE
 from rmbench.errors import UserError
-from rmbench.layout import Rows
-from rmbench.text import DEFAULT_TEMPLATE
-from rmbench.tiny import tiny_config, tiny_tokenizer
+from rmbench.modeling.attention import PACKED
+from rmbench.modeling.layout import Rows
+from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from rmbench.config import Gradient
-from rmbench.layout import PairOutput
+from rmbench.data.text import TokenPair
 from rmbench.losses import LossTerms
-from rmbench.text import TokenPair
+from rmbench.modeling.layout import PairOutput
 
 SCHEMA = pa.schema(
     [("step", pa.int64()), ("pair_id", pa.string()), ("source", pa.string()), ("section", pa.string())]

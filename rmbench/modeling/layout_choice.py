@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rmbench.attention import FLEX_BLOCK_TOKENS
 from rmbench.config import LayoutName
+from rmbench.data.text import TokenPair
 from rmbench.errors import UserError
-from rmbench.layout import Layout, Padded, Rows, Shared, run_rows
-from rmbench.memory import out_of_memory
-from rmbench.model import RewardModel
-from rmbench.text import TokenPair
+from rmbench.modeling.attention import FLEX_BLOCK_TOKENS
+from rmbench.modeling.layout import Layout, Padded, Rows, Shared, run_rows
+from rmbench.modeling.memory import out_of_memory
+from rmbench.modeling.model import RewardModel
 
 logger = logging.getLogger(__name__)
 

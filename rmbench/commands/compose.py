@@ -22,11 +22,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rmbench import runs
-from rmbench.catalog import did_you_mean, nearest
-from rmbench.config import SCHEMAS, EvalConfig, TrainConfig, keys
+from rmbench.commands.catalog import did_you_mean, nearest
+from rmbench.commands.words import quoted
+from rmbench.config import SCHEMAS, keys
 from rmbench.errors import UserError
+from rmbench.knobs import Checked
 from rmbench.paths import conf_dir
-from rmbench.words import quoted
 
 USER_MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeError, ValueError, UserWarning)
 NOISE = ("full_key:", "reference_type=", "object_type=", "To append to your", "See https://hydra", "Did you mean to ")
@@ -38,16 +39,21 @@ for _command, _schema in SCHEMAS.items():
 runs.register_resolvers()
 
 
-def config_object(config: DictConfig) -> TrainConfig | EvalConfig:
+def config_object(config: DictConfig) -> Checked:
     """The finished dataclass of a job's config, every range checked.
 
     Raises:
         UserError: a value is missing, cannot be resolved, or lies outside its range.
     """
-    with mistakes_explained("train" if "training" in config else "eval"):
+    with mistakes_explained(config_name(config)):
         built = OmegaConf.to_object(config)
-    assert isinstance(built, TrainConfig | EvalConfig)
+    assert isinstance(built, Checked)
     return built
+
+
+def config_name(config: DictConfig) -> str:
+    """Which config of `conf/` this is."""
+    return next(name for name, schema in SCHEMAS.items() if OmegaConf.get_type(config) is schema)
 
 
 def composed(command: str, words: list[str], config_dir: str | None = None) -> DictConfig:

@@ -16,10 +16,11 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from rmbench import words
-from rmbench.compose import combinations, composed, fixed_words, mistakes_explained, typed_words, without_hydra
+from rmbench.commands import words
+from rmbench.commands.compose import combinations, composed, fixed_words, mistakes_explained, typed_words, without_hydra
+from rmbench.commands.jobs import accounted, plain_job, train_job
+from rmbench.commands.registry import COMMANDS
 from rmbench.errors import UserError
-from rmbench.jobs import accounted, eval_job, train_job
 from rmbench.paths import conf_dir
 
 
@@ -46,7 +47,7 @@ class Request:
 
 
 def run(command: str, typed: list[str]) -> None:
-    """`rmbench train`, `eval` or `sweep` with the words as typed.
+    """A command with the words as typed.
 
     Raises:
         UserError: the words are wrong, or every job found the same mistake.
@@ -91,7 +92,7 @@ def understood(command: str, typed: list[str]) -> Request:
         if getattr(options, flag):
             name = flag.replace("_", "-")
             raise UserError(f"--{name} would lose the schema. from=RUN repeats a run; --config-dir DIR adds options.")
-    config = "eval" if command == "eval" else "train"
+    config = COMMANDS[command].config
     flags = [word for word in typed if word not in options.overrides]
     request = Request(command, config, [], flags, options)
     given = words.with_recorded(options.overrides) if config == "train" else options.overrides
@@ -115,7 +116,7 @@ def _start(request: Request) -> None:
         fixed = [override.key_or_group for override in request.overrides if not override.is_sweep_override()]
         typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]")
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=request.config)
-    job = eval_job if request.config == "eval" else train_job
+    job = train_job if request.config == "train" else plain_job
     with (
         mistakes_explained(request.config),
         patch("sys.argv", ["rmbench", *flags, *typed]),

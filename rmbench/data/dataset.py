@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rmbench import hub
 from rmbench.config import DatasetConfig, OnBadRow
+from rmbench.data import hub
+from rmbench.data.formats import Pair, is_empty, parse_row
+from rmbench.data.messages import BadRow
+from rmbench.data.rowfiles import Placed, read_rows
 from rmbench.errors import UserError
-from rmbench.formats import Pair, is_empty, parse_row
-from rmbench.messages import BadRow
-from rmbench.rowfiles import Placed, read_rows
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def _with_unique_ids(pairs: list[Pair], numbers: list[int]) -> list[Pair]:
 
 
 def _synthetic(config: DatasetConfig) -> Dataset:
-    from rmbench.synthetic import make_rows
+    from rmbench.data.synthetic import make_rows
 
     if config.path or config.eval_path:
         raise UserError("dataset=synthetic reads no file: dataset.path and dataset.eval_path need dataset=local.")

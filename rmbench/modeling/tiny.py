@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rmbench.synthetic import WORDS
+from rmbench.data.synthetic import WORDS
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}{% endfor %}"

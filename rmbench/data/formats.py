@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from rmbench.messages import BadRow, Message, Row, Side, check_text, read_side
+from rmbench.data.messages import BadRow, Message, Row, Side, check_text, read_side
 
 RATINGS = (
     ("margin",),

@@ -15,9 +15,9 @@ from typing import Any
 import jinja2
 
 from rmbench.config import LengthPolicy
+from rmbench.data.formats import Pair
+from rmbench.data.messages import Message
 from rmbench.errors import UserError
-from rmbench.formats import Pair
-from rmbench.messages import Message
 
 logger = logging.getLogger(__name__)
 

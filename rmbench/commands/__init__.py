@@ -1,0 +1,1 @@
+"""From words to jobs: Typer's words, Hydra's configs, what came of the jobs."""

@@ -1,0 +1,56 @@
+"""The commands whose words are config overrides. A new one is an entry here, a schema, `conf/NAME.yaml` and a job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command does, how it is called, and what it calls."""
+
+    config: str  # conf/CONFIG.yaml, and its schema in rmbench/config.py
+    job: str  # "module:function", called with the finished config object
+    about: str
+    examples: dict[str, str]  # words -> what they do
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        config="train",
+        job="rmbench.train:train",
+        about="Train one reward model.",
+        examples={
+            "rmbench train loss=normbt": "NormBT on the built-in data, offline",
+            "rmbench train loss=normbt training.epochs=2": "a group's option and a key",
+            "rmbench train dataset=local dataset.path=pairs.jsonl": "your own pairs",
+            "rmbench train from=RUN seed=1": "a run again, with what is new",
+        },
+    ),
+    "eval": Command(
+        config="eval",
+        job="rmbench.evaluate:evaluate",
+        about="Score a reward model on a benchmark.",
+        examples={
+            "rmbench eval checkpoint=RUN benchmark=rewardbench": "a run on RewardBench",
+            "rmbench eval": "the newest run, the benchmark that fits it",
+            "rmbench eval checkpoint=HUB_ID benchmark=pairs benchmark.path=pairs.jsonl": "any model on your own pairs",
+        },
+    ),
+    "sweep": Command(
+        config="train",
+        job="rmbench.train:train",
+        about="Train every combination of the values given; one table over all runs.",
+        examples={
+            "rmbench sweep loss=bt,normbt seed=0,1,2": "six runs, mean and sd over seeds",
+            "rmbench sweep sweep=bt_normbt": "the same from a file",
+            "rmbench sweep sweep_dir=DIR loss=bt,normbt seed=0,1,2": "go on in DIR; finished runs stay",
+            "rmbench sweep from=RUN seed=0,1,2": "a run again, on three seeds",
+        },
+    ),
+}
+
+
+def job_of(config: str) -> str:
+    """The job of the commands that have this config."""
+    return next(command.job for command in COMMANDS.values() if command.config == config)

@@ -1,0 +1,1 @@
+"""Preference pairs: files and the Hub, every form of row, token ids."""

@@ -1,0 +1,1 @@
+"""Backbone, head, layout: pairs in, rewards and embeddings out."""

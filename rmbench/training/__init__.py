@@ -1,0 +1,1 @@
+"""The training loop: which pairs when, the step, checkpoints."""
