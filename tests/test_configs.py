@@ -24,7 +24,7 @@ LAYERS = """
 WITHIN = {
     "commands": "launch jobs sweep compose words manual catalog registry",
     "data": "dataset text rowfiles formats messages synthetic hub",
-    "diagnostics": "figures records",
+    "diagnostics": "figures records gradients rules",
     "modeling": "features scoring layout_choice throughput memory model tiny layout attention devices",
     "training": "trainer feed sampler checkpoints",
 }

@@ -1,0 +1,284 @@
+"""How a layer's gradient for each pair follows from its inputs and output gradients, by kind of layer.
+
+For a Linear with inputs a_t `(d,)` and output gradients g_t `(p,)` the pair's gradient is sum_t g_t a_t^T. Its norm is
+taken directly, 2 T p d operations, or through the Gram matrices, ||.||^2 = sum_st (g_s . g_t)(a_s . a_t), which is
+2 T^2 (p + d); whichever is less. Sums are in float32 or wider.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
+
+from rmbench.modeling.layout import Rows
+
+# Below this share of sum_t |g_t|^2 |a_t|^2 a Gram sum has cancelled so far that float32 leaves too few digits.
+CANCELLED = 1e-2
+
+Use = tuple[Tensor, Tensor]  # a layer's inputs and output gradients in one call
+
+
+class Pieces:
+    """Which tokens of a forward pass belong to which pair."""
+
+    def __init__(self, rows: Rows) -> None:
+        reads = rows.read.numel() if rows.embeddings is None else rows.embeddings.shape[0]
+        self.pairs = reads // 2
+        self.tokens = rows.input_ids.numel()
+        self.packed = rows.packing is not None
+        spans = [span.tokens for span in rows.packing.spans] if rows.packing is not None else []
+        self._sizes = [*spans, self.tokens - sum(spans)] if self.packed else []
+
+    def fits(self, x: Tensor) -> bool:
+        """The sizes of `x` say which pair each of its rows belongs to."""
+        return x.shape[0] in (2 * self.pairs, self.tokens) or self._packed_dim(x) is not None
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """`(..., features)` -> for each pair `(its tokens, features)`, both responses together."""
+        features, along = x.shape[-1], self._packed_dim(x)
+        if along is not None:
+            x = x[0].movedim(along - 1, 0)
+        elif x.shape[0] == 2 * self.pairs or not self.packed:
+            return list(x.reshape(self.pairs, -1, features).unbind())
+        return [part.reshape(-1, features) for part in x.split(self._sizes)[: self.pairs]]
+
+    def _packed_dim(self, x: Tensor) -> int | None:
+        """Where the tokens of a packed row are: `(1, tokens, ...)` or, heads first, `(1, heads, tokens, ...)`."""
+        if not self.packed or x.dim() < 3 or x.shape[0] != 1:
+            return None
+        return next((dim for dim in range(1, x.dim() - 1) if x.shape[dim] == self.tokens), None)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one layer: squared norms `(pairs,)` and, where asked for, sketches of the gradients `(pairs, size)`."""
+
+    square: Tensor
+    sketch: Tensor
+
+
+class Rule(ABC):
+    """One layer's way from its uses in a backward pass to each pair's gradient."""
+
+    widens = False  # its input may be one row that is meant for all
+
+    def __init__(self, name: str, module: nn.Module, sketch: int) -> None:
+        self.name, self.module, self.sketch_size = name, module, sketch
+        self.trained = {n for n, p in module.named_parameters(recurse=False) if p.requires_grad}
+
+    def fits(self, inputs: Tensor, gradient: Tensor) -> bool:
+        """Inputs and output gradients speak of the same tokens."""
+        return inputs.shape[:-1] == gradient.shape[:-1]
+
+    @abstractmethod
+    def pair_gradients(self, uses: list[Use], pieces: Pieces) -> list[Result]:
+        """For each pair, of all trained parameters of the layer."""
+
+    def apply(self, uses: list[Use], pieces: Pieces) -> Result:
+        """The layer's result for all pairs."""
+        with torch.no_grad(), torch.autocast(uses[0][1].device.type, enabled=False):
+            return combined(self.pair_gradients(uses, pieces))
+
+
+class LinearRule(Rule):
+    """y = x W^T + b, or transposed; LoRA's factors are such layers, and short ones are always taken directly."""
+
+    def pair_gradients(self, uses: list[Use], pieces: Pieces) -> list[Result]:
+        """Over the tokens of all uses."""
+        inputs = [_joined(parts) for parts in zip(*(pieces.split(_wide(a)) for a, _ in uses), strict=True)]
+        gradients = [_joined(parts) for parts in zip(*(pieces.split(_wide(g)) for _, g in uses), strict=True)]
+        return [self._of(a, g) for a, g in zip(inputs, gradients, strict=True)]
+
+    def _of(self, a: Tensor, g: Tensor) -> Result:
+        square, sketches = g.new_zeros(()), []
+        if "weight" in self.trained:
+            square = outer_square(a, g)
+            if self.sketch_size:
+                left, right = (_sketch(x, self.name + side, self.sketch_size) for x, side in ((g, "<"), (a, ">")))
+                sketches.append((left.T @ right).flatten())
+        if "bias" in self.trained:
+            bias = g.sum(dim=0)
+            square = square + bias.square().sum()
+            sketches.append(bias)
+        return Result(square, _flat(sketches, self.sketch_size, g))
+
+
+class EmbeddingRule(Rule):
+    """The gradients of equal ids are one row of the weight's gradient, whichever response they stand in."""
+
+    widens = True
+    module: nn.Embedding
+
+    def __init__(self, name: str, module: nn.Embedding, sketch: int) -> None:
+        super().__init__(name, module, sketch)
+        self.padding = module.padding_idx
+        self.scale = _embedding_scale(module)
+
+    def fits(self, inputs: Tensor, gradient: Tensor) -> bool:
+        """Ids have no features."""
+        return inputs.shape == gradient.shape[:-1]
+
+    def pair_gradients(self, uses: list[Use], pieces: Pieces) -> list[Result]:
+        """Over the ids of all uses."""
+        ids = [_joined(parts) for parts in zip(*(pieces.split(i[..., None]) for i, _ in uses), strict=True)]
+        gradients = [_joined(parts) for parts in zip(*(pieces.split(_wide(g)) for _, g in uses), strict=True)]
+        return [self._of(i[:, 0], g * self.scale) for i, g in zip(ids, gradients, strict=True)]
+
+    def _of(self, ids: Tensor, g: Tensor) -> Result:
+        if self.padding is not None:
+            g = g * (ids != self.padding)[:, None]
+        distinct, place = ids.unique(return_inverse=True)
+        rows = g.new_zeros(len(distinct), g.shape[1]).index_add_(0, place, g)
+        sketches = []
+        if self.sketch_size:
+            words = self.module.num_embeddings
+            left = _directions(words, self.name + "<", self.sketch_size, g)
+            left = torch.eye(words, device=g.device, dtype=g.dtype) if left is None else left
+            sketches.append(left[distinct].T @ _sketch(rows, self.name + ">", self.sketch_size))
+        return Result(rows.square().sum(), _flat(sketches, self.sketch_size, g))
+
+
+class ScaleRule(Rule):
+    """y = weight * x^ (+ bias) element by element: the norm layers. x^ is the layer's output at a weight of one.
+
+    Gemma's weight is counted from one, so there x^ is the output at a weight of zero.
+    """
+
+    def __init__(self, name: str, module: nn.Module, sketch: int, unit: float) -> None:
+        super().__init__(name, module, sketch)
+        self.unit = unit
+
+    def fits(self, inputs: Tensor, gradient: Tensor) -> bool:
+        """Input and output have one shape."""
+        return inputs.shape == gradient.shape
+
+    def pair_gradients(self, uses: list[Use], pieces: Pieces) -> list[Result]:
+        """Sums over the tokens of all uses."""
+        vectors: dict[str, list[Tensor]] = {}
+        for a, g in uses:
+            g = _wide(g)
+            if "weight" in self.trained:
+                normalised = _wide(_with_weight(self.module, a, self.unit))
+                vectors.setdefault("weight", []).append(_sums(normalised * g, pieces))
+            if "bias" in self.trained:
+                vectors.setdefault("bias", []).append(_sums(g, pieces))
+        whole = torch.cat([torch.stack(parts).sum(dim=0) for parts in vectors.values()], dim=1)
+        return [Result(v.square().sum(), _flat([v], self.sketch_size, v)) for v in whole]
+
+
+def rule_for(name: str, module: nn.Module, sketch: int) -> Rule | None:
+    """The fast rule for a layer's own parameters, or None."""
+    names = {n for n, _ in module.named_parameters(recurse=False)}
+    if isinstance(module, (nn.Linear, Conv1D)):
+        return LinearRule(name, module, sketch)
+    if isinstance(module, nn.Embedding):
+        return EmbeddingRule(name, module, sketch)
+    weight = getattr(module, "weight", None)
+    if names <= {"weight", "bias"} and isinstance(weight, Tensor) and weight.dim() == 1:
+        unit = _unit_weight(module, weight)
+        if unit is not None:
+            return ScaleRule(name, module, sketch, unit)
+    return None
+
+
+def outer_square(a: Tensor, g: Tensor) -> Tensor:
+    """||sum_t g_t a_t^T||^2 for a `(tokens, d)` and g `(tokens, p)`, by the cheaper way."""
+    tokens, d, p = a.shape[0], a.shape[1], g.shape[1]
+    if tokens * (p + d) < p * d:
+        products = (a @ a.T) * (g @ g.T)
+        square = products.sum()
+        # The two responses of a close pair cancel; on a GPU a look at the number would cost more than it gives.
+        if a.device.type != "cpu" or square > CANCELLED * products.diagonal().sum():
+            return square.clamp(min=0)
+    gradient = (g.T @ a).flatten()
+    return torch.dot(gradient, gradient)
+
+
+def sketched(name: str, gradients: Sequence[Tensor], size: int) -> Result:
+    """The same of gradients that are at hand as they are."""
+    wide = [_wide(g) for g in gradients]
+    square = torch.stack([g.square().sum() for g in wide]).sum()
+    sketches = []
+    for i, g in enumerate(wide if size else []):
+        if g.dim() > 1:
+            g = _sketch(_sketch(g.flatten(1), f"{name}{i}>", size).T, f"{name}{i}<", size)
+        sketches.append(g.flatten())
+    return Result(square, _flat(sketches, size, wide[0]))
+
+
+def combined(results: Sequence[Result]) -> Result:
+    """Pair by pair -> `(pairs,)` and `(pairs, size)`."""
+    return Result(torch.stack([r.square for r in results]), torch.stack([r.sketch for r in results]))
+
+
+def _sums(x: Tensor, pieces: Pieces) -> Tensor:
+    return torch.stack([part.sum(dim=0) for part in pieces.split(x)])
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype is torch.float64 else x.float()
+
+
+def _flat(parts: Sequence[Tensor], size: int, like: Tensor) -> Tensor:
+    return torch.cat([part.flatten() for part in parts]) if size and parts else like.new_zeros(0)
+
+
+def _sketch(x: Tensor, key: str, size: int) -> Tensor:
+    """`(n, features)` -> `(n, at most size)` with the same inner products on average."""
+    directions = _directions(x.shape[1], key, size, x)
+    return x if directions is None else x @ directions
+
+
+_known_directions: dict[tuple[object, ...], Tensor] = {}
+
+
+def _directions(features: int, key: str, size: int, like: Tensor) -> Tensor | None:
+    """A random matrix `(features, size)` with E[R R^T] = 1, the same whenever it is asked for; None: kept whole."""
+    if features <= size:
+        return None
+    known = (features, key, size, like.dtype, like.device)
+    if known not in _known_directions:
+        generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+        signs = torch.randint(0, 2, (features, size), generator=generator) * 2 - 1
+        _known_directions[known] = (signs / size**0.5).to(like)
+    return _known_directions[known]
+
+
+@torch.no_grad()
+def _embedding_scale(module: nn.Embedding) -> float:
+    """What the layer multiplies its rows by (Gemma 3's does)."""
+    row = 1 if module.padding_idx == 0 else 0
+    weight = module.weight[row].double()
+    looked_up = module(torch.tensor([row], device=module.weight.device))[0].double()
+    return float(looked_up @ weight / (weight @ weight)) if weight.any() else 1.0
+
+
+@torch.no_grad()
+def _unit_weight(module: nn.Module, weight: Tensor) -> float | None:
+    """The weight at which the layer's output is x^, if it is a multiple of the weight element by element."""
+    x = torch.linspace(-1, 2, len(weight), device=weight.device, dtype=weight.dtype).repeat(2, 1)
+    try:
+        at = {value: _with_weight(module, x, value) for value in (0.0, 1.0)}
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        return None
+    if any(y.shape != x.shape for y in at.values()):
+        return None
+    slope = at[1.0] - at[0.0]
+    return next((value for value in (1.0, 0.0) if torch.allclose(at[value], slope, atol=1e-6)), None)
+
+
+def _with_weight(module: nn.Module, x: Tensor, value: float) -> Tensor:
+    parameters = {n: torch.full_like(p, value if n == "weight" else 0.0) for n, p in module.named_parameters()}
+    result: Tensor = functional_call(module, parameters, (x,))
+    return result
