@@ -10,5 +10,6 @@ fi
 ruff check .
 ruff format --check .
 mypy
-export TOKENIZERS_PARALLELISM=false WANDB_SILENT=true
-pytest "${marks[@]}" "$@"
+# one process for each core, so one thread each
+export TOKENIZERS_PARALLELISM=false WANDB_SILENT=true OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+pytest -n logical --maxprocesses 8 "${marks[@]}" "$@"

@@ -1,0 +1,45 @@
+"""The benchmark scripts in their tiny form: they run to the end and print what they are for."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Call a script as if from the shell."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+    def call(name, *words):
+        module = importlib.import_module(name)
+        monkeypatch.setattr(sys, "argv", [str(SCRIPTS / f"{name}.py"), *words])
+        module.main()
+
+    return call
+
+
+@pytest.mark.parametrize("contestant", ["rmbench", "rmbench, padded", "rmbench, bf16"])
+def test_a_contestant_of_the_training_benchmark(script, capsys, contestant):
+    script("bench_training", "--quick", f"--one={contestant}")
+    numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert numbers["pairs_per_second"] > 0
+    assert 0 < numbers["share"] < 1
+
+
+@pytest.mark.slow
+def test_the_training_benchmark_against_trl(script, tmp_path):
+    pytest.importorskip("trl")
+    script("bench_training", "--quick", f"--out={tmp_path / 'numbers.json'}")
+    runs = json.loads((tmp_path / "numbers.json").read_text())["runs"]
+    assert set(runs) >= {"rmbench", "TRL as it comes", "TRL, grouped by length"}
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_frozen_backbones(script, tmp_path):
+    script("bench_features", "--quick", f"--out={tmp_path / 'numbers.json'}")
+    assert len(json.loads((tmp_path / "numbers.json").read_text())["ratios"]) == 1
