@@ -23,6 +23,7 @@ from rmbench.errors import UserError
 from rmbench.modeling.devices import make_accelerator, precision_name
 from rmbench.modeling.features import FeatureStore
 from rmbench.modeling.layout_choice import choose_layout
+from rmbench.modeling.lora import ADAPTER_CONFIG
 from rmbench.modeling.model import RewardModel, compile_backbone, fingerprint, load_reward_model
 from rmbench.modeling.scoring import score_pairs
 
@@ -144,7 +145,7 @@ def find_checkpoint(asked: str | None) -> str:
         return asked
     folder = Path(asked).expanduser()
     for place in (folder / "checkpoint", folder):
-        if (place / "config.json").is_file():
+        if (place / "config.json").is_file() or (place / ADAPTER_CONFIG).is_file():
             return str(place)
     raise UserError(
         f"checkpoint={asked}: no model there (no config.json, no checkpoint/ with one). A run's checkpoint is"

@@ -22,7 +22,10 @@ def knob(
 ) -> Any:
     """A config field: default, one line of documentation, and the range that a value must lie in."""
     bounds = {"low": low, "above": above, "high": high, "below": below}
-    return field(default=default, metadata={"doc": doc} | {k: v for k, v in bounds.items() if v is not None})
+    metadata = {"doc": doc} | {k: v for k, v in bounds.items() if v is not None}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 class Checked:

@@ -30,6 +30,7 @@ from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.model import RewardModel, compile_backbone, freeze_backbone, load_reward_model, new_reward_model
 from rmbench.modeling.scoring import score_pairs, summarize
 from rmbench.tracking import Tracker, open_tracker
+from rmbench.training import checkpoints
 from rmbench.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -95,8 +96,14 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
 
         # keep the last model or the best, and say how good it is
         best = folder / "checkpoints" / "best" if config.training.keep_best and state.best_step else None
-        model = _load_best(best, config, accelerator) if best else trainer.unwrapped()
-        trainer.export(model, folder / "checkpoint")
+        model = trainer.unwrapped()
+        if best is None:
+            trainer.export(model, folder / "checkpoint")
+        elif accelerator.is_main_process:
+            checkpoints.copy_folder(best, folder / "checkpoint")
+        accelerator.wait_for_everyone()
+        if best is not None or config.backbone.lora.r:
+            model = _exported(folder / "checkpoint", config, accelerator)  # the best, or with its adapters merged
         metrics = {
             "steps": state.step,
             "kept_step": state.best_step if best else state.step,
@@ -155,6 +162,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         "processes": accelerator.num_processes,
         "precision": precision_name(accelerator),
         "parameters": sum(p.numel() for p in model.parameters()),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "max_length": max_length,
         "layout": layout.name,
         "dataset": {
@@ -177,7 +185,7 @@ def _tracker(config: TrainConfig, folder: Path, accelerator: Accelerator) -> Tra
     return open_tracker(config.tracking, folder, plain, folder.name) if accelerator.is_main_process else Tracker()
 
 
-def _load_best(folder: Path, config: TrainConfig, accelerator: Accelerator) -> RewardModel:
+def _exported(folder: Path, config: TrainConfig, accelerator: Accelerator) -> RewardModel:
     model, _ = load_reward_model(str(folder), attention=config.gpu.attention)
     return model.to(accelerator.device)
 

@@ -25,7 +25,7 @@ WITHIN = {
     "commands": "launch jobs sweep compose words manual catalog registry",
     "data": "dataset text rowfiles formats messages synthetic hub",
     "diagnostics": "figures records gradients rules",
-    "modeling": "features scoring layout_choice throughput memory model tiny layout attention devices",
+    "modeling": "features scoring layout_choice throughput memory model lora tiny layout attention devices",
     "training": "trainer feed sampler checkpoints",
 }
 

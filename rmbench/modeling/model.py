@@ -20,6 +20,7 @@ from rmbench.config import BackboneConfig
 from rmbench.data import hub
 from rmbench.data.text import DEFAULT_TEMPLATE
 from rmbench.errors import UserError
+from rmbench.modeling import lora
 from rmbench.modeling.attention import PACKED
 from rmbench.modeling.layout import Rows
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
@@ -34,9 +35,12 @@ PAD_TOKENS = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|reser
 class RewardModel(nn.Module):
     """Rewards and embeddings of rows of tokens, from a stock sequence-classification network."""
 
-    def __init__(self, network: Any) -> None:
+    adapters: Any
+
+    def __init__(self, network: Any, adapters: Any = None) -> None:
         super().__init__()
         self.network = network
+        self.__dict__["adapters"] = adapters  # peft's view of the network, no part of its own
         self._embedding: Tensor | None = None
         self._padded_attention: str = network.config._attn_implementation
         if not self.is_decoder:
@@ -55,7 +59,8 @@ class RewardModel(nn.Module):
     @property
     def is_decoder(self) -> bool:
         """The reward is read at the last token: all of them are stock networks with a bare `score`."""
-        return isinstance(getattr(self.network, "score", None), nn.Linear)
+        score = getattr(self.network, "score", None)
+        return isinstance(getattr(score, "original_module", score), nn.Linear)  # peft keeps it beside the trained one
 
     def forward(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Rewards `(reads,)` and embeddings `(reads, hidden)` where `rows.read` says.
@@ -130,7 +135,7 @@ def new_reward_model(config: BackboneConfig, attention: str, seed: int) -> tuple
         new_head = True
     else:
         network, tokenizer, new_head = _load(
-            config.name_or_path, config.revision, config.trust_remote_code, attention, num_labels=1
+            config.name_or_path, config.revision, config.trust_remote_code, attention, 1, config.lora.bits
         )
     if new_head:
         generator = torch.Generator().manual_seed(seed)
@@ -139,7 +144,12 @@ def new_reward_model(config: BackboneConfig, attention: str, seed: int) -> tuple
         if head.bias is not None:
             head.bias.data.zero_()
     _mend_tokenizer(tokenizer, network)
-    return RewardModel(network), tokenizer
+    adapters = None
+    if config.lora.r:
+        local = config.name_or_path and hub.local_path(config.name_or_path)
+        base = str(local.absolute()) if local else config.name_or_path
+        adapters = lora.add_adapters(network, config.lora, base, config.revision, seed)
+    return RewardModel(network, adapters), tokenizer
 
 
 def load_reward_model(
@@ -194,20 +204,35 @@ def recompute_activations(model: RewardModel) -> None:
 
 
 def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path) -> None:
-    """A plain transformers folder in float32: loading it with transformers alone gives the same rewards."""
-    network = model.network
-    if any(p.dtype not in (torch.float32, torch.float64) for p in network.parameters()):
+    """A plain transformers folder in float32: loading it with transformers alone gives the same rewards.
+
+    Adapters are merged into the weights, and lie in the folder `adapter` inside for themselves.
+    """
+    network, state = model.network, None
+    if model.adapters is not None:
+        network, state = lora.plain_network(model.adapters, model.network.state_dict())
+        model.adapters.save_pretrained(folder / lora.ADAPTER_FOLDER)
+        tokenizer.save_pretrained(folder / lora.ADAPTER_FOLDER)
+    elif any(p.dtype not in (torch.float32, torch.float64) for p in network.parameters()):
         network = network.float()
     with _quiet_loading():
-        network.save_pretrained(folder)
+        network.save_pretrained(folder, state_dict=state)
     tokenizer.padding_side = "right"
     tokenizer.save_pretrained(folder)
 
 
 def _load(
-    name: str, revision: str | None, trust_remote_code: bool, attention: str, num_labels: int | None = None
+    name: str,
+    revision: str | None,
+    trust_remote_code: bool,
+    attention: str,
+    num_labels: int | None = None,
+    bits: int | None = None,
 ) -> tuple[Any, Any, bool]:
-    """Network, tokenizer, and whether the head is new. Weights in float32, dropout 0, safetensors only."""
+    """Network, tokenizer, and whether the head is new. Weights in float32, dropout 0, safetensors only.
+
+    An adapter is loaded with its base and merged into it. `bits`: how a backbone that stays frozen is kept.
+    """
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
     local = hub.local_path(name)
@@ -215,6 +240,10 @@ def _load(
         hub.prepare()
     else:
         name = str(local)
+    adapter = lora.find_adapter(name, revision)
+    if adapter is not None:
+        network, tokenizer, _ = _load(adapter.base, adapter.base_revision, trust_remote_code, attention, 1)
+        return lora.merged(network, adapter, _last_linear(network)[0]), tokenizer, False
     where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     labels = {} if num_labels is None else {"num_labels": num_labels}
     try:
@@ -230,6 +259,7 @@ def _load(
                 use_safetensors=True,
                 ignore_mismatched_sizes=num_labels is not None,
                 output_loading_info=True,
+                quantization_config=lora.quantization(bits),
                 **where,
             )
     except Exception as error:  # the Hub's clients raise errors of many kinds

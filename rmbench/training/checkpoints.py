@@ -58,6 +58,14 @@ def replace_folder(staging: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def copy_folder(source: Path, final: Path) -> None:
+    """A copy of `source` takes the place of `final`."""
+    staging = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    shutil.copytree(source, staging)
+    replace_folder(staging, final)
+
+
 def flush(folder: Path) -> None:
     """Every file below `folder`, and the folders themselves, are on the disk when this returns."""
     for path in [*folder.rglob("*"), folder]:

@@ -1,0 +1,197 @@
+"""LoRA and QLoRA through peft: adapters under a network, and a plain network from both.
+
+The head is trained and saved whole. What is exported is the merged network in float32, which needs no peft; the adapter
+lies in a folder of its own inside, in peft's format.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmbench.config import LoraConfig
+from rmbench.errors import UserError
+
+ADAPTER_FOLDER = "adapter"  # inside an exported folder; beside config.json, transformers would apply it a second time
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+NAME = "default"  # peft's name of a network's one adapter
+
+
+def add_adapters(network: Any, config: LoraConfig, base: str | None, revision: str | None, seed: int) -> Any:
+    """Put adapters under `network`, in place; they and the head alone are trained. B starts as 0, A from `seed` alone.
+
+    Args:
+        network: a stock sequence-classification network.
+        config: rank, scale and place of the adapters.
+        base: Hub id or folder that `network` was loaded from, recorded for those who load the adapter; None if nowhere.
+        revision: branch, tag or commit of `base`.
+        seed: of the adapters' first weights.
+
+    Raises:
+        UserError: no layer of the network has a name in `target_modules`, or not of a kind that peft knows.
+    """
+    import peft
+
+    names = "all-linear" if config.target_modules == ["all-linear"] else list(config.target_modules)
+    settings = peft.LoraConfig(
+        task_type=peft.TaskType.SEQ_CLS,  # the one that trains and saves the head; others leave it as it is
+        r=config.r,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # a number of any kind
+        lora_dropout=config.dropout,
+        target_modules=names,
+        base_model_name_or_path=base,
+        revision=revision,
+    )
+    torch.manual_seed(seed)
+    try:
+        with _quiet_peft():
+            adapted: Any = peft.get_peft_model(network, settings)
+    except ValueError as error:
+        linear = [name for name, module in network.base_model.named_modules() if hasattr(module, "in_features")]
+        kinds = sorted({name.rpartition(".")[2] for name in linear})
+        raise UserError(
+            f"backbone.lora.target_modules={names}: {str(error).partition('. ')[0]}.\n"
+            f"Layers of this backbone: {', '.join(kinds)}; all-linear is all of them."
+        ) from error
+    adapted.peft_config[NAME].base_model_name_or_path = base  # peft puts the network's own name where there is none
+    return adapted
+
+
+def quantization(bits: int | None) -> Any:
+    """What transformers needs to load a backbone in 4 (NF4, QLoRA) or 8 bits; None for all of them.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    if bits is None:
+        return None
+    if find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"backbone.lora.bits={bits} needs bitsandbytes: pip install 'rmbench[qlora]'.\n"
+            "backbone.lora.bits=null keeps the frozen weights in float32."
+        )
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["score", "classifier"])
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
+        llm_int8_skip_modules=["score", "classifier"],
+    )
+
+
+def plain_network(adapters: Any, state: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    """A stock network without weights, and its weights in float32: W + alpha / r * B A. Nothing is changed.
+
+    Args:
+        adapters: what `add_adapters` returned.
+        state: all weights of the network under the adapters, by their names there.
+    """
+    from peft.tuners.lora import LoraLayer
+    from peft.utils.integrations import dequantize_module_weight
+
+    network = adapters.get_base_model()
+    modules = dict(network.named_modules())
+    quantized = {name for name, module in modules.items() if type(module).__module__.startswith("bitsandbytes")}
+    plain = {name: tensor.float() for name, tensor in state.items() if not _left_out(name, quantized)}
+    plain |= {f"{name}.weight": dequantize_module_weight(modules[name]).float() for name in quantized}
+    for name, module in modules.items():
+        if isinstance(module, LoraLayer):  # a mixin of modules
+            a, b = (state[f"{name}.lora_{part}.{NAME}.weight"].float() for part in "AB")
+            delta = module.scaling[NAME] * (b @ a)
+            weight = f"{name}.base_layer.weight"
+            plain[weight] = plain[weight] + (delta.T if getattr(module, "fan_in_fan_out", False) else delta)
+    config = copy.deepcopy(network.config)
+    config.__dict__.pop("quantization_config", None)
+    with torch.device("meta"):
+        stock = type(network)(config)
+    return stock, {_plain_name(name): tensor for name, tensor in plain.items()}
+
+
+def _left_out(name: str, quantized: set[str]) -> bool:
+    """What the plain network does not have, or not in this form."""
+    of_layer = any(name.startswith(f"{layer}.weight") for layer in quantized)
+    return "lora_" in name or "original_module" in name or of_layer
+
+
+def _plain_name(name: str) -> str:
+    return name.replace(".base_layer.", ".").replace(f".modules_to_save.{NAME}.", ".")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A trained adapter on the disk and what it belongs on."""
+
+    folder: Path
+    base: str
+    base_revision: str | None
+
+
+def find_adapter(name: str, revision: str | None) -> Adapter | None:
+    """The adapter in a folder or on the Hub; None where there is none.
+
+    Raises:
+        UserError: its base is not recorded, or its weights are not in safetensors.
+    """
+    from transformers.utils import cached_file, find_adapter_config_file
+
+    file = find_adapter_config_file(name, revision=revision)
+    if file is None:
+        return None
+    try:
+        cached_file(name, ADAPTER_WEIGHTS, revision=revision)
+    except OSError as error:
+        raise UserError(
+            f"{name}: an adapter without {ADAPTER_WEIGHTS}; weights in other files are not read."
+        ) from error
+    settings = json.loads(Path(file).read_text("utf-8"))
+    base = settings.get("base_model_name_or_path")
+    if not base:
+        raise UserError(
+            f"{name}: the adapter does not say which model it belongs on.\n"
+            "rmbench keeps both, merged, in the folder around an adapter: checkpoint=RUN."
+        )
+    return Adapter(Path(file).parent, base, settings.get("revision"))
+
+
+def merged(network: Any, adapter: Adapter, head: str) -> Any:
+    """`network`, the adapter's base, with the adapter's changes in its weights and the adapter's trained head.
+
+    Raises:
+        UserError: the adapter does not fit the network, or brings no weight named `head`.
+    """
+    import peft
+    from safetensors import safe_open
+
+    with safe_open(adapter.folder / ADAPTER_WEIGHTS, framework="pt") as weights:
+        names = list(weights.keys())
+    if not any(name.endswith(f".{head}") for name in names):
+        raise UserError(f"{adapter.folder}: the adapter brings no trained head ({head}); it is no reward model's.")
+    try:
+        with _quiet_peft():
+            return peft.PeftModel.from_pretrained(network, str(adapter.folder)).merge_and_unload()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{adapter.folder}: the adapter does not fit {adapter.base}: {reason}") from error
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """peft asks a network for a property by a name that transformers calls old."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
