@@ -69,6 +69,29 @@ class LayoutName(Enum):
     shared = "shared"
 
 
+class Measure(Enum):
+    """How far apart two embeddings lie: ||h_w - h_l||; 1 - cos(h_w, h_l), as they are or after the global batch's mean
+    is taken off; Mahalanobis' distance under a running covariance.
+    """
+
+    l2 = "l2"
+    cosine = "cosine"
+    centred_cosine = "centred_cosine"
+    whitened = "whitened"
+
+
+class RatingScale(Enum):
+    """The unit of a pair's rating margin.
+
+    `raw` is the data's own, `std` the root mean square of its source's margins, `rank` the share of its source's pairs
+    with a smaller one.
+    """
+
+    raw = "raw"
+    std = "std"
+    rank = "rank"
+
+
 class Gradient(Enum):
     """Which per-pair gradient norms the diagnostics record."""
 
@@ -119,12 +142,17 @@ class BackboneConfig(Checked):
 
 @dataclass
 class DistanceConfig(Checked):
-    """NormBT's pair weight: w = mu / (distance + eps) (arXiv 2512.06343)."""
+    """NormBT's pair weight: w = (mu / (distance + eps))^exponent (arXiv 2512.06343)."""
 
     prefix: ClassVar[str] = "loss.distance."
+    measure: Measure = knob(Measure.l2, "l2, cosine (1 - cos), centred_cosine, whitened (Mahalanobis)")
+    exponent: float = knob(1.0, "of the weight; 0 is no weighting, 1 the paper", low=0, high=2)
+    ema: bool = knob(True, "mu is a running mean; false: the mean of each global batch")
     beta: float = knob(0.9, "mu <- beta mu + (1 - beta) * mean distance of the global batch", low=0, below=1)
     eps: float = knob(1e-6, "added to the distance (the paper does not state its value)", above=0)
     max_weight: float | None = knob(None, "upper limit of a pair's weight; null is none", above=0)
+    normalize: bool = knob(False, "divide the weights by their mean over the global batch, which is above 1 else")
+    shrinkage: float = knob(0.1, "of the covariance towards a multiple of the identity; whitened", above=0, high=1)
 
 
 @dataclass
@@ -133,6 +161,11 @@ class RegularizerConfig(Checked):
 
     prefix: ClassVar[str] = "loss.regularizer."
     centring: float = knob(0.0, "times (r_w + r_l)^2, arXiv 2312.09244; 0.01 is usual", low=0)
+    bsr: float = knob(0.0, "times (mean reward of the global batch)^2, arXiv 2505.07271; 0.016 is its code's", low=0)
+    l2: float = knob(0.0, "times r_w^2 + r_l^2; 0.01 in XTuner", low=0)
+    barrier: float = knob(0.0, "times -log(1 - (r/5)^2) of both rewards; 0.01 in XTuner", low=0)
+    pos_reg: float = knob(0.0, "times -log sigma(mean reward of the chosen); 0.1 in GRM's code", low=0)
+    absolute: float = knob(0.0, "times -log sigma(r_w) - log sigma(-r_l), Eurus; 1 there", low=0)
 
 
 @dataclass
@@ -140,8 +173,14 @@ class LossConfig(Checked):
     """pairwise(margin) x weighting(distance) + regularizer(rewards)."""
 
     prefix: ClassVar[str] = "loss."
-    pairwise: str = knob("bt", "name of a pairwise loss")
+    pairwise: str = knob("bt", "name of a pairwise loss; `rmbench losses` lists them")
     weighting: str = knob("none", "weight of a pair: none, distance (NormBT)")
+    temperature: float = knob(2.0, "tau of bt_temperature", above=0)
+    smoothing: float = knob(0.1, "alpha of bt_label_smoothing and bt_robust: share of wrong labels", low=0, below=0.5)
+    gamma: float = knob(2.0, "of the focal losses: how much less an easy pair counts", low=0)
+    target: float = knob(1.0, "margin that hinge and squared_margin ask for", above=0)
+    rating_scale: RatingScale = knob(RatingScale.std, "unit of the rating margin m: raw, std or rank within its source")
+    rating_factor: float = knob(1.0, "times the scaled rating margin is m", above=0)
     distance: DistanceConfig = field(default_factory=DistanceConfig)
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
 

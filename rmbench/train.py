@@ -18,6 +18,7 @@ from rmbench.config import OnBadRow, TrainConfig
 from rmbench.console import console
 from rmbench.data.dataset import load_dataset
 from rmbench.data.formats import Pair
+from rmbench.data.ratings import with_scaled_ratings
 from rmbench.data.text import TokenPair, resolve_max_length, tokenize_pairs
 from rmbench.diagnostics import figures
 from rmbench.diagnostics.records import PairRecorder
@@ -133,6 +134,8 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     """
     loss = PairLoss(config.loss)
     dataset = load_dataset(config.dataset)
+    if loss.needs_rating:
+        dataset.train = with_scaled_ratings(dataset.train, config.loss.rating_scale, config.loss.pairwise)
     name = config.benchmark.name
     benchmark_pairs = [] if name == "none" else benchmarks.find(name).load(config.benchmark)
     model, tokenizer = new_reward_model(config.backbone, config.gpu.attention, config.seed)

@@ -52,7 +52,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(
     ("module", "function", "call"),
     [
-        ("torch", "save", 4),  # the weights lie there, the optimiser does not
+        ("torch", "save", 5),  # the weights lie there, the optimiser does not
         ("checkpoints", "flush", 2),  # all is written, nothing is sure to be on the disk
         ("os", "replace", 4),  # state.json and the folder are renamed: the folder's second time
     ],

@@ -23,8 +23,9 @@ LAYERS = """
 """.split()
 WITHIN = {
     "commands": "launch jobs sweep compose words manual catalog registry",
-    "data": "dataset text rowfiles formats messages synthetic hub",
+    "data": "dataset ratings text rowfiles formats messages synthetic hub",
     "diagnostics": "figures records gradients rules",
+    "losses": "loss weighting regularizers pairwise",
     "modeling": "features scoring layout_choice throughput memory model lora tiny layout attention devices",
     "training": "trainer feed sampler checkpoints",
 }
@@ -77,7 +78,7 @@ def test_a_backbone_with_random_weights_brings_its_training_and_a_word_overrides
         (["training.epochs=inf"], r"must be finite"),
         (["training.learning_rate=nan"], r"above 0"),
         (["run_dir="], r"run_dir=: is empty"),
-        (["loss=null"], r"give one option of bt, normbt"),
+        (["loss=null"], r"give one option of bt, bt_barrier, .*normbt"),
         (["benchmark=null"], r"`benchmark=none` is nothing"),
         (["loss=[bt,normbt]"], r"give one option"),
         (["loss==bt"], r"Cannot read the word 'loss==bt': extraneous input '='\n"),

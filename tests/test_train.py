@@ -15,23 +15,17 @@ import torch
 from conftest import with_training
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from torch.utils._pytree import tree_map
+from test_global_batch import LOSSES, trained_in_float64
 
 from rmbench import runs
-from rmbench.config import Gradient, LayoutName
-from rmbench.data.dataset import load_dataset
+from rmbench.config import LayoutName
 from rmbench.data.formats import Pair
-from rmbench.data.text import TokenPair, encode, tokenize_pairs
-from rmbench.diagnostics.records import PairRecorder
+from rmbench.data.text import TokenPair, encode
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
-from rmbench.losses import PairLoss
-from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout import Padded, Shared, run_rows
-from rmbench.modeling.model import load_reward_model, new_reward_model
-from rmbench.tracking import Tracker
+from rmbench.modeling.model import load_reward_model
 from rmbench.train import train
-from rmbench.training.trainer import Trainer
 
 
 def weights(folder: Path):
@@ -41,48 +35,6 @@ def weights(folder: Path):
 def same(a, b):
     assert a.keys() == b.keys()
     return all(torch.equal(a[name], b[name]) for name in a)
-
-
-def trained_in_float64(config, layout, folder):
-    """The parameters, mu and logged losses; stock RMSNorm computes in float32 all the same."""
-    dataset = load_dataset(config.dataset)
-    model, tokenizer = new_reward_model(config.backbone, "sdpa", seed=0)
-    pairs, _ = tokenize_pairs(dataset.train, tokenizer, 64)
-    loss = PairLoss(config.loss)
-    trainer = Trainer(
-        config.training,
-        model=model.double(),
-        tokenizer=tokenizer,
-        loss=loss,
-        train_pairs=pairs,
-        eval_pairs=pairs[:4],
-        accelerator=make_accelerator(config.gpu),
-        folder=folder,
-        recorder=PairRecorder(folder, 0, Gradient.off),
-        tracker=Tracker(),
-        layout=layout(model.pad_id),
-        eval_layout=layout(model.pad_id),
-        eval_tokens=1000,
-        seed=0,
-    )
-    trainer.train()
-    losses = torch.tensor([row["loss"] for row in runs.read_jsonl(folder / "history.jsonl")])
-    return tree_map(torch.clone, dict(model.named_parameters())), loss.mu, losses
-
-
-@pytest.mark.parametrize("layout", [Padded, Shared])
-@pytest.mark.parametrize("weighting", ["none", "distance"])
-def test_micro_batches_do_not_change_what_is_learnt(train_config, tmp_path, weighting, layout):
-    def trained(**micro):
-        config = train_config(weighting, max_steps=20, max_grad_norm=0, **micro)
-        return trained_in_float64(config, layout, tmp_path / str(micro))[:2]
-
-    one, mu_one = trained(micro_batch_size=1)
-    for micro in ({"micro_batch_size": 2}, {"micro_batch_size": 8}, {"micro_batch_tokens": 150}, {}):
-        other, mu = trained(**micro)
-        assert mu == pytest.approx(mu_one, rel=1e-7)
-        for name, value in one.items():
-            torch.testing.assert_close(other[name], value, rtol=0, atol=1e-7)
 
 
 def test_a_run_leaves_what_it_promises(train_config, tmp_path):
@@ -111,10 +63,13 @@ def test_a_run_leaves_what_it_promises(train_config, tmp_path):
     }
 
 
-def test_a_hundred_steps_give_the_same_loss_curve_in_both_layouts(train_config, tmp_path):
-    config = train_config("distance", max_steps=100, logging_steps=1, learning_rate=3e-4)
-    _, _, shared = trained_in_float64(config, Shared, tmp_path / "shared")
-    _, _, padded = trained_in_float64(config, Padded, tmp_path / "padded")
+def test_a_hundred_steps_give_the_same_loss_curve_in_both_layouts(tmp_path):
+    curves = {}
+    for layout in (Shared, Padded):
+        folder = tmp_path / layout.name
+        trained_in_float64(LOSSES["normbt"], layout, folder, max_steps=100, logging_steps=1, learning_rate=3e-4)
+        curves[layout] = torch.tensor([row["loss"] for row in runs.read_jsonl(folder / "history.jsonl")])
+    shared, padded = curves.values()
     assert shared[-10:].mean() < 0.9 * shared[:10].mean()  # something was learnt
     torch.testing.assert_close(shared, padded, rtol=0, atol=1e-5)
 

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from rmbench.data.text import TokenPair
 from rmbench.modeling.layout import Layout, Rows, token_batches
@@ -22,6 +23,7 @@ class MicroBatch:
 
     pairs: list[TokenPair]
     rows: Rows
+    rating_margin: Tensor | None  # (pairs,), where every pair has one
 
 
 @dataclass(frozen=True)
@@ -81,5 +83,11 @@ class StepFeed:
         for indices in token_batches(mine, self.layout, budget_tokens, self.max_pairs):
             part = [mine[i] for i in indices]
             rows = self.layout.rows(part)
-            micro_batches.append(MicroBatch(part, rows.pin() if torch.cuda.is_available() else rows))
+            rows = rows.pin() if torch.cuda.is_available() else rows
+            micro_batches.append(MicroBatch(part, rows, _rating_margin(part)))
         return StepInput(micro_batches, len(batch))
+
+
+def _rating_margin(pairs: Sequence[TokenPair]) -> Tensor | None:
+    margins = [pair.pair.rating_margin for pair in pairs]
+    return None if None in margins else torch.tensor(margins, dtype=torch.float32)

@@ -23,22 +23,22 @@ from rmbench.config import TrainingConfig
 from rmbench.console import progress
 from rmbench.data.text import TokenPair
 from rmbench.diagnostics.records import PairRecorder, pair_scalars
-from rmbench.losses import LossTerms, PairLoss
+from rmbench.losses import LossTerms, PairBatch, PairLoss, Statistics
 from rmbench.modeling.layout import Layout, Rows, run_rows
 from rmbench.modeling.memory import first_budget, halved, out_of_memory
 from rmbench.modeling.model import RewardModel, recompute_activations, save_reward_model
-from rmbench.modeling.scoring import forward_all, score_pairs, summarize
+from rmbench.modeling.scoring import score_pairs, summarize
 from rmbench.modeling.throughput import FORWARD_AND_BACKWARD, matrix_rate, model_cost
 from rmbench.runs import History
 from rmbench.tracking import Tracker
 from rmbench.training import checkpoints
-from rmbench.training.feed import StepFeed, StepInput
+from rmbench.training.feed import MicroBatch, StepFeed, StepInput
 from rmbench.training.sampler import StepBatches
 
 logger = logging.getLogger(__name__)
 
 # Sums over the pairs of a step, reduced over all ranks in one message.
-SUMS = ("loss", "accuracy", "margin", "weight", "distance", "pairs", "tokens", "attended")
+SUMS = ("loss", "accuracy", "margin", "weight", "distance", "size", "close", "pairs", "tokens", "attended")
 PAIR_MEANS = SUMS[:5]
 
 
@@ -47,7 +47,6 @@ class TrainState:
     """What a checkpoint holds beside the tensors; JSON."""
 
     step: int = 0
-    mu: float | None = None
     window: dict[str, float] = field(default_factory=dict)  # sums since the last logged step
     best_accuracy: float | None = None
     best_step: int = 0
@@ -95,7 +94,7 @@ class Trainer:
         self.scheduler = get_scheduler(
             config.scheduler.name, self.optimizer.optimizer, _warmup_steps(config, self.total_steps), self.total_steps
         )
-        accelerator.register_for_checkpointing(self.scheduler)
+        accelerator.register_for_checkpointing(self.scheduler, loss)
 
     def train(self) -> TrainState:
         """All steps, from the newest checkpoint if `training.resume` is set and there is one."""
@@ -105,7 +104,6 @@ class Trainer:
             self.history = History(self.folder, self.state.step)
             self.recorder.rewind(self.state.step)
         self.model.train()
-        self._start_mu()
         shown = self.accelerator.is_main_process
         with progress("training", self.total_steps, self.state.step, shown) as advance:
             while self.state.step < self.total_steps and not self.state.stopped_early:
@@ -125,51 +123,76 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """One optimiser step; what the diagnostics recorded of it."""
         started = time.perf_counter()
-        sums = self._backward()
+        sums, statistics = self._backward()
         norm = self._optimizer_step()
-        totals = dict(zip(SUMS, self.accelerator.reduce(sums).tolist(), strict=True))
-        self.loss.update(totals["distance"] / totals["pairs"])
+        totals = dict(zip(SUMS, self._total(sums).tolist(), strict=True))
+        self.loss.update(totals["size"] / totals["pairs"], statistics)
         self._widen_window(totals, norm, time.perf_counter() - started)
         if not self.recorder.wants(self.state.step + 1):
             return {}
         table = self.recorder.write(self.state.step + 1, self.accelerator.is_main_process)
         return {} if table is None else pair_scalars(table)
 
-    def _backward(self) -> Tensor:
-        """The step's gradient; its SUMS. When memory runs out, the step begins again with smaller forward passes."""
+    def _backward(self) -> tuple[Tensor, Statistics]:
+        """The step's gradient; its SUMS and what its losses depended on.
+
+        When memory runs out, the step begins again with smaller forward passes.
+        """
         while True:
             step_input = self.feed.at(self.state.step, self.state.budget_tokens)
-            fault = self._try_backward(step_input)
-            if isinstance(fault, Tensor):
-                return fault
-            tokens, pairs = fault
+            done = self._try_backward(step_input)
+            if not isinstance(done, MicroBatch):
+                return done
+            tokens = sum(map(self.layout.cost, done.pairs))
             remedy = "training.gradient_checkpointing=true or a smaller dataset.max_length needs less."
-            self.state.budget_tokens = halved(self.state.budget_tokens, tokens, pairs, remedy)
+            self.state.budget_tokens = halved(self.state.budget_tokens, tokens, len(done.pairs), remedy)
             self.optimizer.zero_grad()
             self.recorder.forget()
 
-    def _try_backward(self, step_input: StepInput) -> Tensor | tuple[int, int]:
-        """The step's SUMS, or tokens and pairs of the forward pass for which memory did not suffice."""
+    def _try_backward(self, step_input: StepInput) -> tuple[Tensor, Statistics] | MicroBatch:
+        """The step's gradient, or the forward pass for which memory did not suffice."""
         # The mean over the global batch: DDP averages the ranks' gradients, so each scales by their number.
         scale = self.accelerator.num_processes / step_input.pairs
         recording = self.recorder.wants(self.state.step + 1)
         sums = torch.zeros(len(SUMS), device=self.accelerator.device, dtype=self.sum_dtype)
-        for i, part in enumerate(step_input.micro_batches):
-            last = i == len(step_input.micro_batches) - 1
-            try:
-                with nullcontext() if last else self.accelerator.no_sync(self.model):
-                    output = run_rows(self.model, part.rows.to(self.accelerator.device))
-                    terms = self.loss(output)
+        parts = step_input.micro_batches
+        part = parts[0]
+        try:
+            statistics = self._first_pass(parts)
+            for part in parts:
+                with self.accelerator.no_sync(self.model) if part is not parts[-1] else nullcontext():
+                    batch = self._forward(part)
+                    if statistics is None:
+                        statistics = self.loss.statistics(batch, self._total)
+                    terms = self.loss(batch, statistics)
                     self.accelerator.backward(terms.loss.sum() * scale)
-            except RuntimeError as error:
-                # With several processes the others would wait in a reduction that this one has left.
-                if self.accelerator.num_processes > 1 or not out_of_memory(error):
-                    raise
-                return sum(map(self.layout.cost, part.pairs)), len(part.pairs)
-            sums += _sums(terms, part.rows, self.sum_dtype)
-            if recording:
-                self.recorder.add(part.pairs, output, terms)
-        return sums
+                sums += _sums(terms, part.rows, self.sum_dtype)
+                if recording:
+                    self.recorder.add(part.pairs, batch.output, terms)
+        except RuntimeError as error:
+            # With several processes the others would wait in a reduction that this one has left.
+            if self.accelerator.num_processes > 1 or not out_of_memory(error):
+                raise
+            return part
+        assert statistics is not None
+        return sums, statistics
+
+    def _first_pass(self, parts: list[MicroBatch]) -> Statistics | None:
+        """For losses that depend on the whole global batch, where one forward pass does not hold this rank's part."""
+        if len(parts) == 1 or not self.loss.needs_global_batch:
+            return None
+        with torch.no_grad():
+            batches = [self._forward(part) for part in parts]
+        return self.loss.statistics(PairBatch.joined(batches), self._total)
+
+    def _forward(self, part: MicroBatch) -> PairBatch:
+        output = run_rows(self.model, part.rows.to(self.accelerator.device))
+        return PairBatch(output, part.rating_margin)
+
+    def _total(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks."""
+        total: Tensor = self.accelerator.reduce(tensor)
+        return total
 
     def _optimizer_step(self) -> float:
         limit = self.config.max_grad_norm or math.inf
@@ -178,19 +201,6 @@ class Trainer:
         self.scheduler.step()
         self.optimizer.zero_grad()
         return float(norm)
-
-    def _start_mu(self) -> None:
-        """mu_0: the mean distance of the first global batch, from one forward pass without gradients."""
-        if not self.loss.needs_mu:
-            return
-        first = self.feed.at(0, self.state.budget_tokens)
-        mine = [pair for part in first.micro_batches for pair in part.pairs]
-        sums = torch.zeros(2, device=self.accelerator.device, dtype=self.sum_dtype)
-        outputs = forward_all(self.model, mine, self.layout, self.accelerator.device, self.state.budget_tokens)
-        for _, output in outputs:
-            sums += torch.stack([output.distance.sum(), torch.ones_like(output.margin).sum()]).to(self.sum_dtype)
-        total, count = self.accelerator.reduce(sums).tolist()
-        self.loss.update(total / count)
 
     def _widen_window(self, totals: dict[str, float], norm: float, seconds: float) -> None:
         clipped = bool(self.config.max_grad_norm) and norm > self.config.max_grad_norm
@@ -206,6 +216,7 @@ class Trainer:
             "grad_norm": window["grad_norm"] / window["steps"],
             "clip_fraction": window["clipped"] / window["steps"],
             "mu": self.loss.mu or 0.0,
+            "close_pairs": window["close"],
             "learning_rate": self.scheduler.get_last_lr()[0],
             "epoch": self.state.step / self.batches.steps_per_epoch,
             **self._throughput(window),
@@ -264,7 +275,6 @@ class Trainer:
         return every > 0 and self.state.step % every == 0
 
     def _save(self) -> None:
-        self.state.mu = self.loss.mu
         checkpoints.save(
             self.accelerator,
             self.folder / "checkpoints",
@@ -280,7 +290,6 @@ class Trainer:
                 logger.info("no checkpoint to resume from; starting at step 0")
             return
         self.state = TrainState(**state)
-        self.loss.mu = self.state.mu
         logger.info("resumed at step %d of %d", self.state.step, self.total_steps)
 
 
@@ -304,6 +313,7 @@ def _sums(terms: LossTerms, rows: Rows, dtype: torch.dtype) -> Tensor:
     """The SUMS of one micro-batch."""
     margin = terms.margin
     one = torch.ones_like(margin)
-    columns = (terms.loss.detach(), (margin > 0).float(), margin, terms.weight, terms.distance, one)
+    right = (margin > 0).to(margin.dtype)
+    columns = (terms.loss.detach(), right, margin, terms.weight, terms.distance, terms.size, terms.close, one)
     computed = torch.tensor([rows.tokens, rows.attended], dtype=dtype, device=margin.device)
     return torch.cat([torch.stack([column.sum().to(dtype) for column in columns]), computed])

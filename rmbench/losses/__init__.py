@@ -1,0 +1,7 @@
+"""The loss library: pairwise(margin) x weighting(distance) + regularizer(rewards), in parts that can be exchanged."""
+
+from rmbench.losses.loss import LossTerms, PairBatch, PairLoss, Statistics
+from rmbench.losses.pairwise import PAIRWISE, Pairwise
+from rmbench.losses.regularizers import REGULARIZER, Regularizer
+
+__all__ = ["PAIRWISE", "REGULARIZER", "LossTerms", "PairBatch", "PairLoss", "Pairwise", "Regularizer", "Statistics"]

@@ -1,0 +1,248 @@
+"""loss_i = weight_i * pairwise(margin_i) + sum of coefficient * regularizer(r_w, r_l).
+
+Every part is pure, works per pair and states its derivative; the caller reduces once. margin = r_w - r_l.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+from rmbench.config import LossConfig, Measure
+from rmbench.errors import UserError
+from rmbench.losses.pairwise import PAIRWISE, Pairwise
+from rmbench.losses.regularizers import REGULARIZER, Regularizer
+from rmbench.losses.weighting import WEIGHTING, covariance, embedding_distance, pair_weight, whitener, wide
+from rmbench.modeling.layout import PairOutput
+
+# A pair whose distance is below this share of its embeddings' length: little more than rounding tells its sides apart.
+CLOSE = 1e-4
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """What a loss may look at: the model's output, and of the data what this loss needs; all `(pairs, ...)`."""
+
+    output: PairOutput
+    rating_margin: Tensor | None = None
+
+    @staticmethod
+    def joined(parts: Sequence[PairBatch]) -> PairBatch:
+        """The pairs of all parts, in order."""
+        outputs = [vars(part.output) for part in parts]
+        output = PairOutput(**{name: torch.cat([o[name] for o in outputs]) for name in outputs[0]})
+        ratings = [part.rating_margin for part in parts if part.rating_margin is not None]
+        return PairBatch(output, torch.cat(ratings) if ratings else None)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a pair's loss depends on beside the pair itself, for one optimiser step; no gradient."""
+
+    mu: Tensor | None = None
+    mean_weight: Tensor | None = None  # over the global batch
+    centre: Tensor | None = None  # mean embedding of the global batch
+    covariance: Tensor | None = None  # of the global batch's embeddings
+    whitener: Tensor | None = None  # of the running covariance
+    means: dict[str, Tensor] = field(default_factory=dict)  # of the regularizers that are functions of one
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """A batch of pairs under a loss; all `(pairs,)`. Only `loss` carries gradient."""
+
+    loss: Tensor
+    margin: Tensor
+    distance: Tensor  # ||h_w - h_l||, whatever the weight divides by
+    size: Tensor  # what the weight divides by
+    weight: Tensor
+    slope_chosen: Tensor  # d loss_i / d r_w
+    slope_rejected: Tensor  # d loss_i / d r_l
+    close: Tensor  # 1 where little more than rounding tells the two embeddings apart
+
+    @property
+    def prediction_error(self) -> Tensor:
+        """sigma(-margin): the probability that the model gives to the wrong order."""
+        return torch.sigmoid(-self.margin)
+
+    @property
+    def loss_slope(self) -> Tensor:
+        """|d loss_i / d margin| at fixed r_w + r_l, weight included."""
+        return (self.slope_chosen - self.slope_rejected).abs() / 2
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """The sum over all processes where there is one."""
+    return tensor
+
+
+class PairLoss:
+    """The configured loss and what it keeps from step to step: mu, and for `whitened` the covariance.
+
+    mu starts as the first global batch's mean, the mu of before is used at step t, and `update` is called once per
+    optimiser step with the global batch's mean size; evaluation never calls it (arXiv 2512.06343; where mu starts
+    and when it is updated under accumulation are choices, the paper does not say). The covariance goes the same way.
+
+    Raises:
+        UserError: a part has no such name; the message lists those there are.
+    """
+
+    def __init__(self, config: LossConfig) -> None:
+        self.config = config
+        self.pairwise: Pairwise = PAIRWISE[_name(PAIRWISE, config.pairwise, "loss.pairwise")]
+        _name(WEIGHTING, config.weighting, "loss.weighting")
+        coefficients = {f.name: getattr(config.regularizer, f.name) for f in fields(config.regularizer)}
+        self.regularizers: dict[str, tuple[float, Regularizer]] = {
+            name: (coefficient, REGULARIZER[name]) for name, coefficient in coefficients.items() if coefficient
+        }
+        self.mu: float | None = None
+        self.covariance: Tensor | None = None
+
+    @property
+    def weighs(self) -> bool:
+        """Pairs do not all count the same."""
+        return self.config.weighting != "none"
+
+    @property
+    def needs_rating(self) -> bool:
+        """It reads the pairs' rating margins."""
+        return self.pairwise.needs_rating
+
+    @property
+    def needs_global_batch(self) -> bool:
+        """This step's loss of a pair depends on the whole global batch, so all of it has to be seen first."""
+        distance = self.config.distance
+        of_weights = self.weighs and (
+            self.mu is None
+            or not distance.ema
+            or distance.normalize
+            or distance.measure in (Measure.centred_cosine, Measure.whitened)
+        )
+        return of_weights or any(r.part is not None for _, r in self.regularizers.values())
+
+    @torch.no_grad()
+    def statistics(self, batch: PairBatch, total: Callable[[Tensor], Tensor] = alone) -> Statistics:
+        """What this step's losses depend on beside their own pair.
+
+        Args:
+            batch: this process's pairs of the global batch, if `needs_global_batch`.
+            total: a tensor's sum over all processes; called alike by all of them.
+        """
+        if not self.needs_global_batch:
+            mu = None if self.mu is None else batch.output.margin.new_tensor(self.mu)
+            return Statistics(mu=mu)
+        output = _float32(batch.output)
+        count = total(wide(output.margin.new_tensor(float(len(output.margin)))))
+
+        def mean(values: Tensor) -> Tensor:
+            """Over the global batch, of a row for each pair."""
+            return (total(wide(values).sum(0)) / count).to(output.margin.dtype)
+
+        parts = {name: r.part for name, (_, r) in self.regularizers.items() if r.part is not None}
+        means = {name: mean(part(output.rewards_chosen, output.rewards_rejected)) for name, part in parts.items()}
+        if not self.weighs:
+            return Statistics(means=means)
+        distance = self.config.distance
+        centre = batch_covariance = factor = mean_weight = None
+        if distance.measure is Measure.centred_cosine:
+            centre = mean((output.embeddings_chosen + output.embeddings_rejected) / 2)
+        if distance.measure is Measure.whitened:
+            batch_covariance = covariance(output, total)
+            running = batch_covariance if self.covariance is None else self.covariance.to(batch_covariance)
+            factor = whitener(running, distance.shrinkage)
+        size = embedding_distance(output, distance.measure, centre, factor)
+        mu = mean(size) if self.mu is None or not distance.ema else size.new_tensor(self.mu)
+        if distance.normalize:
+            mean_weight = mean(pair_weight(size, mu, distance))
+        return Statistics(mu, mean_weight, centre, batch_covariance, factor, means)
+
+    def __call__(self, batch: PairBatch | PairOutput, statistics: Statistics | None = None) -> LossTerms:
+        """Per-pair terms. Nothing is updated.
+
+        Without `statistics`, the batch is taken for the whole global batch.
+        """
+        batch = batch if isinstance(batch, PairBatch) else PairBatch(batch)
+        statistics = self.statistics(batch) if statistics is None else statistics
+        output = _float32(batch.output)
+        chosen, rejected = output.rewards_chosen, output.rewards_rejected
+        size, weight = self._weight(output, statistics)
+        rating = self._rating(batch, chosen)
+        coordinate = self.pairwise.coordinate(chosen, rejected)
+        loss = weight * self.pairwise.value(coordinate.x, rating, self.config)
+        with torch.no_grad():
+            slope = weight * self.pairwise.slope(coordinate.x, rating, self.config)
+            slope_chosen, slope_rejected = slope * coordinate.by_chosen, slope * coordinate.by_rejected
+        for name, (coefficient, regularizer) in self.regularizers.items():
+            mean = statistics.means.get(name, chosen.new_zeros(()))
+            loss = loss + coefficient * regularizer.value(chosen, rejected, mean)
+            with torch.no_grad():
+                by_chosen, by_rejected = regularizer.slopes(chosen, rejected, mean)
+                slope_chosen = slope_chosen + coefficient * by_chosen
+                slope_rejected = slope_rejected + coefficient * by_rejected
+        margin, distance = output.margin.detach(), output.distance
+        return LossTerms(loss, margin, distance, size, weight, slope_chosen, slope_rejected, _close(output))
+
+    def update(self, mean_size: float, statistics: Statistics | None = None) -> None:
+        """After an optimiser step: running <- beta running + (1 - beta) * this global batch's; the first sets it.
+
+        Args:
+            mean_size: the global batch's mean of what the weights divide by.
+            statistics: what the step used; `whitened` alone needs it.
+        """
+        beta = self.config.distance.beta
+        self.mu = mean_size if self.mu is None else beta * self.mu + (1 - beta) * mean_size
+        new = None if statistics is None else statistics.covariance
+        if new is not None:
+            self.covariance = new if self.covariance is None else beta * self.covariance.to(new) + (1 - beta) * new
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed run needs to go on as if it had never stopped."""
+        mu = {} if self.mu is None else {"mu": torch.tensor(self.mu, dtype=torch.float64)}
+        return mu | ({} if self.covariance is None else {"covariance": self.covariance})
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` gave."""
+        self.mu = float(state["mu"]) if "mu" in state else None
+        self.covariance = state.get("covariance")
+
+    def _weight(self, output: PairOutput, statistics: Statistics) -> tuple[Tensor, Tensor]:
+        """What each weight divides by, and the weights."""
+        distance = self.config.distance
+        if not self.weighs:
+            return output.distance, torch.ones_like(output.margin).detach()
+        size = embedding_distance(output, distance.measure, statistics.centre, statistics.whitener)
+        assert statistics.mu is not None
+        weight = pair_weight(size, statistics.mu, distance)
+        return size, weight if statistics.mean_weight is None else weight / statistics.mean_weight
+
+    def _rating(self, batch: PairBatch, like: Tensor) -> Tensor:
+        """m, scaled; zeros for losses that do not read it."""
+        if not self.pairwise.needs_rating:
+            return torch.zeros_like(like).detach()
+        assert batch.rating_margin is not None, f"{self.config.pairwise} needs rating margins"
+        return self.config.rating_factor * batch.rating_margin.to(like)
+
+
+def _close(output: PairOutput) -> Tensor:
+    chosen, rejected = output.embeddings_chosen.detach(), output.embeddings_rejected.detach()
+    length = (chosen.norm(dim=-1) + rejected.norm(dim=-1)) / 2
+    return (output.distance <= CLOSE * length).to(output.distance.dtype)
+
+
+def _float32(output: PairOutput) -> PairOutput:
+    """Half precision would make ties of rewards: those near 4 lie 0.03 apart in bf16."""
+    if output.margin.dtype in (torch.float32, torch.float64) and output.embeddings_chosen.dtype == output.margin.dtype:
+        return output
+    return PairOutput(**{k: v if v.dtype == torch.float64 else v.float() for k, v in vars(output).items()})
+
+
+def _name(choices: Iterable[str], name: str, key: str) -> str:
+    if name in choices:
+        return name
+    near = difflib.get_close_matches(name, choices, n=1)
+    hint = f" Did you mean {key}={near[0]}?" if near else ""
+    raise UserError(f"{key}={name}: no such name.{hint} There are: {', '.join(choices)}.")
