@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_layout import GROUPED, SMALL, pairs_of_all_kinds, reward_model
 from torch import nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, logsigmoid
 from transformers import (
     AlbertConfig,
     BertConfig,
@@ -20,7 +20,6 @@ from transformers import (
 
 from rmbench.diagnostics.gradients import PairGradients, block_of
 from rmbench.diagnostics.rules import outer_square
-from rmbench.losses import bt_value
 from rmbench.modeling.layout import Padded, Shared, run_rows
 from rmbench.modeling.model import freeze_backbone, recompute_activations
 
@@ -106,7 +105,7 @@ def test_norms_are_those_of_one_backward_pass_per_pair(name, recompute, trained)
 def test_the_steps_own_backward_gives_the_losses_norms_and_the_usual_gradient(name):
     model = reward_model({**DECODERS, **OTHERS}[name])
     pairs = distinct_pairs()
-    value = lambda output: bt_value(output.margin) + 0.1 * (output.rewards_chosen + output.rewards_rejected) ** 2  # noqa: E731
+    value = lambda output: -logsigmoid(output.margin) + 0.1 * (output.rewards_chosen + output.rewards_rejected) ** 2  # noqa: E731
     loop = total(by_loop(model, pairs, value))
     rows = (Shared(0) if name in DECODERS else Padded(0)).rows(pairs)
     value(run_rows(model, rows)).sum().backward()

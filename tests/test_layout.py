@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.functional import logsigmoid
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -27,7 +28,6 @@ from rmbench.config import LayoutName
 from rmbench.data.formats import Pair
 from rmbench.data.text import TokenPair, common_prefix
 from rmbench.errors import UserError
-from rmbench.losses import bt_value
 from rmbench.modeling.attention import Packing, Span, by_segments
 from rmbench.modeling.layout import Padded, Shared, run_rows
 from rmbench.modeling.layout_choice import choose_layout
@@ -95,7 +95,7 @@ def outcome(model, layout, pairs):
     """Rewards, and the gradient of the summed loss by parameter."""
     model.zero_grad()
     output = run_rows(model, layout.rows(pairs))
-    bt_value(output.margin).sum().backward()
+    (-logsigmoid(output.margin)).sum().backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return torch.stack([output.rewards_chosen, output.rewards_rejected]).detach(), gradients
 
