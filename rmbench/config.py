@@ -288,12 +288,14 @@ class DiagnosticsConfig(Checked):
 
 @dataclass
 class BenchmarkConfig(Checked):
-    """A fixed set of pairs with a published way to form a score."""
+    """A fixed set of prompts and responses with a published way to form a score."""
 
     prefix: ClassVar[str] = "benchmark."
-    name: str = knob(MISSING, "none, auto, synthetic, rewardbench, pairs")
+    name: str = knob(MISSING, "none, auto, synthetic, rewardbench, rewardbench2, rm_bench, judgebench, pairs")
     path: str | None = knob(None, "local file in the benchmark's own columns, instead of the Hub's")
     revision: str | None = knob(None, "branch, tag or commit on the Hub")
+    split: str | None = knob(None, "split on the Hub, such as claude of JudgeBench; null is the benchmark's usual one")
+    group_by: str | None = knob(None, "column that benchmark=pairs groups by; null is section, subset or source")
     max_length: int | None = knob(
         None, "tokens of prompt and response; longer prompts are cut from the left; null is min(context, 2048)", low=8
     )
@@ -340,6 +342,7 @@ class EvalConfig(Checked):
         LayoutName.auto, "shared (each prompt computed once), padded, or what the backbone allows"
     )
     checkpoint: str | None = knob(None, "run folder, its checkpoint, any local folder or Hub id; null: newest run")
+    scores: str | None = knob(None, "a scores.jsonl: form its numbers without the model")
     revision: str | None = knob(None, "branch, tag or commit of a checkpoint on the Hub")
     trust_remote_code: bool = knob(False, "run Python code that comes with the model")
     run_dir: str | None = knob(None, "where the scores go; null is RUN/eval/BENCHMARK")

@@ -17,7 +17,7 @@ from rmbench import benchmarks, runs
 from rmbench.config import OnBadRow, TrainConfig
 from rmbench.console import console
 from rmbench.data.dataset import load_dataset
-from rmbench.data.formats import Pair
+from rmbench.data.items import Item
 from rmbench.data.ratings import with_scaled_ratings
 from rmbench.data.text import TokenPair, resolve_max_length, tokenize_pairs
 from rmbench.diagnostics import figures
@@ -46,7 +46,7 @@ class Inputs:
     loss: PairLoss
     train_pairs: list[TokenPair]
     eval_pairs: list[TokenPair]
-    benchmark_pairs: list[Pair]
+    benchmark_items: list[Item]
     layout: Layout
     eval_layout: Layout
     store: FeatureStore | None  # of a frozen backbone
@@ -137,7 +137,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     if loss.needs_rating:
         dataset.train = with_scaled_ratings(dataset.train, config.loss.rating_scale, config.loss.pairwise)
     name = config.benchmark.name
-    benchmark_pairs = [] if name == "none" else benchmarks.find(name).load(config.benchmark)
+    benchmark_items = [] if name == "none" else benchmarks.find(name).load(config.benchmark)
     model, tokenizer = new_reward_model(config.backbone, config.gpu.attention, config.seed)
     max_length = resolve_max_length(config.dataset.max_length, tokenizer, model.network.config, "dataset.max_length")
 
@@ -174,7 +174,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
             "tokenised": {"train": dict(train_counts), "eval": dict(eval_counts)},
         },
     }
-    return Inputs(model, tokenizer, loss, train_pairs, eval_pairs, benchmark_pairs, layout, eval_layout, store, facts)
+    return Inputs(model, tokenizer, loss, train_pairs, eval_pairs, benchmark_items, layout, eval_layout, store, facts)
 
 
 def _feature_store(config: TrainConfig, model: RewardModel, accelerator: Accelerator) -> FeatureStore:
@@ -202,11 +202,11 @@ def _evaluate(model: RewardModel, inputs: Inputs, config: TrainConfig, accelerat
 def _benchmark(
     model: RewardModel, inputs: Inputs, config: TrainConfig, accelerator: Accelerator, folder: Path
 ) -> dict[str, Any] | None:
-    if not inputs.benchmark_pairs:
+    if not inputs.benchmark_items:
         return None
     results = run_benchmark(
         config.benchmark,
-        inputs.benchmark_pairs,
+        inputs.benchmark_items,
         model,
         inputs.tokenizer,
         accelerator,

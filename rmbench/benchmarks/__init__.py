@@ -1,33 +1,49 @@
-"""Fixed sets of pairs and how each forms its number.
+"""Fixed sets of prompts with better and worse responses, and how each forms its number.
 
-A benchmark is a module with `load(config) -> list[Pair]`, where a pair's `section` is the benchmark's subset, and
-`results(rows) -> dict`, a pure function of score rows. Scores are files, metrics are functions of files: any number
-can be formed again without the model.
+A benchmark is a module of pure functions: `load(config)` gives its items, `credit(row)` says how well an item was
+ranked, `observations(rows)` and `formula(cells)` say how its numbers follow from score rows. Scores are files, metrics
+are functions of files: any number can be formed again without the model.
 """
 
 from __future__ import annotations
 
 import difflib
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-from rmbench.benchmarks import pairs, rewardbench, synthetic
-from rmbench.benchmarks.rows import ScoreRow
+from rmbench.benchmarks import judgebench, pairs, rewardbench, rewardbench2, rm_bench, synthetic
+from rmbench.benchmarks.formula import Formula
+from rmbench.benchmarks.scores import ScoreRow
 from rmbench.config import BenchmarkConfig
-from rmbench.data.formats import Pair
+from rmbench.data.items import Item
 from rmbench.errors import UserError
+from rmbench.statistics.cells import Observation
 
 
 class Benchmark(Protocol):
     """What each module here offers."""
 
-    def load(self, config: BenchmarkConfig) -> list[Pair]:
-        """The pairs, each with its subset as `section`."""
+    def load(self, config: BenchmarkConfig) -> list[Item]:
+        """The items, correct responses first, each with its subset."""
 
-    def results(self, rows: list[ScoreRow]) -> dict[str, Any]:
-        """`score` (None if it cannot be formed, with `reason`), `sections`, `subsets` and counts."""
+    def credit(self, row: ScoreRow) -> float:
+        """How well the item was ranked, from 0 to 1."""
+
+    def observations(self, rows: Sequence[ScoreRow]) -> list[Observation]:
+        """The values that the numbers are means of."""
+
+    def formula(self, cells: dict[str, int]) -> Formula:
+        """The weights of every number, given how many observations each cell has."""
 
 
-BENCHMARKS: dict[str, Benchmark] = {"synthetic": synthetic, "rewardbench": rewardbench, "pairs": pairs}
+BENCHMARKS: dict[str, Benchmark] = {
+    "synthetic": synthetic,
+    "rewardbench": rewardbench,
+    "rewardbench2": rewardbench2,
+    "rm_bench": rm_bench,
+    "judgebench": judgebench,
+    "pairs": pairs,
+}
 
 
 def find(name: str) -> Benchmark:

@@ -1,30 +1,44 @@
-"""Any preference file as a benchmark: accuracy by its `section` or `source` column; score = accuracy over all rows."""
+"""Any preference file as a benchmark: accuracy by section, source or any column; score = accuracy over all rows."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
-from rmbench.benchmarks.rows import ScoreRow, counts, load_rows, mean_of_sections, subset_accuracy
+from rmbench.benchmarks.formula import Formula, strict_wins, subset_observations
+from rmbench.benchmarks.rows import load_pair_items, placed_rows
+from rmbench.benchmarks.scores import ScoreRow
 from rmbench.config import BenchmarkConfig
-from rmbench.data.formats import Pair
+from rmbench.data.items import Item
 from rmbench.errors import UserError
+from rmbench.statistics.cells import Observation, by_size
 
 
-def load(config: BenchmarkConfig) -> list[Pair]:
+def load(config: BenchmarkConfig) -> list[Item]:
     """The pairs of `benchmark.path`, in any form that training data may have.
 
     Raises:
-        UserError: no path is given, or the file cannot be used.
+        UserError: no path is given, the file cannot be used, or it has no column `benchmark.group_by`.
     """
     if config.path is None:
         raise UserError("benchmark=pairs needs a file: benchmark.path=FILE (jsonl, json, csv, parquet).")
-    return load_rows(config)
+    column = config.group_by
+    name, rows = placed_rows(config, "", "", ("chosen", "rejected", *([column] if column else [])))
+    items = load_pair_items(name, rows)
+    if column is None:
+        return items
+    groups = [str(row.get(column)) for _, row in rows if isinstance(row, dict)]
+    return [replace(item, subset=group) for item, group in zip(items, groups, strict=True)]
 
 
-def results(rows: list[ScoreRow]) -> dict[str, Any]:
+credit = strict_wins
+
+
+def observations(rows: Sequence[ScoreRow]) -> list[Observation]:
+    """Wins by subset."""
+    return subset_observations(rows, credit)
+
+
+def formula(cells: dict[str, int]) -> Formula:
     """Every subset is its own section; the score is the accuracy over all rows."""
-    accuracy = subset_accuracy(rows)
-    formed = mean_of_sections(rows, dict(accuracy)) | {"subsets": accuracy} | counts(rows)
-    if formed["score"] is not None:
-        formed["score"] = formed["micro_accuracy"]
-    return formed
+    return Formula({name: {name: 1.0} for name in cells}, by_size(cells))

@@ -1,20 +1,27 @@
 """RewardBench v1 (arXiv 2403.13787): 2,985 pairs, 23 subsets, four sections; score = plain mean of the sections.
 
 A section is the mean of its subsets' accuracies, weighted by fixed counts. They are the subsets' sizes but for
-math-prm, which counts 984 with 447 rows, so that mathematics and code weigh the same.
+math-prm, which counts 984 with 447 rows, so that mathematics and code weigh the same. The prior sets (four older test
+sets, half a section's weight in the paper's score) are read where a file has them; `score` leaves them out, as the
+leaderboard does.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
-from rmbench.benchmarks.rows import ScoreRow, counts, load_rows, mean_of_sections, subset_accuracy
+from rmbench.benchmarks.formula import Formula, strict_wins, subset_observations
+from rmbench.benchmarks.rows import load_pair_items, placed_rows
+from rmbench.benchmarks.scores import ScoreRow
 from rmbench.config import BenchmarkConfig
-from rmbench.data.formats import Pair
+from rmbench.data.items import Item
 from rmbench.errors import UserError
+from rmbench.statistics.cells import Observation, Weights, mean_of
 
-HUB_ID = "allenai/reward-bench"
-SPLIT = "filtered"
+HUB_ID, SPLIT = "allenai/reward-bench", "filtered"
+NEEDS = ("prompt", "chosen", "rejected", "subset")
 
 SECTIONS: dict[str, dict[str, int]] = {
     "Chat": {
@@ -49,35 +56,62 @@ SECTIONS: dict[str, dict[str, int]] = {
         "hep-rust": 164,
     },
 }
+PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
+KNOWN = {subset for section in SECTIONS.values() for subset in section} | set(PRIOR_SETS)
+HUMANEVAL_TASKS = 164
 
 
-def load(config: BenchmarkConfig) -> list[Pair]:
-    """The pairs from `benchmark.path` or the Hub, subset as section.
+def load(config: BenchmarkConfig) -> list[Item]:
+    """The pairs from `benchmark.path` or the Hub.
 
     Raises:
         UserError: the file lacks RewardBench's columns, a subset is unknown, or the Hub cannot be reached.
     """
-    pairs = load_rows(config, HUB_ID, SPLIT, needs=("prompt", "chosen", "rejected", "subset"))
-    known = {subset for section in SECTIONS.values() for subset in section}
-    unknown = sorted({pair.section for pair in pairs} - known)
+    name, rows = placed_rows(config, HUB_ID, SPLIT, NEEDS)
+    items = load_pair_items(name, rows)
+    unknown = sorted({item.subset for item in items} - KNOWN)
     if unknown:
         raise UserError(
-            f"{config.path or HUB_ID}: RewardBench has no subset {', '.join(map(repr, unknown[:3]))}.\n"
+            f"{name}: RewardBench has no subset {', '.join(map(repr, unknown[:3]))}.\n"
             "For preference pairs of your own: benchmark=pairs benchmark.path=FILE"
         )
-    return pairs
+    return with_humaneval_tasks(items)
 
 
-def results(rows: list[ScoreRow]) -> dict[str, Any]:
-    """Sections from the subsets that are present; a section without rows is None, and so is the score then."""
-    accuracy = subset_accuracy(rows)
-    sections = {name: section_score(accuracy, weights) for name, weights in SECTIONS.items()}
-    return mean_of_sections(rows, sections) | {"subsets": accuracy} | counts(rows)
+def with_humaneval_tasks(items: list[Item]) -> list[Item]:
+    """The n-th rows of the six languages of HumanEvalPack are one task, so one cluster; told only of whole subsets."""
+    sizes = Counter(item.subset for item in items)
+    seen: Counter[str] = Counter()
+    placed = []
+    for item in items:
+        seen[item.subset] += 1
+        whole = item.subset.startswith("hep-") and sizes[item.subset] == HUMANEVAL_TASKS
+        placed.append(replace(item, cluster=f"humaneval {seen[item.subset]}") if whole else item)
+    return placed
 
 
-def section_score(accuracy: dict[str, float], weights: dict[str, int]) -> float | None:
-    """Weighted mean over the subsets that `accuracy` has; None without any."""
-    present = {subset: weight for subset, weight in weights.items() if subset in accuracy}
-    if not present:
-        return None
-    return sum(accuracy[s] * w for s, w in present.items()) / sum(present.values())
+credit = strict_wins
+
+
+def observations(rows: Sequence[ScoreRow]) -> list[Observation]:
+    """Wins by subset."""
+    return subset_observations(rows, credit)
+
+
+def formula(cells: dict[str, int]) -> Formula:
+    """Sections from the subsets that are present."""
+    sections = {name: section_weights(cells, weights) for name, weights in SECTIONS.items()}
+    prior = mean_of({cell: 1.0} for cell in PRIOR_SETS if cell in cells)
+    with_prior = {}
+    if prior:
+        with_prior = {
+            "prior_sets": prior,
+            "score_with_prior_sets": mean_of([part for part in sections.values() for _ in range(2)] + [prior]),
+        }
+    return Formula(sections=sections, score=mean_of(sections.values()), others=with_prior)
+
+
+def section_weights(cells: dict[str, int], weights: dict[str, int]) -> Weights:
+    """The weighted mean over the subsets that there are; nothing without any."""
+    present = {subset: weight for subset, weight in weights.items() if subset in cells}
+    return {subset: weight / sum(present.values()) for subset, weight in present.items()}

@@ -1,45 +1,31 @@
-"""Where a benchmark's pairs come from, score rows, and what every pairwise benchmark counts."""
+"""Where a benchmark's rows come from, checked for the columns that it needs."""
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from itertools import chain
-from typing import Any, TypedDict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 from rmbench.config import BenchmarkConfig
 from rmbench.data.dataset import hub_rows, load_pairs
-from rmbench.data.formats import Pair
-from rmbench.data.rowfiles import read_rows
+from rmbench.data.items import Item
+from rmbench.data.messages import BadRow, Message, Row, check_text
+from rmbench.data.rowfiles import Placed, read_rows
 from rmbench.errors import UserError
 
 
-class ScoreRow(TypedDict):
-    """One line of scores.jsonl."""
-
-    id: str
-    subset: str
-    score_chosen: float
-    score_rejected: float
-    distance: float
-    identical: bool  # equal token ids: no model can tell the two apart
-
-
-def load_rows(
-    config: BenchmarkConfig, hub_id: str = "", split: str = "", needs: tuple[str, ...] = ("chosen", "rejected")
-) -> list[Pair]:
-    """Every row of `benchmark.path`, or of a split on the Hub, as a pair; nothing is dropped.
+def placed_rows(config: BenchmarkConfig, hub_id: str, split: str, needs: tuple[str, ...]) -> tuple[str, list[Placed]]:
+    """Name and rows of `benchmark.path`, or of a split on the Hub.
 
     Raises:
-        UserError: no such file or dataset, a missing column (of `needs`), a malformed row.
+        UserError: no such file or dataset, no rows, or a missing column (of `needs`).
     """
     if config.path is not None:
-        name, remedy = config.path, ""
+        name = config.path
         rows = iter(read_rows(config.path))
     else:
-        name, remedy = hub_id, "benchmark.path=FILE"
-        rows = iter(hub_rows(hub_id, None, split, config.revision, remedy))
+        name = hub_id
+        rows = iter(hub_rows(hub_id, None, config.split or split, config.revision, "benchmark.path=FILE"))
     first = next(rows, None)
     if first is None:
         raise UserError(f"{name}: no rows.")
@@ -50,53 +36,71 @@ def load_rows(
             f"{name}: no column {', '.join(absent)}. benchmark={config.name} needs {', '.join(needs)};"
             f" the file has {', '.join(there)}."
         )
-    pairs, _ = load_pairs(chain([first], rows), name, for_training=False)
-    return pairs
+    return name, [first, *rows]
 
 
-def wins(rows: Iterable[ScoreRow]) -> list[bool]:
-    """Chosen strictly above rejected; a tie and a NaN are losses (RewardBench's rule)."""
-    return [row["score_chosen"] > row["score_rejected"] for row in rows]
+def load_pair_items(name: str, rows: Iterable[Placed]) -> list[Item]:
+    """Rows in any form that training data may have; nothing is dropped.
+
+    Raises:
+        UserError: a malformed row.
+    """
+    pairs, _ = load_pairs(rows, name, Path(name).name, for_training=False)
+    return [Item.from_pair(pair) for pair in pairs]
 
 
-def subset_accuracy(rows: Sequence[ScoreRow]) -> dict[str, float]:
-    """Share of wins in each subset, by its rows in the file."""
-    groups: dict[str, list[bool]] = defaultdict(list)
-    for row, won in zip(rows, wins(rows), strict=True):
-        groups[row["subset"]].append(won)
-    return {name: sum(group) / len(group) for name, group in sorted(groups.items())}
+def load_items(rows: Iterable[Placed], parse: Callable[[Row], Item]) -> list[Item]:
+    """Each row through `parse`, which may raise KeyError, TypeError or BadRow.
+
+    Raises:
+        UserError: a malformed row, or an id that stands twice.
+    """
+    items: dict[str, Item] = {}
+    for place, row in rows:
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            item = parse(row)
+        except KeyError as error:
+            raise UserError(f"{place}: no column {error}.") from error
+        except (BadRow, TypeError, ValueError) as error:
+            raise UserError(f"{place}: {error}.") from error
+        if item.id in items:
+            raise UserError(f"{place}: the id {item.id!r} stands twice.")
+        items[item.id] = item
+    return list(items.values())
 
 
-def counts(rows: Sequence[ScoreRow]) -> dict[str, Any]:
-    """What stands under the same keys in every results.json."""
-    scores = [(row["score_chosen"], row["score_rejected"]) for row in rows]
-    return {
-        "n": len(rows),
-        "n_subset": _sizes(rows),
-        "ties": sum(chosen == rejected for chosen, rejected in scores),
-        "identical": sum(row["identical"] for row in rows),
-        "nan": sum(math.isnan(chosen) or math.isnan(rejected) for chosen, rejected in scores),
-        "micro_accuracy": sum(wins(rows)) / len(rows),
-    }
+def user(text: Any, column: str = "prompt") -> list[Message]:
+    """A prompt of one turn.
+
+    Raises:
+        BadRow: it is no text, or an empty one.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise BadRow("empty_prompt", f"{column} is {'empty' if isinstance(text, str) else type(text).__name__}")
+    check_text(text, column)
+    return [{"role": "user", "content": text}]
 
 
-def mean_of_sections(rows: Sequence[ScoreRow], sections: dict[str, float | None]) -> dict[str, Any]:
-    """`score`, the plain mean of the sections; None with a `reason` if one is absent or a score is NaN."""
-    present = [accuracy for accuracy in sections.values() if accuracy is not None]
-    absent = [name for name, accuracy in sections.items() if accuracy is None]
-    n_nan = counts(rows)["nan"]
-    reasons = [f"no rows for {', '.join(absent)}"] * bool(absent) + [f"{n_nan} rows with a NaN score"] * bool(n_nan)
-    mean = sum(present) / len(present) if present else None
-    return {
-        "score": None if reasons else mean,
-        "reason": "; ".join(reasons) or None,
-        "sections": sections,
-        "mean_of_present_sections": mean,
-    }
+def assistant(text: Any, column: str) -> list[Message]:
+    """A response of one turn; it may be empty.
+
+    Raises:
+        BadRow: it is no text.
+    """
+    if not isinstance(text, str):
+        raise BadRow("wrong_type", f"{column} is {type(text).__name__}; a text was expected")
+    check_text(text, column)
+    return [{"role": "assistant", "content": text}]
 
 
-def _sizes(rows: Iterable[ScoreRow]) -> dict[str, int]:
-    sizes: dict[str, int] = defaultdict(int)
-    for row in rows:
-        sizes[row["subset"]] += 1
-    return dict(sorted(sizes.items()))
+def assistants(texts: Any, column: str) -> list[list[Message]]:
+    """A list of responses of one turn each.
+
+    Raises:
+        BadRow: it is no list, an empty one, or has something else than texts in it.
+    """
+    if not isinstance(texts, list) or not texts:
+        raise BadRow("wrong_type", f"{column} is {texts!r:.40}; a list of texts was expected")
+    return [assistant(text, f"{column}[{i}]") for i, text in enumerate(texts)]

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-from rmbench.benchmarks.rows import ScoreRow, counts, mean_of_sections, subset_accuracy
+from rmbench.benchmarks.formula import Formula, strict_wins, subset_observations
+from rmbench.benchmarks.scores import ScoreRow
 from rmbench.config import BenchmarkConfig, DatasetConfig, SyntheticConfig
 from rmbench.data.dataset import load_dataset
-from rmbench.data.formats import Pair
+from rmbench.data.items import Item
+from rmbench.statistics.cells import Observation, Weights, mean_of
 
 SIZE = 2000
 # Other rows than those that a run is evaluated on while it trains; the split by prompt holds for every seed.
 SEED = 1
 
 
-def load(config: BenchmarkConfig) -> list[Pair]:
+def load(config: BenchmarkConfig) -> list[Item]:
     """2,000 pairs, the four sections in equal shares."""
     settings = SyntheticConfig(seed=SEED)
-    return load_dataset(DatasetConfig(name="synthetic", train_size=1, eval_size=SIZE, synthetic=settings)).eval
+    dataset = load_dataset(DatasetConfig(name="synthetic", train_size=1, eval_size=SIZE, synthetic=settings))
+    return [Item.from_pair(pair) for pair in dataset.eval]
 
 
-def results(rows: list[ScoreRow]) -> dict[str, Any]:
-    """Accuracy of each section, and their plain mean."""
-    accuracy = subset_accuracy(rows)
-    return mean_of_sections(rows, dict(accuracy)) | {"subsets": accuracy} | counts(rows)
+credit = strict_wins
+
+
+def observations(rows: Sequence[ScoreRow]) -> list[Observation]:
+    """Wins by section."""
+    return subset_observations(rows, credit)
+
+
+def formula(cells: dict[str, int]) -> Formula:
+    """The plain mean of the sections."""
+    sections: dict[str, Weights] = {name: {name: 1.0} for name in cells}
+    return Formula(sections, mean_of(sections.values()))

@@ -16,6 +16,7 @@ import jinja2
 
 from rmbench.config import LengthPolicy
 from rmbench.data.formats import Pair
+from rmbench.data.items import Item
 from rmbench.data.messages import Message
 from rmbench.errors import UserError
 
@@ -31,32 +32,74 @@ DEFAULT_TEMPLATE = (
 )
 
 
+class TokenGroup:
+    """Responses to one prompt as the model sees them: `sequences` are token ids of prompt + response, one each.
+
+    `prefix` is how many leading tokens all of them have in common.
+    """
+
+    __slots__ = ()
+    id: str
+    sequences: tuple[list[int], ...]
+    prefix: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(map(len, self.sequences))
+
+    @property
+    def distinct_tokens(self) -> int:
+        """Tokens of all sequences, the common prefix counted once."""
+        return sum(map(len, self.sequences)) - self.prefix * (len(self.sequences) - 1)
+
+    @property
+    def identical(self) -> bool:
+        """Nothing tells the responses apart: a tie for every model."""
+        first, *others = self.sequences
+        return bool(others) and all(ids == first for ids in others)
+
+
 @dataclass(frozen=True, slots=True)
-class TokenPair:
+class TokenPair(TokenGroup):
     """A pair as the model sees it: token ids of prompt + chosen and of prompt + rejected."""
 
     pair: Pair
     chosen: list[int]
     rejected: list[int]
-    prefix: int = field(init=False)  # leading tokens that both sides have in common
+    prefix: int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prefix", common_prefix(self.chosen, self.rejected))
 
     @property
-    def length(self) -> int:
-        """Tokens of the longer side."""
-        return max(len(self.chosen), len(self.rejected))
+    def id(self) -> str:  # type: ignore[override]
+        """The pair's own."""
+        return self.pair.id
 
     @property
-    def distinct_tokens(self) -> int:
-        """Tokens of both sides, the common prefix counted once."""
-        return len(self.chosen) + len(self.rejected) - self.prefix
+    def sequences(self) -> tuple[list[int], ...]:  # type: ignore[override]
+        """Chosen, then rejected."""
+        return self.chosen, self.rejected
+
+
+@dataclass(frozen=True, slots=True)
+class TokenItem(TokenGroup):
+    """An item of a benchmark as the model sees it."""
+
+    item: Item
+    sequences: tuple[list[int], ...]
+    prefix: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        first, *others = self.sequences
+        shared = min((common_prefix(first, ids) for ids in others), default=len(first))
+        object.__setattr__(self, "prefix", shared)
 
     @property
-    def identical(self) -> bool:
-        """Nothing tells the two sides apart: a tie for every model."""
-        return self.chosen == self.rejected
+    def id(self) -> str:  # type: ignore[override]
+        """The item's own."""
+        return self.item.id
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
@@ -69,8 +112,10 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i in range(shorter) if a[i] != b[i]), shorter)
 
 
-def encode(conversations: Sequence[list[Message]], tokenizer: Any) -> list[list[int]]:
+def encode(conversations: Sequence[list[Message]], tokenizer: Any, keep_doubled_bos: bool = False) -> list[list[int]]:
     """Token ids of each conversation, special tokens included, uncut.
+
+    `keep_doubled_bos` leaves the second BOS where template and tokenizer both write one, as RewardBench does.
 
     Raises:
         jinja2.TemplateError: the tokenizer's template refuses a conversation (a system turn, say).
@@ -78,7 +123,9 @@ def encode(conversations: Sequence[list[Message]], tokenizer: Any) -> list[list[
     texts = tokenizer.apply_chat_template(list(conversations), tokenize=False)
     rows = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
     bos = tokenizer.bos_token_id
-    return [ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids for ids in rows]
+    if keep_doubled_bos or bos is None:
+        return list(rows)
+    return [ids[1:] if ids[:2] == [bos, bos] else ids for ids in rows]
 
 
 def cut(ids: list[int], max_length: int, policy: LengthPolicy, special: frozenset[int]) -> list[int]:
@@ -137,6 +184,49 @@ def tokenize_pairs(
             "A larger max_length or another length_policy keeps more."
         )
     return kept, counts
+
+
+def tokenize_items(
+    items: Sequence[Item], tokenizer: Any, max_length: int, name: str, keep_doubled_bos: bool = False
+) -> tuple[list[TokenItem], Counter[str]]:
+    """Token ids of every item, in order, and to how many a rule was applied; nothing is dropped.
+
+    A text longer than `max_length` loses what follows its first token, so the end of the response stays.
+
+    Raises:
+        UserError: the chat template refuses a conversation.
+    """
+    counts: Counter[str] = Counter()
+    special = frozenset(tokenizer.all_special_ids)
+    policy = LengthPolicy.truncate_prompt_left
+    rows = []
+    ids = iter(_encode_items(items, tokenizer, keep_doubled_bos))
+    for item in items:
+        uncut = [next(ids) for _ in item.responses]
+        row = TokenItem(item, tuple(cut(one, max_length, policy, special) for one in uncut))
+        if max(map(len, uncut)) > max_length:
+            counts[f"cut ({policy.name})"] += 1
+        if row.identical:
+            counts["ties: equal token ids"] += 1
+        rows.append(row)
+    logger.info("%s: %d items, at most %d tokens%s", name, len(rows), max_length, _listed(counts))
+    return rows, counts
+
+
+def _encode_items(items: Sequence[Item], tokenizer: Any, keep_doubled_bos: bool) -> list[list[int]]:
+    """All responses of all items at once; one by one only to find which conversation the template refuses."""
+    conversations = [[[*item.prompt, *response] for response in item.responses] for item in items]
+    try:
+        return encode([c for of_item in conversations for c in of_item], tokenizer, keep_doubled_bos)
+    except jinja2.TemplateError:
+        for item, of_item in zip(items, conversations, strict=True):
+            try:
+                encode(of_item, tokenizer)
+            except jinja2.TemplateError as error:
+                raise UserError(
+                    f"item {item.id!r}: the tokenizer's chat template refuses this conversation: {error}"
+                ) from error
+        raise
 
 
 def context_length(tokenizer: Any, config: Any) -> int | None:

@@ -1,8 +1,9 @@
 """Pairs -> tensors -> the four tensors that everything above works with.
 
-Two layouts. Padded: one row per response, prompt included, filled up on the right to the longest. Shared: all pairs of
-a forward pass in one row, `[prefix | chosen | rejected]` after `[prefix | chosen | rejected]`, where the prefix is
-whatever the two sides have in common from the start, so nothing is computed twice and nothing is filled up.
+Two layouts. Padded: one row per response, prompt included, filled up on the right to the longest. Shared: all groups
+of a forward pass in one row, `[prefix | chosen | rejected]` after `[prefix | chosen | rejected]`, where the prefix is
+whatever the responses have in common from the start, so nothing is computed twice and nothing is filled up. A group is
+a pair or any other number of responses to one prompt.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rmbench.data.text import TokenPair
+from rmbench.data.text import TokenGroup
 from rmbench.modeling.attention import Packing, Span
 
 
@@ -22,7 +23,8 @@ from rmbench.modeling.attention import Packing, Span
 class Rows:
     """What one forward pass takes, and where in it the rewards are read.
 
-    `read` `(2 * pairs,)` holds indices into the flattened tokens: pair 0 chosen, pair 0 rejected, pair 1 chosen, ...
+    `read` `(responses,)` holds indices into the flattened tokens, group by group; of pairs: pair 0 chosen, pair 0
+    rejected, pair 1 chosen, ...
     """
 
     input_ids: Tensor  # (rows, length)
@@ -30,7 +32,7 @@ class Rows:
     attention_mask: Tensor | None = None  # (rows, length); padded
     position_ids: Tensor | None = None  # (rows, length); shared
     packing: Packing | None = None  # shared
-    embeddings: Tensor | None = None  # (2 * pairs, hidden): computed before, the backbone need not run
+    embeddings: Tensor | None = None  # (responses, hidden): computed before, the backbone need not run
     tokens: int = 0  # distinct tokens: without filling, the prompt once
     attended: int = 0  # (query, key) pairs of a causal attention over the distinct tokens
 
@@ -47,7 +49,7 @@ class Rows:
         return replace(self, **changed)
 
 
-# rows -> rewards (2 * pairs,), embeddings (2 * pairs, hidden), in the order of rows.read
+# rows -> rewards (responses,), embeddings (responses, hidden), in the order of rows.read
 Model = Callable[[Rows], tuple[Tensor, Tensor]]
 
 
@@ -72,22 +74,22 @@ class PairOutput:
 
 
 class Layout(Protocol):
-    """How pairs become rows."""
+    """How groups become rows."""
 
     name: str
-    fills_up: bool  # every pair of a batch costs as much as its longest
+    fills_up: bool  # every sequence of a batch costs as much as its longest
 
-    def cost(self, pair: TokenPair) -> int:
-        """Tokens that a forward pass over this pair alone computes."""
+    def cost(self, group: TokenGroup) -> int:
+        """Tokens that a forward pass over this group alone computes."""
         ...
 
-    def rows(self, pairs: Sequence[TokenPair]) -> Rows:
-        """The pairs' tensors, on the CPU."""
+    def rows(self, groups: Sequence[TokenGroup]) -> Rows:
+        """The groups' tensors, on the CPU."""
         ...
 
 
 class Padded:
-    """Two rows a pair, filled up on the right, so a pooled position never depends on the pad id. Any backbone."""
+    """A row for each response, filled up on the right: a pooled position never depends on the pad id. Any backbone."""
 
     name = "padded"
     fills_up = True
@@ -95,26 +97,26 @@ class Padded:
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id
 
-    def cost(self, pair: TokenPair) -> int:
-        """Two rows of the longer side's length."""
-        return 2 * pair.length
+    def cost(self, group: TokenGroup) -> int:
+        """Rows of the longest sequence's length."""
+        return len(group.sequences) * group.length
 
-    def rows(self, pairs: Sequence[TokenPair]) -> Rows:
-        """`(2 * pairs, longest)`."""
-        sequences = [ids for pair in pairs for ids in (pair.chosen, pair.rejected)]
+    def rows(self, groups: Sequence[TokenGroup]) -> Rows:
+        """`(responses, longest)`."""
+        sequences = [ids for group in groups for ids in group.sequences]
         lengths = torch.tensor([len(ids) for ids in sequences])
         longest = int(lengths.max())
         return Rows(
             input_ids=torch.tensor([[*ids, *[self.pad_id] * (longest - len(ids))] for ids in sequences]),
             attention_mask=(torch.arange(longest) < lengths[:, None]).long(),
             read=torch.arange(len(sequences)) * longest + lengths - 1,
-            tokens=sum(pair.distinct_tokens for pair in pairs),
-            attended=sum(_span(pair).attended() for pair in pairs),
+            tokens=sum(group.distinct_tokens for group in groups),
+            attended=sum(_span(group).attended() for group in groups),
         )
 
 
 class Shared:
-    """All pairs in one row, the common prefix of a pair once. Backbones of causal attention.
+    """All groups in one row, the common prefix of a group once. Backbones of causal attention.
 
     `multiple` is what the row's length is filled up to: FlexAttention compiles again for new lengths.
     """
@@ -125,23 +127,23 @@ class Shared:
     def __init__(self, pad_id: int, multiple: int = 1) -> None:
         self.pad_id, self.multiple = pad_id, multiple
 
-    def cost(self, pair: TokenPair) -> int:
+    def cost(self, group: TokenGroup) -> int:
         """Distinct tokens."""
-        return pair.distinct_tokens
+        return group.distinct_tokens
 
-    def rows(self, pairs: Sequence[TokenPair]) -> Rows:
+    def rows(self, groups: Sequence[TokenGroup]) -> Rows:
         """`(1, distinct tokens)`."""
         ids: list[int] = []
         positions: list[int] = []
         read: list[int] = []
-        spans = [_span(pair) for pair in pairs]
-        for pair, span in zip(pairs, spans, strict=True):
-            prefix, (chosen, rejected) = span.prefix, span.branches
-            start = len(ids)
-            ids += pair.chosen + pair.rejected[prefix:]
+        spans = [_span(group) for group in groups]
+        for group, span in zip(groups, spans, strict=True):
+            ids += group.sequences[0][: span.prefix]
             positions += span.positions()
-            after_prefix = start + prefix - 1  # where a side ends that has nothing of its own
-            read += [after_prefix + chosen, after_prefix + chosen + rejected if rejected else after_prefix]
+            after_prefix = len(ids) - 1  # where a response ends that has nothing of its own
+            for sequence, own in zip(group.sequences, span.branches, strict=True):
+                ids += sequence[span.prefix :]
+                read.append(len(ids) - 1 if own else after_prefix)
         tokens = len(ids)
         filler = -tokens % self.multiple
         return Rows(
@@ -161,24 +163,23 @@ def run_rows(model: Model, rows: Rows) -> PairOutput:
 
 
 def token_batches(
-    pairs: Sequence[TokenPair], layout: Layout, budget_tokens: int, max_pairs: int | None = None
+    groups: Sequence[TokenGroup], layout: Layout, budget_tokens: int, max_groups: int | None = None
 ) -> list[list[int]]:
-    """Indices of pairs in batches that compute at most `budget_tokens` tokens (or hold one pair).
+    """Indices of groups in batches that compute at most `budget_tokens` tokens (or hold one group).
 
     Longest first, so that a batch that does not fit into memory fails at the start, and alike lengths stand together.
     """
     batches: list[list[int]] = []
-    total = each = 0
-    for i in sorted(range(len(pairs)), key=lambda i: (-pairs[i].length, i)):
-        cost = layout.cost(pairs[i])
-        each = each if batches and layout.fills_up else cost
-        if not batches or total + each > budget_tokens or len(batches[-1]) == max_pairs:
+    total = longest = 0
+    for i in sorted(range(len(groups)), key=lambda i: (-groups[i].length, i)):
+        cost = len(groups[i].sequences) * longest if batches and layout.fills_up else layout.cost(groups[i])
+        if not batches or total + cost > budget_tokens or len(batches[-1]) == max_groups:
             batches.append([])
-            total, each = 0, cost
+            total, longest, cost = 0, groups[i].length, layout.cost(groups[i])
         batches[-1].append(i)
-        total += each
+        total += cost
     return batches
 
 
-def _span(pair: TokenPair) -> Span:
-    return Span(pair.prefix, (len(pair.chosen) - pair.prefix, len(pair.rejected) - pair.prefix))
+def _span(group: TokenGroup) -> Span:
+    return Span(group.prefix, tuple(len(ids) - group.prefix for ids in group.sequences))

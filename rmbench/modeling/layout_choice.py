@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from rmbench.config import LayoutName
-from rmbench.data.text import TokenPair
+from rmbench.data.text import TokenGroup
 from rmbench.errors import UserError
 from rmbench.modeling.attention import FLEX_BLOCK_TOKENS
-from rmbench.modeling.layout import Layout, Padded, Rows, Shared, run_rows
+from rmbench.modeling.layout import Layout, Padded, Rows, Shared
 from rmbench.modeling.memory import out_of_memory
 from rmbench.modeling.model import RewardModel
 
@@ -24,7 +24,7 @@ PAIRS_TRIED = 4
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 
-def choose_layout(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenPair], device: torch.device) -> Layout:
+def choose_layout(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGroup], device: torch.device) -> Layout:
     """`padded`, or `shared` if the model, which is on `device`, computes a few of `pairs` alike in both layouts.
 
     Raises:
@@ -38,11 +38,11 @@ def choose_layout(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenPa
         return shared
     if asked is LayoutName.shared:
         raise UserError(f"layout=shared: {reason}.\nlayout=auto takes the padded layout here.")
-    logger.info("padded layout, two rows a pair: %s", reason)
+    logger.info("padded layout, a row for each response: %s", reason)
     return Padded(model.pad_id)
 
 
-def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenPair], device: torch.device) -> str | None:
+def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGroup], device: torch.device) -> str | None:
     """What keeps this backbone from sharing prompts, or None."""
     if not model.is_decoder:
         return "an encoder reads its text in both directions, so a prompt's states depend on the response"
@@ -83,12 +83,12 @@ def _embeddings(model: RewardModel, rows: Rows) -> Tensor:
     was_training = model.training
     model.eval()
     with torch.no_grad(), torch.autocast(rows.read.device.type, enabled=False):
-        output = run_rows(model, rows)
+        _, embeddings = model(rows)
     model.train(was_training)
-    return torch.cat([output.embeddings_chosen, output.embeddings_rejected]).float()
+    return embeddings.float()
 
 
-def _spread(pairs: Sequence[TokenPair], n: int) -> list[TokenPair]:
+def _spread(pairs: Sequence[TokenGroup], n: int) -> list[TokenGroup]:
     """`n` pairs of all lengths."""
     ordered = sorted(pairs, key=lambda pair: pair.distinct_tokens)
     return [ordered[(2 * i + 1) * len(ordered) // (2 * n)] for i in range(min(n, len(ordered)))]

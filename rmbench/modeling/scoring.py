@@ -1,8 +1,8 @@
-"""Rewards and distances of many pairs, and the numbers that follow from them."""
+"""Rewards and distances of many groups of responses, and the numbers that follow from them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from rmbench.console import progress
-from rmbench.data.text import TokenPair
-from rmbench.modeling.layout import Layout, PairOutput, Rows, run_rows, token_batches
+from rmbench.data.text import TokenGroup, TokenItem, TokenPair
+from rmbench.modeling.layout import Layout, PairOutput, Rows, token_batches
 from rmbench.modeling.memory import halved, out_of_memory
 
 
@@ -31,6 +32,17 @@ class PairScores:
         return self.chosen - self.rejected
 
 
+@dataclass(frozen=True)
+class ItemScores:
+    """What a model says of one item: a reward for each response, in order.
+
+    `distances`: between the embeddings of each correct and each other response, the first correct one's first.
+    """
+
+    rewards: list[float]
+    distances: list[float]
+
+
 def score_pairs(
     model: torch.nn.Module, pairs: Sequence[TokenPair], layout: Layout, device: torch.device, budget_tokens: int
 ) -> PairScores:
@@ -40,50 +52,128 @@ def score_pairs(
         UserError: a single pair does not fit into memory.
     """
     state = PartialState()
-    mine = list(range(state.process_index, len(pairs), state.num_processes))
+    rank, world = state.process_index, state.num_processes
     rows: list[tuple[int, float, float, float]] = []
-    with progress("scoring", len(mine), shown=state.is_main_process) as advance:
-        for indices, out in forward_all(model, [pairs[i] for i in mine], layout, device, budget_tokens):
+    with progress("scoring", len(pairs) // world, shown=state.is_main_process) as advance:
+        for indices, out in forward_all(model, pairs, layout, device, budget_tokens, rank, world):
             columns = (out.rewards_chosen, out.rewards_rejected, out.distance)
-            rows += zip([mine[i] for i in indices], *(c.double().tolist() for c in columns), strict=True)
+            rows += zip(indices, *(c.double().tolist() for c in columns), strict=True)
             advance(len(rows))
     rows = sorted(gather_object(rows))
     table = np.array([row[1:] for row in rows], dtype=np.float64).reshape(-1, 3)
     return PairScores(*table.T)
 
 
+def score_items(
+    model: torch.nn.Module,
+    items: Sequence[TokenItem],
+    layout: Layout,
+    device: torch.device,
+    budget_tokens: int,
+    done: Collection[int] = (),
+    keep: Callable[[dict[int, ItemScores]], None] = lambda scores: None,
+) -> dict[int, ItemScores]:
+    """Scores of the items by index, whichever rank computes them; a batch that lies in `done` is not computed.
+
+    Batches follow from all items and the budget alone, so an item's score is the same, to the last bit, whether or not
+    an earlier attempt was interrupted. `keep` is called with each batch's scores as soon as they are known.
+
+    Raises:
+        UserError: a single item does not fit into memory.
+    """
+    state = PartialState()
+    scores: dict[int, ItemScores] = {}
+    share = (state.process_index, state.num_processes)
+    with progress("scoring", (len(items) - len(done)) // share[1], shown=state.is_main_process) as advance:
+        for indices, rewards, embeddings in forward_groups(model, items, layout, device, budget_tokens, *share, done):
+            batch = _split(items, indices, rewards, embeddings)
+            keep(batch)
+            scores |= batch
+            advance(len(scores))
+    return dict(sorted(gather_object(list(scores.items()))))
+
+
+def _split(
+    items: Sequence[TokenItem], indices: Sequence[int], rewards: Tensor, embeddings: Tensor
+) -> dict[int, ItemScores]:
+    """A batch's `(responses,)` rewards and `(responses, hidden)` embeddings, item by item."""
+    sizes = [len(items[i].sequences) for i in indices]
+    embedded = embeddings.split(sizes)
+    distances = [
+        (e[: items[i].item.correct, None] - e[None, items[i].item.correct :]).norm(dim=-1).flatten()
+        for i, e in zip(indices, embedded, strict=True)
+    ]
+    flat_distances = iter(torch.cat(distances).double().tolist())
+    flat_rewards = iter(rewards.double().tolist())
+    return {
+        i: ItemScores([next(flat_rewards) for _ in range(n)], [next(flat_distances) for _ in range(len(d))])
+        for i, n, d in zip(indices, sizes, distances, strict=True)
+    }
+
+
 def forward_all(
-    model: torch.nn.Module, pairs: Sequence[TokenPair], layout: Layout, device: torch.device, budget_tokens: int
+    model: torch.nn.Module,
+    pairs: Sequence[TokenPair],
+    layout: Layout,
+    device: torch.device,
+    budget_tokens: int,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[tuple[list[int], PairOutput]]:
     """Indices into `pairs` and what the model says of them, forward pass by forward pass, without gradients.
 
     Raises:
         UserError: a single pair does not fit into memory.
     """
+    for indices, rewards, embeddings in forward_groups(model, pairs, layout, device, budget_tokens, rank, world):
+        yield indices, PairOutput(rewards[::2], rewards[1::2], embeddings[::2], embeddings[1::2])
+
+
+def forward_groups(
+    model: torch.nn.Module,
+    groups: Sequence[TokenGroup],
+    layout: Layout,
+    device: torch.device,
+    budget_tokens: int,
+    rank: int = 0,
+    world: int = 1,
+    done: Collection[int] = (),
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Indices into `groups`, rewards `(responses,)` and embeddings `(responses, hidden)`, forward pass by forward pass.
+
+    Only every `world`-th batch from `rank` on, and none of which all groups are in `done`.
+
+    Raises:
+        UserError: a single group does not fit into memory.
+    """
     was_training = model.training
     model.eval()
-    batches = token_batches(pairs, layout, budget_tokens)
+    batches = token_batches(groups, layout, budget_tokens)[rank::world]
     try:
         while batches:
-            part = [pairs[i] for i in batches[0]]
+            if all(i in done for i in batches[0]):
+                batches.pop(0)
+                continue
+            part = [groups[i] for i in batches[0]]
             output = _forward(model, layout.rows(part).to(device))
             if output is None:
-                cost = sum(layout.cost(pair) for pair in part)
+                cost = sum(layout.cost(group) for group in part)
                 budget_tokens = halved(budget_tokens, cost, len(part), "A smaller max_length needs less.")
                 left = [i for batch in batches for i in batch]
-                again = token_batches([pairs[i] for i in left], layout, budget_tokens)
+                again = token_batches([groups[i] for i in left], layout, budget_tokens)
                 batches = [[left[i] for i in batch] for batch in again]
                 continue
-            yield batches.pop(0), output
+            yield batches.pop(0), *output
     finally:
         model.train(was_training)
 
 
-def _forward(model: torch.nn.Module, rows: Rows) -> PairOutput | None:
+def _forward(model: torch.nn.Module, rows: Rows) -> tuple[Tensor, Tensor] | None:
     """None if memory ran out."""
     try:
         with torch.inference_mode():
-            return run_rows(model, rows)
+            rewards, embeddings = model(rows)
+            return rewards, embeddings
     except RuntimeError as error:
         if not out_of_memory(error):
             raise

@@ -1,0 +1,125 @@
+"""How a benchmark's numbers follow from its score rows: observations in cells, a formula over the cells' means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rmbench.benchmarks.scores import ScoreRow, comparisons
+from rmbench.statistics import calibration as calibrate
+from rmbench.statistics.cells import Observation, Weights, bootstrap, cell_means, estimate, mean_of, sizes
+
+
+@dataclass(frozen=True)
+class Formula:
+    """The weights of each number over the cells; a section without weights has no rows.
+
+    Args:
+        sections: the parts of the score, in the benchmark's order.
+        score: the benchmark's official number.
+        others: further numbers, by key of results.json.
+    """
+
+    sections: dict[str, Weights]
+    score: Weights
+    others: dict[str, Weights] = field(default_factory=dict)
+
+    def numbers(self, subsets: Sequence[str]) -> dict[str, Weights]:
+        """Every number by its path in results.json."""
+        return {
+            "score": self.score,
+            "mean_of_present_sections": mean_of(w for w in self.sections.values() if w),
+            **{f"sections/{name}": weights for name, weights in self.sections.items()},
+            **self.others,
+            **{f"subsets/{name}": {name: 1.0} for name in subsets},
+        }
+
+
+def strict_wins(row: ScoreRow) -> float:
+    """1 if the lowest correct response stands above the highest other one; a tie and a NaN are losses."""
+    return float(not row.nan and min(row.right) > max(row.wrong))
+
+
+def subset_observations(rows: Sequence[ScoreRow], credit: Callable[[ScoreRow], float]) -> list[Observation]:
+    """Each row's credit in the cell of its subset."""
+    return [Observation(row.subset, row.source, credit(row)) for row in rows]
+
+
+def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False) -> dict[str, Any]:
+    """results.json but for its provenance, from score rows alone.
+
+    An absent section is None and so is the score then, with a `reason`; under `compat` it counts 0, as RewardBench's
+    tools have it. A NaN score takes the score away too.
+    """
+    observations = benchmark.observations(rows)
+    cells = sizes(observations)
+    formula: Formula = benchmark.formula(cells)
+    subsets = [name for name in sorted({row.subset for row in rows}) if name in cells]
+    numbers = formula.numbers(subsets)
+    means = cell_means(observations)
+    values = {name: estimate(means, weights) if weights else None for name, weights in numbers.items()}
+    absent = [name for name, weights in formula.sections.items() if not weights]
+    n_nan = sum(row.nan for row in rows)
+    reasons = [f"no rows for {', '.join(absent)}"] * bool(absent and not compat)
+    reasons += [f"{n_nan} rows with a NaN score"] * bool(n_nan)
+    if reasons:
+        values["score"] = None
+    elif compat:
+        values |= {f"sections/{name}": 0.0 for name in absent}
+    intervals = {
+        name: list(interval) for name, interval in bootstrap(observations, numbers).items() if values[name] is not None
+    }
+    return {
+        "score": values.pop("score"),
+        "reason": "; ".join(reasons) or None,
+        **_nested(values),
+        "intervals": intervals,
+        **counts(benchmark, rows),
+        **margins(rows),
+    }
+
+
+def counts(benchmark: Any, rows: Sequence[ScoreRow]) -> dict[str, Any]:
+    """What is counted of the rows: how many, by subset; ties, equal texts, NaN; the mean credit of all."""
+    per_subset: dict[str, int] = {}
+    for row in rows:
+        per_subset[row.subset] = per_subset.get(row.subset, 0) + 1
+    return {
+        "n": len(rows),
+        "n_subset": dict(sorted(per_subset.items())),
+        "ties": sum(bool({*row.right} & {*row.wrong}) for row in rows),
+        "identical": sum(row.identical for row in rows),
+        "nan": sum(row.nan for row in rows),
+        "micro_accuracy": sum(benchmark.credit(row) for row in rows) / len(rows),
+    }
+
+
+def margins(rows: Sequence[ScoreRow]) -> dict[str, Any]:
+    """Calibration, spread, length bias and accuracy by distance of all comparisons of correct with other responses."""
+    of = comparisons(rows)
+    if not len(of.margin):
+        return {}
+    known_length, known_distance = of.chosen_characters >= 0, of.distance >= 0
+    lengths = (of.margin[known_length], of.chosen_characters[known_length], of.rejected_characters[known_length])
+    return {
+        "comparisons": len(of.margin),
+        "calibration": calibrate.calibration(of.margin),
+        "margin": calibrate.distribution(of.margin),
+        "length_bias": calibrate.length_bias(*lengths) if known_length.any() else None,
+        "distance_bins": calibrate.binned_accuracy(of.margin[known_distance], of.distance[known_distance])
+        if known_distance.any()
+        else None,
+    }
+
+
+def _nested(values: dict[str, Any]) -> dict[str, Any]:
+    """`a/b` -> {a: {b: ...}}."""
+    tree: dict[str, Any] = {}
+    for path, value in values.items():
+        name, _, rest = path.partition("/")
+        if rest:
+            tree.setdefault(name, {})[rest] = value
+        else:
+            tree[name] = value
+    return tree

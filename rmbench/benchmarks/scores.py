@@ -1,0 +1,195 @@
+"""Scores as files: one line for each item, appended as soon as it is known, whole and in order at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rmbench import runs
+from rmbench.data.rowfiles import read_rows
+from rmbench.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One line of scores.jsonl: an item's rewards, the `correct` right responses first.
+
+    A line holds `score_chosen`, `score_rejected` and `distance` for a pair, else `scores`, `correct` and `distances`.
+    """
+
+    id: str
+    subset: str
+    scores: tuple[float, ...]
+    correct: int = 1
+    distances: tuple[float, ...] = ()  # of each correct to each other response, the first correct one's first
+    characters: tuple[int, ...] = ()  # of each response
+    identical: bool = False  # equal token ids: no model can tell the responses apart
+    cluster: str = ""  # items from one source; "" is the item's own
+    label: str = ""  # what a benchmark's rule needs beside the scores
+    key: str = ""  # hash of the model, its precision, the id and the token ids
+
+    @property
+    def right(self) -> tuple[float, ...]:
+        """Scores of the correct responses."""
+        return self.scores[: self.correct]
+
+    @property
+    def wrong(self) -> tuple[float, ...]:
+        """Scores of the others."""
+        return self.scores[self.correct :]
+
+    @property
+    def nan(self) -> bool:
+        """Some score is not a finite number."""
+        return not all(map(math.isfinite, self.scores))
+
+    @property
+    def source(self) -> str:
+        """The cluster, or the item itself."""
+        return self.cluster or self.id
+
+    def line(self) -> dict[str, Any]:
+        """The row as JSON; what is empty is left out."""
+        if len(self.scores) == 2 and self.correct == 1:
+            scored: dict[str, Any] = {"score_chosen": self.scores[0], "score_rejected": self.scores[1]}
+            scored |= {"distance": self.distances[0]} if self.distances else {}
+        else:
+            scored = {"scores": list(self.scores), "correct": self.correct}
+            scored |= {"distances": list(self.distances)} if self.distances else {}
+        optional = {"characters": list(self.characters), "cluster": self.cluster, "label": self.label, "key": self.key}
+        return {
+            "id": self.id,
+            "subset": self.subset,
+            **scored,
+            "identical": self.identical,
+            **{name: value for name, value in optional.items() if value},
+        }
+
+
+def from_line(line: Mapping[str, Any]) -> ScoreRow:
+    """A line of scores.jsonl, ours or anybody's with these columns.
+
+    Raises:
+        ValueError: a column is missing or of the wrong kind.
+    """
+    if "scores" in line:
+        scores, correct = line["scores"], line.get("correct", 1)
+        distances = line.get("distances", [])
+    elif "score_chosen" in line and "score_rejected" in line:
+        scores, correct = [line["score_chosen"], line["score_rejected"]], 1
+        distances = [line["distance"]] if line.get("distance") is not None else []
+    else:
+        raise ValueError(f"no column scores, or score_chosen and score_rejected; found {', '.join(line) or 'none'}")
+    absent = [column for column in ("id", "subset") if column not in line]
+    if absent:
+        raise ValueError(f"no column {', '.join(absent)}; found {', '.join(line)}")
+    numbers = [math.nan if score is None else score for score in scores]
+    wrong = [score for score in numbers if isinstance(score, bool) or not isinstance(score, (int, float))]
+    if wrong or not isinstance(correct, int) or not 0 < correct < len(numbers):
+        raise ValueError(f"{wrong[0]!r} is not a score" if wrong else f"correct is {correct} of {len(numbers)} scores")
+    return ScoreRow(
+        id=str(line["id"]),
+        subset=str(line["subset"]),
+        scores=tuple(map(float, numbers)),
+        correct=correct,
+        distances=tuple(distances),
+        characters=tuple(line.get("characters", ())),
+        identical=bool(line.get("identical", False)),
+        cluster=str(line.get("cluster", "")),
+        label=str(line.get("label", "")),
+        key=str(line.get("key", "")),
+    )
+
+
+def read_scores(path: Path) -> list[ScoreRow]:
+    """Every row of a score file.
+
+    Raises:
+        UserError: there is no such file, a line cannot be read as scores, or an id stands twice.
+    """
+    rows: dict[str, ScoreRow] = {}
+    for place, line in read_rows(path):
+        if isinstance(line, Exception):
+            raise UserError(f"{place}: {line}.")
+        try:
+            row = from_line(line)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{place}: not a line of scores: {error}.") from error
+        if row.id in rows:
+            raise UserError(f"{place}: the id {row.id!r} stands twice, so the scores cannot be told apart.")
+        rows[row.id] = row
+    if not rows:
+        raise UserError(f"{path}: no rows.")
+    return list(rows.values())
+
+
+class ScoreLog:
+    """The scores of one evaluation below `folder`: parts while it runs, one a process, then scores.jsonl.
+
+    Parts are only appended to, a whole batch in one write, so whoever is killed leaves complete lines and at most one
+    torn one, which is passed over.
+    """
+
+    def __init__(self, folder: Path, process: int = 0) -> None:
+        self.final = folder / "scores.jsonl"
+        self.parts = folder / "scores.parts"
+        self.part = self.parts / f"{process}.jsonl"
+        self._begun = False
+
+    def known(self) -> list[ScoreRow]:
+        """Everything that was scored before, the finished file included."""
+        paths = [self.final] * self.final.is_file() + sorted(self.parts.glob("*.jsonl"))
+        return [from_line(line) for path in paths for line in runs.read_jsonl(path)]
+
+    def append(self, rows: Sequence[ScoreRow]) -> None:
+        """The rows of a batch, handed to the operating system when this returns."""
+        text = "".join(json.dumps(row.line()) + "\n" for row in rows)
+        if not self._begun:  # the first line must not hang on to one that was torn
+            self.parts.mkdir(parents=True, exist_ok=True)
+            self._begun, text = True, f"\n{text}"
+        with self.part.open("ab", buffering=0) as file:
+            file.write(text.encode())
+
+    def finish(self, rows: Sequence[ScoreRow]) -> None:
+        """scores.jsonl, whole and in the benchmark's order; the parts go."""
+        runs.write_text(self.final, "".join(json.dumps(row.line()) + "\n" for row in rows))
+        shutil.rmtree(self.parts, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Every correct response against every other one of its item: arrays `(comparisons,)`; nan where not recorded."""
+
+    margin: np.ndarray
+    distance: np.ndarray
+    chosen_characters: np.ndarray
+    rejected_characters: np.ndarray
+
+
+def comparisons(rows: Sequence[ScoreRow]) -> Comparisons:
+    """All comparisons of the rows whose scores are numbers."""
+    return Comparisons(*np.array([c for row in rows if not row.nan for c in _of_row(row)], float).reshape(-1, 4).T)
+
+
+def _of_row(row: ScoreRow) -> Iterator[tuple[float, float, float, float]]:
+    distances = iter(row.distances)
+    characters = row.characters or (math.nan,) * len(row.scores)
+    for right, long_right in zip(row.right, characters, strict=False):
+        for wrong, long_wrong in zip(row.wrong, characters[row.correct :], strict=True):
+            yield right - wrong, next(distances, math.nan), long_right, long_wrong
+
+
+def name_of_checkpoint(checkpoint: str) -> str:
+    """A checkpoint's name as a file name; of a run's `checkpoint` folder, the run's."""
+    path = Path(checkpoint)
+    path = path.parent if path.name == "checkpoint" else path
+    return re.sub(r"[^\w.+-]+", "--", str(path).replace(os.sep, "--")).strip("-.") or "model"

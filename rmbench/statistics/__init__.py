@@ -1,0 +1,1 @@
+"""Intervals, paired tests and calibration: numbers in, numbers out; knows nothing of models and files."""
