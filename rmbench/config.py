@@ -32,6 +32,13 @@ class OnBadRow(Enum):
     drop = "drop"
 
 
+class OnSharedPrompt(Enum):
+    """What happens to a prompt that is in both splits: it stays in both, or its training pairs are dropped."""
+
+    keep = "keep"
+    drop = "drop"
+
+
 class Scheduler(Enum):
     """Learning-rate schedules; the names of `transformers.get_scheduler`."""
 
@@ -211,11 +218,13 @@ class DatasetConfig(Checked):
     """Preference pairs to train on."""
 
     prefix: ClassVar[str] = "dataset."
-    name: str = knob(MISSING, "which loader: synthetic, hh_rlhf, local")
+    name: str = knob(MISSING, "which loader: synthetic, local, mix, or a published set (`dataset=` lists them)")
     path: str | None = knob(None, "local training file (jsonl, json, csv, parquet; .gz too) instead of the Hub's")
     eval_path: str | None = knob(None, "local evaluation file; null holds out pairs of the training file by prompt")
-    part: str | None = knob(None, "folder of the Hub's dataset, such as harmless-base; null is all of it")
-    revision: str | None = knob(None, "branch, tag or commit on the Hub")
+    part: str | None = knob(None, "part of the Hub's dataset, such as harmless-base; null is the usual one")
+    revision: str | None = knob(None, "branch, tag or commit on the Hub; null is the pinned one, or the newest")
+    mix: dict[str, float] = field(default_factory=dict, metadata={"doc": "of `dataset=mix`: set or file -> share"})
+    stride: int | None = knob(None, "use every so-many-th training pair: 20 of unified_feedback is GRM's 40K", low=1)
     train_size: int | None = knob(None, "use this many training pairs, evenly spread; null is all", low=1)
     eval_size: int | None = knob(
         None,
@@ -225,6 +234,10 @@ class DatasetConfig(Checked):
     max_length: int | None = knob(None, "tokens of prompt and response; null is min(model's context, 2048)", low=8)
     length_policy: LengthPolicy = knob(LengthPolicy.truncate_prompt_left, "what happens to longer pairs")
     on_bad_row: OnBadRow = knob(OnBadRow.error, "stop at a malformed row, or drop and count it")
+    on_shared_prompt: OnSharedPrompt = knob(
+        OnSharedPrompt.keep, "a prompt in both splits: keep it in both, or drop its training pairs"
+    )
+    cache: str = knob("outputs/data", "folder of pairs and token ids, shared by runs; may be deleted at any time")
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
 
 

@@ -41,8 +41,8 @@ def log_handler() -> logging.Handler:
 
 
 @contextmanager
-def progress(label: str, total: int, done: int = 0, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere; call what it yields with how many of `total` are done."""
+def progress(label: str, total: int | None, done: int = 0, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere; call what it yields with how many of `total` (if known) are done."""
     errors = Console(stderr=True)
     if not (shown and errors.is_terminal):
         yield lambda done: None

@@ -170,6 +170,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         "layout": layout.name,
         "dataset": {
             "fingerprint": dataset.fingerprint,
+            "origin": dataset.origin,
             "rows_dropped": dataset.dropped,
             "tokenised": {"train": dict(train_counts), "eval": dict(eval_counts)},
         },

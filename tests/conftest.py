@@ -24,14 +24,15 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
-def _quiet_libraries():
-    """No progress bars in the tests' output; nothing left over from a job that Hydra ran in this process."""
+def _quiet_libraries(monkeypatch, tmp_path):
+    """No progress bars in the tests' output, no `outputs` in the checkout, nothing left over from a job of Hydra's."""
     from hydra.core.hydra_config import HydraConfig
     from transformers.utils import logging as transformers_logging
 
     HydraConfig.instance().cfg = None
 
     transformers_logging.disable_progress_bar()
+    monkeypatch.chdir(tmp_path)
     logging.getLogger("rmbench").setLevel(logging.INFO)
 
 

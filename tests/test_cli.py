@@ -88,7 +88,10 @@ def test_a_mistake_found_after_the_first_log_line_leaves_nothing(tmp_path):
     done = rmbench("train", *SMALL, "backbone.name_or_path=./missing", "run_dir=run", cwd=tmp_path)
     assert done.returncode == 2
     assert "./missing: no such file or folder" in done.stderr
-    assert os.listdir(tmp_path) == []
+    assert [os.listdir(tmp_path), os.listdir(tmp_path / "outputs")] == [
+        ["outputs"],
+        ["data"],
+    ]  # the pairs, for the next
 
 
 def test_version_and_help(tmp_path):

@@ -24,7 +24,7 @@ LAYERS = """
 WITHIN = {
     "commands": "launch jobs sweep compose words manual catalog registry",
     "benchmarks": "rewardbench rewardbench2 rm_bench judgebench pairs synthetic formula rows scores",
-    "data": "dataset ratings text items rowfiles formats messages synthetic hub",
+    "data": "dataset ratings sources records store published cache text items rowfiles formats messages synthetic hub",
     "diagnostics": "figures records gradients rules",
     "losses": "loss weighting regularizers pairwise",
     "modeling": "features scoring layout_choice throughput memory model lora tiny layout attention devices",

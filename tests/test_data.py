@@ -1,5 +1,6 @@
 """Rows to pairs: what is used, what is dropped and counted, and how splits are cut."""
 
+import dataclasses
 import gzip
 import json
 import logging
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 from test_formats import ROWS, check_pair
 
 from rmbench.config import DatasetConfig, OnBadRow, SyntheticConfig
-from rmbench.data import dataset
+from rmbench.data import hub
 from rmbench.data.dataset import fingerprint, hold_out, load_dataset, load_pairs, read_rows, subsample
 from rmbench.data.messages import BadRow
+from rmbench.data.published import PUBLISHED
 from rmbench.errors import UserError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -43,7 +45,7 @@ def warnings_of(caplog):
 
 def test_identical_and_empty_pairs_are_dropped_and_counted_aloud(caplog):
     rows = [row(), row(chosen="bad"), row(chosen=" "), row(rejected=""), row("R"), row(chosen="", rejected="")]
-    with caplog.at_level(logging.INFO, "rmbench.data.dataset"):
+    with caplog.at_level(logging.INFO, "rmbench.data.records"):
         pairs, dropped = load_pairs(placed(rows), "pairs.jsonl")
     assert [p.prompt[0]["content"] for p in pairs] == ["Q", "R"]
     assert dropped == {"identical": 1, "empty_response": 3}
@@ -141,9 +143,12 @@ def test_local_with_two_files(tmp_path, caplog):
     evaluation = write(tmp_path / "eval.jsonl", [row("Q3"), row("Q4"), row("new")])
     dataset = load_dataset(local(train, eval_path=evaluation, train_size=4, eval_size=3))
     assert [p.prompt[0]["content"] for p in dataset.train] == ["Q0", "Q2", "Q4", "Q6"]
-    assert [p.source for p in dataset.train + dataset.eval] == ["web"] * 4 + ["local"] * 3
+    assert [p.source for p in [*dataset.train, *dataset.eval]] == ["web"] * 4 + ["local"] * 3
     assert dataset.dropped == {"train": {"identical": 1}, "eval": {}}
-    assert warnings_of(caplog) == ["1 of 3 evaluation pairs have a prompt that is trained on too."]
+    assert warnings_of(caplog) == [
+        "1 of 3 evaluation pairs have a prompt that is trained on too; dataset.on_shared_prompt=drop leaves those"
+        " training pairs out."
+    ]
 
 
 def test_local_with_one_file(tmp_path):
@@ -162,7 +167,7 @@ def test_what_is_missing_is_said(tmp_path):
         (DatasetConfig(name="local"), "dataset.path=FILE"),
         (DatasetConfig(name="hh_rlhf", eval_path=path), "dataset.path=FILE"),
         (local(path), "same prompt"),
-        (DatasetConfig(name="lokal"), "synthetic, hh_rlhf, local"),
+        (DatasetConfig(name="lokal"), "synthetic, local, mix, hh_rlhf"),
         (DatasetConfig(name="synthetic", path=path), "dataset=local"),
         (DatasetConfig(name="synthetic", eval_size=4), "dataset.train_size"),
         (local(str(tmp_path / "tran.jsonl")), "train.jsonl"),
@@ -177,7 +182,7 @@ def test_synthetic():
     dataset = load_dataset(config)
     assert (len(dataset.train), len(dataset.eval)) == (60, 20)
     assert {p.section for p in dataset.train} == {"chat", "chat_hard", "safety", "reasoning"}
-    assert all(p.rating_margin > 0 for p in dataset.train + dataset.eval)
+    assert all(p.rating_margin > 0 for p in [*dataset.train, *dataset.eval])
     assert not {str(p.prompt) for p in dataset.train} & {str(p.prompt) for p in dataset.eval}
     assert load_dataset(config).fingerprint == dataset.fingerprint
 
@@ -216,8 +221,9 @@ def hub_copy(tmp_path_factory, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    monkeypatch.setattr(dataset.hub, "prepare", lambda: asked.append("prepare"))
-    monkeypatch.setattr(dataset, "HH_RLHF", str(folder))
+    monkeypatch.setattr(hub, "prepare", lambda: asked.append("prepare"))
+    here = dataclasses.replace(PUBLISHED["hh_rlhf"], hub_id=str(folder))
+    monkeypatch.setitem(PUBLISHED, "hh_rlhf", here)
     return asked
 
 
@@ -234,8 +240,10 @@ def test_hh_rlhf_from_the_hub(hub_copy):
 
 @pytest.mark.usefixtures("hub_copy")
 def test_a_part_that_hh_rlhf_does_not_have():
-    with pytest.raises(UserError, match="cannot be read as a dataset"):
-        load_dataset(DatasetConfig(name="hh_rlhf", part="harmles"))
+    with pytest.raises(UserError, match=r"Did you mean harmless-base\?"):
+        load_dataset(DatasetConfig(name="hh_rlhf", part="harmles-base"))
+    with pytest.raises(UserError, match="single transcripts with ratings, no pairs"):
+        load_dataset(DatasetConfig(name="hh_rlhf", part="red-team-attempts"))
 
 
 @needs_shared
@@ -246,7 +254,7 @@ def test_real_pairs(name, n_train, n_eval):
     assert (len(dataset.train), len(dataset.eval)) == (n_train, n_eval)
     assert dataset.dropped == {"train": {}, "eval": {}}
     if name == "alpaca_eval":
-        assert min(p.rating_margin for p in dataset.train + dataset.eval) >= 2
+        assert min(p.rating_margin for p in [*dataset.train, *dataset.eval]) >= 2
 
 
 @needs_shared

@@ -1,29 +1,34 @@
-"""Preference pairs for training: from the synthetic task, the Hub or a local file, with what was dropped and why."""
+"""Preference pairs for training: read once from wherever they are, split by prompt, with what was dropped and why."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-from rmbench.config import DatasetConfig, OnBadRow
-from rmbench.data import hub
-from rmbench.data.formats import Pair, is_empty, parse_row
-from rmbench.data.messages import BadRow
-from rmbench.data.rowfiles import Placed, read_rows
+import numpy as np
+
+from rmbench.config import DatasetConfig, OnSharedPrompt
+from rmbench.data.formats import Pair
+from rmbench.data.published import PUBLISHED
+from rmbench.data.records import Dropped, load_pairs
+from rmbench.data.rowfiles import read_rows
+from rmbench.data.sources import Split, derived, from_file, from_hub, from_program, hub_rows
+from rmbench.data.store import PairTable, fingerprint, prompt_digests
 from rmbench.errors import UserError
+
+__all__ = ["Dataset", "fingerprint", "hold_out", "hub_rows", "load_dataset", "load_pairs", "read_rows", "subsample"]
 
 log = logging.getLogger(__name__)
 
-HH_RLHF = "Anthropic/hh-rlhf"
-# Pairs that are held out of a file where neither a second file nor a number is given.
+# Pairs that are held out of a set that brings no evaluation pairs, where no number is given.
 HELD_OUT_SHARE, HELD_OUT_LIMIT = 0.1, 1000
-Dropped = dict[str, int]
+SYNTHETIC_SIZES = {"train": 4000, "eval": 1200}  # as a part of a mix
+Pairs = TypeVar("Pairs", bound=Sequence[Pair])
 
 
 @dataclass
@@ -31,12 +36,14 @@ class Dataset:
     """Pairs to train on and to evaluate on, no id twice within either.
 
     `dropped` counts the rows that were left out: split -> rule -> number. `fingerprint` is a hash of every pair used.
+    `origin` says where they came from: file, Hub id, commit, license.
     """
 
-    train: list[Pair]
-    eval: list[Pair]
+    train: Sequence[Pair]
+    eval: Sequence[Pair]
     fingerprint: str
     dropped: dict[str, Dropped]
+    origin: dict[str, Any] = field(default_factory=dict)
 
 
 def load_dataset(config: DatasetConfig) -> Dataset:
@@ -45,214 +52,153 @@ def load_dataset(config: DatasetConfig) -> Dataset:
     Raises:
         UserError: unknown name, missing or unusable file, a malformed row, nothing left to use.
     """
-    loader = LOADERS.get(config.name)
-    if loader is None:
-        raise UserError(f"dataset.name={config.name}: no such dataset; there are {', '.join(LOADERS)}.")
-    return loader(config)
-
-
-def load_pairs(
-    rows: Iterable[Placed],
-    name: str,
-    source: str = "",
-    on_bad_row: OnBadRow = OnBadRow.error,
-    for_training: bool = True,
-) -> tuple[list[Pair], Dropped]:
-    """Rows of any form -> pairs, and how many rows were dropped by which rule; used + dropped = rows read.
-
-    Args:
-        rows: rows with their places, as `read_rows` gives them.
-        name: what the rows are, for messages.
-        source: the source of pairs that name none; `name` if empty.
-        on_bad_row: whether a row that fits no form ends the job or is counted.
-        for_training: drop pairs that teach nothing (identical or empty responses). A benchmark keeps them.
-
-    Raises:
-        UserError: a malformed row under `on_bad_row=error`, or no pair left.
-    """
-    pairs: list[Pair] = []
-    numbers: list[int] = []
-    dropped: Counter[str] = Counter()
-    n_read = 0  # there may be no rows
-    for n_read, (place, row) in enumerate(rows, start=1):
-        try:
-            if isinstance(row, BadRow):
-                raise row
-            pair = parse_row(row, source or name)
-        except BadRow as bad:
-            if on_bad_row is OnBadRow.error:
-                hint = "\nMend the row, or leave such rows out: dataset.on_bad_row=drop" if for_training else ""
-                raise UserError(f"{place}: {bad}.{hint}") from bad
-            dropped[bad.rule] += 1
-            continue
-        useless = _useless(pair) if for_training else None
-        if useless:
-            dropped[useless] += 1
-        else:
-            pairs.append(pair)
-            numbers.append(n_read)
-    assert n_read == len(pairs) + dropped.total()
-    counts = ", ".join(f"{count} {rule}" for rule, count in sorted(dropped.items())) or "none"
-    log.info("%s: %d rows read, %d pairs used, dropped: %s", name, n_read, len(pairs), counts)
-    if not pairs:
-        raise UserError(f"{name}: no pair left of {n_read} rows; dropped: {counts}.")
-    return _with_unique_ids(pairs, numbers), dict(dropped)
-
-
-def _useless(pair: Pair) -> str | None:
-    if is_empty(pair.chosen) or is_empty(pair.rejected):
-        return "empty_response"
-    return "identical" if pair.chosen == pair.rejected else None
-
-
-def _with_unique_ids(pairs: list[Pair], numbers: list[int]) -> list[Pair]:
-    """A row keeps an id of its own that no other row has; the rest go by their row number."""
-    count = Counter(pair.id for pair in pairs)
-    taken = {pair.id for pair in pairs}
-    unique = []
-    for pair, number in zip(pairs, numbers, strict=True):
-        if not pair.id or count[pair.id] > 1:
-            name = str(number)
-            while name in taken:
-                name = f"row-{name}"
-            taken.add(name)
-            pair = replace(pair, id=name)
-        unique.append(pair)
-    return unique
-
-
-def _synthetic(config: DatasetConfig) -> Dataset:
-    from rmbench.data.synthetic import make_rows
-
-    if config.path or config.eval_path:
-        raise UserError("dataset=synthetic reads no file: dataset.path and dataset.eval_path need dataset=local.")
-
-    def make(split: str, size: int | None) -> tuple[list[Pair], Dropped]:
-        """The split's pairs, made; raises UserError when no size is given."""
-        if size is None:
-            raise UserError(f"dataset=synthetic makes as many pairs as it is told to: give dataset.{split}_size.")
-        rows = make_rows(config.synthetic, size, "train" if split == "train" else "test")
-        places = ((f"synthetic {split} row {number}", row) for number, row in enumerate(rows, start=1))
-        return load_pairs(places, f"synthetic {split}", config.name, config.on_bad_row)
-
-    train, dropped = make("train", config.train_size)
-    evaluation, dropped_eval = make("eval", config.eval_size)
-    return _dataset(train, evaluation, {"train": dropped, "eval": dropped_eval})
-
-
-def _hh_rlhf(config: DatasetConfig) -> Dataset:
-    if config.path or config.eval_path:
-        return _local(config)
-    source = f"hh_rlhf/{config.part}" if config.part else config.name
-
-    def fetch(split: str) -> tuple[list[Pair], Dropped]:
-        """The split's pairs from the Hub; raises UserError when it cannot be reached."""
-        rows = hub_rows(HH_RLHF, config.part, split, config.revision, "dataset.path=FILE dataset.eval_path=FILE")
-        return load_pairs(rows, f"{HH_RLHF} {split}", source, config.on_bad_row)
-
-    train, dropped = fetch("train")
-    evaluation, dropped_eval = fetch("test")
-    return _given(config, train, evaluation, {"train": dropped, "eval": dropped_eval})
-
-
-def hub_rows(name: str, part: str | None, split: str, revision: str | None, remedy: str) -> Iterable[Placed]:
-    """Rows of a dataset on the Hub with their places; `remedy` says how to do without the Hub.
-
-    Raises:
-        UserError: the Hub cannot be reached, or has no such dataset, part or revision.
-    """
-    hub.prepare()
-    import datasets
-
-    try:
-        rows = datasets.load_dataset(name, data_dir=part, split=split, revision=revision)
-    except Exception as error:
-        raise hub.explain("dataset", name, error, remedy) from error
-    return ((f"{name} {split} row {number}", row) for number, row in enumerate(rows, start=1))
-
-
-def _local(config: DatasetConfig) -> Dataset:
-    if not config.path:
-        raise UserError(f"dataset={config.name} needs a training file: dataset.path=FILE (jsonl, json, csv, parquet).")
-    train, dropped = _from_file(config.path, config)
-    if config.eval_path:
-        evaluation, dropped_eval = _from_file(config.eval_path, config)
-        return _given(config, train, evaluation, {"train": dropped, "eval": dropped_eval})
-    size = config.eval_size or min(HELD_OUT_LIMIT, math.ceil(len(train) * HELD_OUT_SHARE))
-    train, evaluation = hold_out(train, size)
-    evaluation = subsample(evaluation, min(size, len(evaluation)), "eval_size")
-    return _dataset(subsample(train, config.train_size, "train_size"), evaluation, {"train": dropped, "eval": {}})
-
-
-def _from_file(path: str, config: DatasetConfig) -> tuple[list[Pair], Dropped]:
-    return load_pairs(read_rows(path), Path(path).name, config.name, config.on_bad_row)
-
-
-def _given(config: DatasetConfig, train: list[Pair], evaluation: list[Pair], dropped: dict[str, Dropped]) -> Dataset:
-    """A dataset whose two splits came apart: cut to the sizes asked for, and looked at for prompts in both."""
-    train = subsample(train, config.train_size, "train_size")
-    evaluation = subsample(evaluation, config.eval_size, "eval_size")
-    trained = {_prompt_key(pair) for pair in train}
-    shared = sum(_prompt_key(pair) in trained for pair in evaluation)
+    train, evaluation = _mixed(config) if config.name == "mix" else _part(config)
+    pairs = train.pairs[:: config.stride] if config.stride else train.pairs
+    if config.on_shared_prompt is OnSharedPrompt.drop:
+        pairs, train.dropped = _without_evaluated(pairs, evaluation.pairs, train.dropped)
+    pairs = subsample(pairs, config.train_size, "train_size")
+    shared = int(have_prompts_of(evaluation.pairs, pairs).sum())
     if shared:
-        log.warning("%d of %d evaluation pairs have a prompt that is trained on too.", shared, len(evaluation))
-    return _dataset(train, evaluation, dropped)
+        mend = "dataset.on_shared_prompt=drop leaves those training pairs out"
+        log.warning(
+            "%d of %d evaluation pairs have a prompt that is trained on too; %s.", shared, len(evaluation.pairs), mend
+        )
+    dropped = {"train": train.dropped, "eval": evaluation.dropped}
+    return Dataset(pairs, evaluation.pairs, fingerprint(pairs, evaluation.pairs), dropped, train.origin)
 
 
-def _dataset(train: list[Pair], evaluation: list[Pair], dropped: dict[str, Dropped]) -> Dataset:
-    return Dataset(train, evaluation, fingerprint(train, evaluation), dropped)
+def _part(config: DatasetConfig) -> tuple[Split, Split]:
+    """The two splits of one set, all training pairs, the evaluation pairs cut to their size."""
+    train, evaluation = _read(config)
+    if evaluation is not None:
+        evaluation.pairs = subsample(evaluation.pairs, config.eval_size, "eval_size")
+        return train, evaluation
+    size = config.eval_size or min(HELD_OUT_LIMIT, math.ceil(len(train.pairs) * HELD_OUT_SHARE))
+    train.pairs, held = hold_out(train.pairs, size)
+    return train, Split(subsample(held, min(size, len(held)), "eval_size"), {}, train.origin)
 
 
-def hold_out(pairs: list[Pair], size: int) -> tuple[list[Pair], list[Pair]]:
+def _read(config: DatasetConfig) -> tuple[Split, Split | None]:
+    """Both splits as they are; no second one where the set brings no evaluation pairs."""
+    name, published = config.name, PUBLISHED.get(config.name)
+    if name == "synthetic":
+        if config.path or config.eval_path:
+            raise UserError("dataset=synthetic reads no file: dataset.path and dataset.eval_path need dataset=local.")
+        return from_program(config, "train"), from_program(config, "eval")
+    if name != "local" and published is None:
+        raise UserError(f"dataset.name={name}: no such dataset; there are {', '.join(NAMES)}.")
+    if config.path:
+        eval_path = config.eval_path or (config.path if published and published.split_column else None)
+        return from_file(config.path, config, "train"), from_file(eval_path, config, "eval") if eval_path else None
+    if published is None or config.eval_path:
+        raise UserError(f"dataset={name} needs a training file: dataset.path=FILE (jsonl, json, csv, parquet).")
+    return from_hub(config, "train"), from_hub(config, "eval") if published.eval else None
+
+
+def _mixed(config: DatasetConfig) -> tuple[Split, Split]:
+    """Several sets in the shares that `dataset.mix` says; no pair twice, so the scarcest set limits the whole."""
+    if not config.mix:
+        raise UserError("dataset=mix needs shares: 'dataset.mix={hh_rlhf: 2, helpsteer3: 1}', sets or files.")
+    if wrong := [name for name, share in config.mix.items() if not 0 < share < math.inf]:
+        raise UserError(f"dataset.mix: the share of {wrong[0]} is {config.mix[wrong[0]]}; give one above 0.")
+    parts = {name: _part(_of_mix(config, name)) for name in config.mix}
+    origin = {name: train.origin for name, (train, _) in parts.items()}
+    mixed = []
+    for i, (split, size) in enumerate((("train", None), ("eval", config.eval_size))):
+        splits = {name: part[i] for name, part in parts.items()}
+        dropped: Counter[str] = Counter()
+        for part in splits.values():
+            dropped.update(part.dropped)
+        pairs = _in_shares({name: part.pairs for name, part in splits.items()}, config, split, size)
+        mixed.append(Split(pairs, dict(dropped), origin))
+    return mixed[0], mixed[1]
+
+
+def _of_mix(config: DatasetConfig, name: str) -> DatasetConfig:
+    """The config of one part: a set's name, or the path of a file."""
+    known = name in NAMES and name not in ("local", "mix")
+    if not known and not Path(name).expanduser().is_file():
+        raise UserError(f"dataset.mix: {name} is neither a file nor one of {', '.join(NAMES)}.")
+    alone = replace(
+        config, path=None, eval_path=None, part=None, revision=None, mix={}, train_size=None, eval_size=None
+    )
+    if name == "synthetic":
+        return replace(alone, name=name, train_size=SYNTHETIC_SIZES["train"], eval_size=SYNTHETIC_SIZES["eval"])
+    return replace(alone, name=name) if known else replace(alone, name="local", path=name)
+
+
+def _in_shares(parts: dict[str, PairTable], config: DatasetConfig, split: str, size: int | None) -> PairTable:
+    total = sum(config.mix.values())
+    shares = {name: config.mix[name] / total for name in parts}
+    possible = min(len(pairs) / shares[name] for name, pairs in parts.items())
+    if size is not None and size > possible:
+        log.warning("dataset.%s_size=%d: in these shares there are only %d pairs.", split, size, possible)
+    wanted = possible if size is None else min(size, possible)
+    counts = {name: min(len(pairs), max(1, round(wanted * shares[name]))) for name, pairs in parts.items()}
+    taken = {name: subsample(pairs, counts[name], f"{split}_size") for name, pairs in parts.items()}
+    log.info("mix, %s: %s", split, ", ".join(f"{count} of {name}" for name, count in counts.items()))
+
+    def pairs() -> Iterator[Pair]:
+        """One part after the other; an id says which part it is from."""
+        for name, part in taken.items():
+            for pair in part:
+                yield replace(pair, id=f"{name}/{pair.id}")
+
+    return derived(config, "mix", {name: fingerprint(part) for name, part in taken.items()}, pairs)
+
+
+def have_prompts_of(pairs: Sequence[Pair], others: Sequence[Pair]) -> np.ndarray:
+    """`(pairs,)`: whether a pair's prompt is one of the others' too."""
+    there = set(prompt_digests(others))
+    return np.array([digest in there for digest in prompt_digests(pairs)], dtype=bool)
+
+
+def _without_evaluated(train: PairTable, evaluation: PairTable, dropped: Dropped) -> tuple[PairTable, Dropped]:
+    shared = have_prompts_of(train, evaluation)
+    if shared.all():
+        raise UserError("No training pair is left: every prompt is evaluated on too. Give another dataset.eval_path.")
+    return train.take(np.flatnonzero(~shared)), dropped | {"prompt_in_eval": int(shared.sum())}
+
+
+def hold_out(pairs: Pairs, size: int) -> tuple[Pairs, Pairs]:
     """Split off whole prompts, in the order of their hashes, until there are `size` pairs: (the rest, held out).
 
-    At most half of the prompts go, so that a small file leaves something to train on.
+    Which prompts go does not depend on the order of the rows. At most half of them go, so that a small file leaves
+    something to train on.
 
     Raises:
         UserError: all pairs have the same prompt.
     """
-    per_prompt = Counter(_prompt_key(pair) for pair in pairs)
-    order = sorted(per_prompt, key=lambda key: hashlib.sha256(key.encode()).digest())
+    digests = prompt_digests(pairs)
+    per_prompt = Counter(digests)
+    order = sorted(per_prompt)
     if len(order) < 2:
         raise UserError("All pairs have the same prompt, so none can be held out; give dataset.eval_path=FILE.")
-    held: set[str] = set()
+    held: set[bytes] = set()
     n_held = 0
-    for key in order[: len(order) // 2]:
+    for digest in order[: len(order) // 2]:
         if n_held >= size:
             break
-        held.add(key)
-        n_held += per_prompt[key]
+        held.add(digest)
+        n_held += per_prompt[digest]
     if n_held < size:
         log.warning("dataset.eval_size=%d is too much of %d pairs: half of the prompts are held out.", size, len(pairs))
-    rest = [pair for pair in pairs if _prompt_key(pair) not in held]
-    return rest, [pair for pair in pairs if _prompt_key(pair) in held]
+    is_held = np.array([digest in held for digest in digests])
+    return take(pairs, np.flatnonzero(~is_held)), take(pairs, np.flatnonzero(is_held))
 
 
-def subsample(pairs: list[Pair], size: int | None, knob: str) -> list[Pair]:
+def subsample(pairs: Pairs, size: int | None, key: str) -> Pairs:
     """`size` pairs, evenly spread and in their order; all of them where `size` is null or too many."""
     if size is not None and size > len(pairs):
-        log.warning("dataset.%s=%d: there are only %d pairs, all of them are used.", knob, size, len(pairs))
+        log.warning("dataset.%s=%d: there are only %d pairs, all of them are used.", key, size, len(pairs))
     if size is None or size >= len(pairs):
         return pairs
-    return [pairs[i * len(pairs) // size] for i in range(size)]
+    return take(pairs, np.arange(size) * len(pairs) // size)
 
 
-def fingerprint(*splits: list[Pair]) -> str:
-    """SHA-256 over every field of every pair, in order."""
-    digest = hashlib.sha256()
-    for split in splits:
-        digest.update(b"split\n")
-        for pair in split:
-            digest.update(json.dumps(asdict(pair), sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()
+def take(pairs: Pairs, places: np.ndarray) -> Pairs:
+    """The pairs at these places."""
+    return pairs.take(places) if isinstance(pairs, PairTable) else [pairs[i] for i in places]  # type: ignore[return-value]
 
 
-def _prompt_key(pair: Pair) -> str:
-    return json.dumps(pair.prompt, sort_keys=True)
-
-
-LOADERS: dict[str, Callable[[DatasetConfig], Dataset]] = {
-    "synthetic": _synthetic,
-    "hh_rlhf": _hh_rlhf,
-    "local": _local,
-}
+NAMES = ("synthetic", "local", "mix", *PUBLISHED)

@@ -198,7 +198,7 @@ def _rating_margin(row: Row) -> float | None:
         values = [row.get(column) for column in columns]
         if all(value is None for value in values):
             continue
-        ratings = [_number(value, column) for value, column in zip(values, columns, strict=True)]
+        ratings = [number(value, column) for value, column in zip(values, columns, strict=True)]
         margin = ratings[0] if len(ratings) == 1 else ratings[0] - ratings[1]
         if not math.isfinite(margin):
             raise BadRow("bad_rating", f"{' - '.join(columns)} is {margin}, not a finite number")
@@ -206,7 +206,12 @@ def _rating_margin(row: Row) -> float | None:
     return None
 
 
-def _number(value: Any, column: str) -> float:
+def number(value: Any, column: str) -> float:
+    """A rating as a float; may be infinite or NaN.
+
+    Raises:
+        BadRow: it is no number.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise BadRow("bad_rating", f"{column} is {'null' if value is None else repr(value)[:40]}, not a number")
     try:

@@ -19,12 +19,17 @@ class BadRow(ValueError):
     """A row that fits no form: `rule` is the short name it is counted under, the text says what is wrong.
 
     Rules: missing_column, null, wrong_type, bad_text (not UTF-8), bad_message (no role or content), bad_role,
-    empty_prompt, prompt_mismatch, no_shared_prompt, turn_order, bad_rating, unsupported_column, unreadable.
+    empty_prompt, prompt_mismatch, no_shared_prompt, turn_order, bad_rating, unsupported_column, unreadable,
+    too_few_answers; of `NoPreference`: tie.
     """
 
     def __init__(self, rule: str, reason: str) -> None:
         super().__init__(reason)
         self.rule = rule
+
+
+class NoPreference(BadRow):
+    """A sound row that prefers neither side. It is counted and left out whatever `on_bad_row` says."""
 
 
 def read_side(row: Row, column: str, alone: bool) -> Side:

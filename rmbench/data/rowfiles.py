@@ -161,14 +161,15 @@ def _read_parquet(path: Path) -> Iterator[Placed]:
 
     try:
         with parquet.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches(batch_size=1024) for row in _arrow_rows(batch))
+            rows = (row for batch in file.iter_batches(batch_size=1024) for row in arrow_rows(batch))
             for number, row in enumerate(rows, start=1):
                 yield f"{path} row {number}", row
     except pyarrow.ArrowException as error:
         raise UserError(f"{path}: not readable as parquet: {error}") from error
 
 
-def _arrow_rows(batch: Any) -> Iterator[Row | BadRow]:
+def arrow_rows(batch: Any) -> Iterator[Row | BadRow]:
+    """The rows of a record batch; a row that is no valid UTF-8 comes as a `BadRow`."""
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError:  # one bad row hides the others of its batch

@@ -1,0 +1,178 @@
+"""From a place (a file, a dataset on the Hub, the program itself) to a folder of pairs, read once and kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rmbench.config import DatasetConfig
+from rmbench.console import progress
+from rmbench.data import cache, hub
+from rmbench.data.formats import Pair
+from rmbench.data.messages import Row
+from rmbench.data.published import PUBLISHED, Published, as_it_is
+from rmbench.data.records import Dropped, read_pairs
+from rmbench.data.rowfiles import Placed, arrow_rows, read_rows
+from rmbench.data.store import PairTable, write_pairs
+from rmbench.errors import UserError
+
+log = logging.getLogger(__name__)
+
+EVAL_NAMES = ("validation", "val", "test")  # in a column that tells the splits apart
+
+
+@dataclass
+class Split:
+    """The pairs of one split, what was left out by which rule, and where they came from."""
+
+    pairs: PairTable
+    dropped: Dropped
+    origin: dict[str, Any]
+
+
+def from_file(path: str, config: DatasetConfig, split: str) -> Split:
+    """A file's pairs, in the form of the published set that `config.name` says, or any that `parse_row` knows.
+
+    Raises:
+        UserError: a missing or unusable file, a malformed row, no pair left.
+    """
+    file = Path(path).expanduser()
+    published = PUBLISHED.get(config.name)
+    rows = _of_split(read_rows(file), published, split)
+    state = cache.file_state(file) if file.is_file() else [path]
+    return _kept(rows, state, file.name, config.name, config, published, split, {"file": path})
+
+
+def from_hub(config: DatasetConfig, split: str) -> Split:
+    """A published set's pairs from the Hub.
+
+    Raises:
+        UserError: the Hub cannot be reached, or has no such part or revision; otherwise as `from_file`.
+    """
+    published = PUBLISHED[config.name]
+    part = config.part or published.part
+    published.check_part(config.name, part)
+    hub_split = published.train if split == "train" else published.eval
+    assert hub_split is not None
+    revision = config.revision or published.revision
+    remedy = f"dataset={config.name} dataset.path=FILE" + (" dataset.eval_path=FILE" if published.eval else "")
+    table = hub_table(published.hub_id, part, hub_split, revision, remedy, published.parts_are)
+    made = [cache.file_state(Path(file["filename"])) for file in table.cache_files]
+    rows = _of_split(table_rows(table, f"{published.hub_id} {hub_split}"), published, split)
+    source = f"{config.name}/{config.part}" if config.part else config.name
+    commit = {Path(state[0]).parent.name for state in made}  # datasets keeps a set below the hash of its commit
+    origin = {"hub": published.hub_id, "part": part, "revision": revision, "commit": sorted(commit)}
+    name = f"{published.hub_id} {hub_split}"
+    return _kept(rows, [made, split], name, source, config, published, split, origin | {"license": published.license})
+
+
+def from_program(config: DatasetConfig, split: str) -> Split:
+    """The built-in pairs.
+
+    Raises:
+        UserError: no size is given.
+    """
+    from rmbench.data.synthetic import make_rows
+
+    size = config.train_size if split == "train" else config.eval_size
+    if size is None:
+        raise UserError(f"dataset=synthetic makes as many pairs as it is told to: give dataset.{split}_size.")
+    made = make_rows(config.synthetic, size, "train" if split == "train" else "test")
+    rows = ((f"synthetic {split} row {number}", row) for number, row in enumerate(made, start=1))
+    state = [asdict(config.synthetic), size]
+    return _kept(rows, state, f"synthetic {split}", config.name, config, None, split, {"made": "by rmbench"})
+
+
+def hub_table(
+    name: str, part: str | None, split: str, revision: str | None, remedy: str, parts_are: str = "data_dir"
+) -> Any:
+    """A split on the Hub as a `datasets.Dataset`; `remedy` says how to do without the Hub.
+
+    Raises:
+        UserError: the Hub cannot be reached, or has no such dataset, part or revision.
+    """
+    hub.prepare()
+    import datasets
+
+    try:
+        return datasets.load_dataset(name, split=split, revision=revision, **{parts_are: part})
+    except Exception as error:
+        raise hub.explain("dataset", name, error, remedy) from error
+
+
+def hub_rows(name: str, part: str | None, split: str, revision: str | None, remedy: str) -> Iterable[Placed]:
+    """Rows of a dataset on the Hub with their places; errors as for `hub_table`."""
+    return table_rows(hub_table(name, part, split, revision, remedy), f"{name} {split}")
+
+
+def table_rows(table: Any, name: str) -> Iterator[Placed]:
+    """Rows of a `datasets.Dataset` with their places, as many at a time in memory as a batch holds."""
+    number = 0
+    for block in table.with_format("arrow").iter(1024):
+        for batch in block.to_batches():
+            for row in arrow_rows(batch):
+                number += 1
+                yield f"{name} row {number}", row
+
+
+def derived(config: DatasetConfig, name: str, follows_from: Any, pairs: Callable[[], Iterable[Pair]]) -> PairTable:
+    """Pairs made from other pairs, kept like those that were read; `follows_from` is all that they depend on."""
+
+    def build(folder: Path) -> None:
+        """Write them."""
+        write_pairs(folder, enumerate(pairs(), start=1))
+
+    return PairTable(cache.entry(Path(config.cache), f"pairs-{cache.key(name, follows_from)}", build))
+
+
+def _kept(
+    rows: Iterable[Placed],
+    state: list[Any],
+    name: str,
+    source: str,
+    config: DatasetConfig,
+    published: Published | None,
+    split: str,
+    origin: dict[str, Any],
+) -> Split:
+    """The pairs of `rows`, read only if they have not been read before from the same `state`."""
+    read: Callable[[Row], Row] = published.read if published else as_it_is
+
+    def build(folder: Path) -> None:
+        """Read them all; the counts stand beside them."""
+        dropped: Dropped = {}
+        with progress(f"reading {name}", None) as advance:
+            pairs = read_pairs(rows, name, dropped, source, config.on_bad_row, read)
+            write_pairs(folder, _counted(pairs, advance))
+        (folder / "dropped.json").write_text(json.dumps(dropped), encoding="utf-8")
+
+    entry = f"pairs-{cache.key(config.name, source, state, split, config.on_bad_row.name)}"
+    there = (Path(config.cache) / entry).is_dir()
+    folder = cache.entry(Path(config.cache), entry, build)
+    pairs, dropped = PairTable(folder), json.loads((folder / "dropped.json").read_text(encoding="utf-8"))
+    if there:
+        log.info("%s: %d pairs read before, from %s", name, len(pairs), folder)
+    return Split(pairs, dropped, origin)
+
+
+def _counted(pairs: Iterable[tuple[int, Pair]], advance: Callable[[int], None]) -> Iterator[tuple[int, Pair]]:
+    for number, pair in pairs:
+        if number % 1000 == 0:
+            advance(number)
+        yield number, pair
+
+
+def _of_split(rows: Iterable[Placed], published: Published | None, split: str) -> Iterable[Placed]:
+    """Where a column tells the splits apart, the rows of one; a row without a valid value there is train's."""
+    column = published.split_column if published else None
+    if column is None:
+        return rows
+    return (
+        placed
+        for placed in rows
+        if (isinstance(placed[1], dict) and placed[1].get(column) in EVAL_NAMES) == (split == "eval")
+    )
