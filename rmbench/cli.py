@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 
 from rmbench import __version__
 from rmbench.commands.registry import COMMANDS
-from rmbench.errors import RunFailed, UserError
+from rmbench.errors import RunFailed, Stopped, UserError
 
 app = typer.Typer(
     add_completion=False,
@@ -108,12 +108,14 @@ def messages() -> Iterator[None]:
         if os.environ.get("HYDRA_FULL_ERROR") == "1" and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
         _stop(str(error), 1)
+    except Stopped as error:
+        _stop(str(error), 128 + error.number)
     except KeyboardInterrupt as error:
         _stop(str(error) or "Interrupted.", 130)
 
 
 def _stop(message: str, code: int) -> None:
-    typer.echo(f"Error: {message}" if code != 130 else message, err=True)
+    typer.echo(f"Error: {message}" if code < 128 else message, err=True)
     raise typer.Exit(code)
 
 

@@ -269,6 +269,11 @@ class TrainingConfig(Checked):
     resume: bool = knob(False, "go on from the run folder's newest checkpoint")
     keep_best: bool = knob(False, "export the checkpoint with the best evaluation accuracy, not the last")
     early_stopping_patience: int = knob(0, "stop after so many evaluations without a better accuracy; 0 is off", low=0)
+    max_skipped_steps: int = knob(
+        10,
+        "stop after skipping so many steps for a loss or gradient that is not finite; nonfinite.jsonl has the pairs",
+        low=0,
+    )
     gradient_checkpointing: bool = knob(False, "recompute activations in the backward pass: less memory, more time")
 
     def check(self) -> None:

@@ -7,3 +7,14 @@ class UserError(Exception):
 
 class RunFailed(Exception):
     """A job stopped by itself: where its folder is and how to go on. The program exits with 1."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked a run to end, and what it had learnt was saved. The program exits with 128 + the signal's number.
+
+    Like Ctrl-C it is no `Exception`: what catches failures, such as a sweep that goes on after one, lets it pass.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number

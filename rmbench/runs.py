@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmbench.config import TrainConfig
 from rmbench.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # Keys that say where a run is kept and how it is watched, not what it computes.
 BOOKKEEPING = ("run_dir", "sweep_dir", "training.resume", "tracking")
@@ -73,6 +78,62 @@ def claim(folder: Path, config: TrainConfig) -> bool:
     return finished(folder)
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The folder is this process's own until the end; nothing is left of that, also after kill -9.
+
+    Raises:
+        UserError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if not _lock(descriptor):
+            raise UserError(
+                f"{folder}: another process is at work in it.\nWait for its end, or choose another run_dir."
+            )
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process has locked the folder."""
+    try:
+        with locked(folder):
+            return False
+    except UserError:
+        return True
+
+
+def _lock(descriptor: int) -> bool:
+    """False if another process has the lock; where there are no locks (Windows, some network disks) nobody has it."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
+
+
+def refuse_changed_data(folder: Path, facts: dict[str, Any]) -> None:
+    """A run goes on with the data that it began with.
+
+    Raises:
+        UserError: there are checkpoints of other data.
+    """
+    before = (read_json(folder / "environment.json") or {}).get("dataset", {}).get("fingerprint")
+    now = facts["dataset"]["fingerprint"]
+    if before not in (None, now) and any(folder.glob("checkpoints/step-*")):
+        raise UserError(
+            f"{folder}: the data have changed since this run began (fingerprint {before} -> {now}).\n"
+            "Bring the old data back, or choose another run_dir."
+        )
+
+
 def start(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
     """Write config.yaml, .hydra/ and environment.json (`facts`: what the job knows, such as the dataset's print)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,10 +164,11 @@ def record_failure(folder: Path, error: BaseException) -> None:
     if folder.is_dir():
         words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
         trace = "".join(traceback.format_exception(error))
-        write_json(
-            folder / "failed.json",
-            {"type": type(error).__name__, "message": str(error), "overrides": words, "traceback": trace},
-        )
+        with suppress(OSError):  # a full disk may be what stopped it
+            write_json(
+                folder / "failed.json",
+                {"type": type(error).__name__, "message": str(error), "overrides": words, "traceback": trace},
+            )
 
 
 class History:
@@ -117,11 +179,19 @@ class History:
         self.path = folder / "history.jsonl"
         kept = [row for row in read_jsonl(self.path) if row["step"] <= after_step] if self.path.is_file() else []
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._waiting = ""  # lines that the disk did not take yet
 
     def append(self, row: dict[str, Any]) -> None:
-        """One line, on the disk when this returns to the loop."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """One line; where the disk is full it waits for the next one, and the run goes on."""
+        self._waiting += json.dumps(row) + "\n"
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(self._waiting)
+            self._waiting = ""
+        except OSError as error:
+            os.truncate(self.path, size)  # half a line, perhaps
+            logger.error("%s: %s. The line is kept in memory; the run goes on.", self.path, error.strerror)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

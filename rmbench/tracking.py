@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import logging
 import os
+import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -15,11 +16,14 @@ import pyarrow as pa
 
 from rmbench.config import TrackingConfig
 from rmbench.errors import UserError
+from rmbench.runs import write_text
 
 logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 2.0
 INIT_SECONDS = 20.0  # for a server that answered
+FINISH_SECONDS = 60.0  # for what a server that went away has not taken
+RUN_ID_FILE = "run-id.txt"
 TABLE_ROWS = 2000  # of the recorded pairs
 
 
@@ -72,8 +76,13 @@ class WandbTracker(Tracker):
     def _init(self, mode: str, config: TrackingConfig, folder: Path, run_config: dict[str, Any], name: str) -> Any:
         import wandb
 
+        kept = folder / "wandb" / RUN_ID_FILE  # a resumed run is the same run to W&B
+        run_id = kept.read_text("utf-8") if kept.is_file() else secrets.token_hex(4)
         settings = wandb.Settings(
             mode=mode,  # type: ignore[arg-type]
+            run_id=run_id,
+            resume="allow" if mode == "online" else None,
+            finish_timeout=FINISH_SECONDS,
             silent=True,
             console="off",
             init_timeout=INIT_SECONDS,
@@ -91,6 +100,7 @@ class WandbTracker(Tracker):
             reinit="finish_previous",
         )
         run.define_metric("*", step_metric="step")
+        write_text(kept, run_id)
         later = f"offline; upload later: wandb sync {Path(run.dir).parent}"
         logger.info("W&B: %s", run.url if mode == "online" else later if mode == "offline" else mode)
         return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,11 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
         UserError: a value, file or name cannot be used; nothing of an earlier run is touched then.
     """
     accelerator = make_accelerator(config.gpu)
+    with runs.locked(folder) if accelerator.is_main_process else nullcontext():
+        return _train(config, folder, accelerator)
+
+
+def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[str, Any]:
     if runs.claim(folder, config):
         logger.info("%s is finished already", folder)
         return dict(runs.read_json(folder / "metrics.json"))
@@ -67,6 +73,8 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
 
     # everything that can be wrong is found before the first step; then the folder is this run's
     inputs = prepare(config, accelerator)
+    runs.refuse_changed_data(folder, inputs.facts)
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         runs.start(folder, config, inputs.facts)
     accelerator.wait_for_everyone()
@@ -109,6 +117,7 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
             "steps": state.step,
             "kept_step": state.best_step if best else state.step,
             "stopped_early": state.stopped_early,
+            "skipped_steps": state.skipped_steps,
             "train_seconds": seconds,
             "train_pairs": len(inputs.train_pairs),
             "mu": inputs.loss.mu,

@@ -52,9 +52,9 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(
     ("module", "function", "call"),
     [
-        ("torch", "save", 5),  # the weights lie there, the optimiser does not
+        ("torch", "save", 3),  # the weights lie there, the optimiser does not
         ("checkpoints", "flush", 2),  # all is written, nothing is sure to be on the disk
-        ("os", "replace", 4),  # state.json and the folder are renamed: the folder's second time
+        ("os", "replace", 6),  # two JSON files and the folder are renamed: the folder's second time
     ],
 )
 def test_a_kill_while_saving_loses_the_steps_since_the_checkpoint_before(

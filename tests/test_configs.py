@@ -28,7 +28,7 @@ WITHIN = {
     "diagnostics": "figures records gradients rules",
     "losses": "loss weighting regularizers pairwise",
     "modeling": "features scoring layout_choice throughput memory model lora tiny layout attention devices",
-    "training": "trainer feed sampler checkpoints",
+    "training": "trainer guards window feed sampler signals checkpoints",
 }
 
 

@@ -24,7 +24,7 @@ from rmbench.commands.compose import config_name, config_object
 from rmbench.commands.registry import job_of
 from rmbench.commands.sweep import SweepCallback, finish
 from rmbench.config import TrainConfig
-from rmbench.errors import RunFailed, UserError
+from rmbench.errors import RunFailed, Stopped, UserError
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +79,15 @@ def accounted() -> Iterator[None]:
     Raises:
         UserError: every job found the same mistake.
         RunFailed: a job failed.
-        KeyboardInterrupt: with the way to go on as its message.
+        KeyboardInterrupt: with the way to go on as its message; after a signal, `Stopped`.
     """
     _outcomes.clear()
     SweepCallback.folder = None
     failed = 0
     try:
         yield
+    except Stopped as error:
+        raise Stopped(f"{error} {_way_on()}".strip(), error.number) from None
     except KeyboardInterrupt:
         _remove_folders_without_a_run()
         raise KeyboardInterrupt(f"Interrupted. {_way_on()}".strip()) from None
@@ -138,7 +140,7 @@ def _remove_folders_without_a_run() -> None:
 
 def _remove_unused(folder: Path) -> None:
     """Remove a folder without a run in it, and the day's folder around it if that is empty then."""
-    if not folder.is_dir() or {file.name for file in folder.iterdir()} - WITHOUT_A_RUN:
+    if not folder.is_dir() or {file.name for file in folder.iterdir()} - WITHOUT_A_RUN or runs.in_use(folder):
         return
     for name in WITHOUT_A_RUN:
         (folder / name).unlink(missing_ok=True)

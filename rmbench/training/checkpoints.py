@@ -1,50 +1,97 @@
-"""checkpoints/step-N: everything a run needs to go on, written atomically.
+"""checkpoints/step-N: everything a run needs to go on, written atomically, with a checksum of every file.
 
 A folder with the final name is complete: it is written under a staging name, flushed to the disk, then renamed. Killed
-at any moment, a run finds the checkpoint before.
+at any moment, a run finds the checkpoint before; so it does when the disk is full, or has changed a byte since. Weights
+that are not trained are not written: they come from where the run began.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from rmbench.runs import read_json, write_json
 
+logger = logging.getLogger(__name__)
+
 STATE_FILE = "state.json"
+CHECKSUMS_FILE = "sha256.json"  # file name -> checksum
+WEIGHTS_FILE = "model.safetensors"
+TENSORS_FILE = "loss.safetensors"
+TORCH_WRITER_FAULTS = ("PytorchStreamWriter", "inline_container", "iostream error")
 
 
-def save(accelerator: Accelerator, folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
-    """Weights, optimiser, schedule and random states through Accelerate; `state` as JSON beside them."""
-    final = folder / f"step-{step}"
-    staging = folder / f".step-{step}.partial"
-    if accelerator.is_main_process:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(staging))
-    if accelerator.is_main_process:
-        write_json(staging / STATE_FILE, state)
-        flush(staging)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(staging, final)
-        for old in _complete(folder)[:-keep]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
+def keep_trained_alone(accelerator: Accelerator) -> None:
+    """From now on `accelerator` writes and reads the weights that are trained, by their names, and no others."""
+    accelerator.register_save_state_pre_hook(_drop_frozen)
+    accelerator.register_load_state_pre_hook(_load_trained)
 
 
-def load_newest(accelerator: Accelerator, folder: Path) -> dict[str, Any] | None:
-    """Restore the newest checkpoint below `folder` and return its state, or None if there is none."""
-    complete = _complete(folder)
-    if not complete:
-        return None
-    accelerator.load_state(str(complete[-1]))
-    state: dict[str, Any] = read_json(complete[-1] / STATE_FILE)
-    return state
+def save(
+    accelerator: Accelerator, folder: Path, step: int, state: dict[str, Any], tensors: dict[str, Tensor], keep: int
+) -> bool:
+    """Weights, optimiser and random states through Accelerate; `state` as JSON and `tensors` beside them.
+
+    False, on every rank, if the disk did not take it: said in the log, and the checkpoints before are as they were.
+    """
+    final, staging = folder / f"step-{step}", folder / f".step-{step}.partial"
+    is_main = accelerator.is_main_process
+
+    def begin() -> None:
+        """An empty folder."""
+        if is_main:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+
+    def end() -> None:
+        """Complete, then under its name, then the oldest go."""
+        if is_main:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, staging / TENSORS_FILE)
+            write_json(staging / STATE_FILE, state)
+            write_json(staging / CHECKSUMS_FILE, _checksums(staging))
+            flush(staging)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(staging, final)
+            for old in _complete(folder)[:-keep]:
+                shutil.rmtree(old)
+
+    for part in (begin, lambda: accelerator.save_state(str(staging)), end):
+        fault = _fault_of_any_rank(part)
+        if fault is not None:
+            if is_main:
+                shutil.rmtree(staging, ignore_errors=True)
+                logger.error("no checkpoint at step %d: %s. The run goes on; those before are kept.", step, fault)
+            return False
+    return True
+
+
+def load_newest(accelerator: Accelerator, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Restore the newest undamaged checkpoint below `folder`; its state and tensors, or None if there is none."""
+    for path in reversed(_complete(folder)):
+        found = [_damage(path) if accelerator.is_main_process else None]
+        damage = broadcast_object_list(found)[0]
+        if damage is None:
+            accelerator.load_state(str(path))
+            return read_json(path / STATE_FILE), load_file(path / TENSORS_FILE)
+        if accelerator.is_main_process:
+            logger.warning("%s is damaged (%s) and set aside; the one before it is taken", path, damage)
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(path, aside)
+        accelerator.wait_for_everyone()
+    return None
 
 
 def replace_folder(staging: Path, final: Path) -> None:
@@ -76,7 +123,67 @@ def flush(folder: Path) -> None:
             os.close(descriptor)
 
 
+def disk_fault(error: Exception) -> bool:
+    """Whether a file could not be written; torch's writer and safetensors have errors of their own for that."""
+    by_torch = isinstance(error, RuntimeError) and any(text in str(error) for text in TORCH_WRITER_FAULTS)
+    return by_torch or isinstance(error, (OSError, SafetensorError))
+
+
+def _fault_of_any_rank(action: Callable[[], Any]) -> str | None:
+    """Do it on every rank; the first rank's disk fault, the same answer on all."""
+    fault = None
+    try:
+        action()
+    except Exception as error:
+        if not disk_fault(error):
+            raise
+        fault = str(error).partition("\n")[0]
+    return next((text for text in gather_object([fault]) if text), None)
+
+
+def _drop_frozen(models: list[nn.Module], weights: list[dict[str, Tensor]], _folder: str) -> None:
+    for model, state in zip(models, weights, strict=True):
+        for name in state.keys() - _trained(model):
+            del state[name]
+
+
+def _load_trained(models: list[nn.Module], folder: str) -> None:
+    while models:  # what is left here, Accelerate loads in its own way
+        model = models.pop()
+        state = load_file(Path(folder) / WEIGHTS_FILE)
+        if state.keys() != _trained(model):
+            raise RuntimeError(f"{folder} holds other weights than those that are trained here")
+        model.load_state_dict(state, strict=False)
+
+
+def _trained(model: nn.Module) -> set[str]:
+    """Names of the weights that change."""
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """sha256 of every file below `folder` but that of the checksums."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS_FILE)
+    sums = {}
+    for path in files:
+        with path.open("rb") as file:
+            sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        expected, found = read_json(folder / CHECKSUMS_FILE), _checksums(folder)
+    except (OSError, ValueError) as error:
+        return str(error)
+    if not isinstance(expected, dict):
+        return f"no {CHECKSUMS_FILE}"
+    wrong = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
+    return f"{', '.join(wrong)} changed" if wrong else None
+
+
 def _complete(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    found = [p for p in folder.glob("step-*") if (p / STATE_FILE).is_file()]
+    found = [p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and (p / STATE_FILE).is_file()]
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))

@@ -84,10 +84,11 @@ class StepFeed:
             part = [mine[i] for i in indices]
             rows = self.layout.rows(part)
             rows = rows.pin() if torch.cuda.is_available() else rows
-            micro_batches.append(MicroBatch(part, rows, _rating_margin(part)))
+            micro_batches.append(MicroBatch(part, rows, rating_margins(part)))
         return StepInput(micro_batches, len(batch))
 
 
-def _rating_margin(pairs: Sequence[TokenPair]) -> Tensor | None:
+def rating_margins(pairs: Sequence[TokenPair]) -> Tensor | None:
+    """`(pairs,)`, where every pair has one."""
     margins = [pair.pair.rating_margin for pair in pairs]
     return None if None in margins else torch.tensor(margins, dtype=torch.float32)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -23,35 +24,22 @@ from rmbench.config import TrainingConfig
 from rmbench.console import progress
 from rmbench.data.text import TokenPair
 from rmbench.diagnostics.records import PairRecorder, pair_scalars
-from rmbench.losses import LossTerms, PairBatch, PairLoss, Statistics
-from rmbench.modeling.layout import Layout, Rows, run_rows
+from rmbench.errors import Stopped
+from rmbench.losses import PairBatch, PairLoss, Statistics
+from rmbench.modeling.layout import Layout, run_rows
 from rmbench.modeling.memory import first_budget, halved, out_of_memory
 from rmbench.modeling.model import RewardModel, recompute_activations, save_reward_model
 from rmbench.modeling.scoring import score_pairs, summarize
-from rmbench.modeling.throughput import FORWARD_AND_BACKWARD, matrix_rate, model_cost
+from rmbench.modeling.throughput import matrix_rate, model_cost
 from rmbench.runs import History
 from rmbench.tracking import Tracker
-from rmbench.training import checkpoints
+from rmbench.training import checkpoints, guards
 from rmbench.training.feed import MicroBatch, StepFeed, StepInput
 from rmbench.training.sampler import StepBatches
+from rmbench.training.signals import EndingSignals
+from rmbench.training.window import SUMS, TrainState, step_sums
 
 logger = logging.getLogger(__name__)
-
-# Sums over the pairs of a step, reduced over all ranks in one message.
-SUMS = ("loss", "accuracy", "margin", "weight", "distance", "size", "close", "pairs", "tokens", "attended")
-PAIR_MEANS = SUMS[:5]
-
-
-@dataclass
-class TrainState:
-    """What a checkpoint holds beside the tensors; JSON."""
-
-    step: int = 0
-    window: dict[str, float] = field(default_factory=dict)  # sums since the last logged step
-    best_accuracy: float | None = None
-    best_step: int = 0
-    stopped_early: bool = False
-    budget_tokens: int = 1  # of a forward pass, as found
 
 
 class Trainer:
@@ -94,7 +82,8 @@ class Trainer:
         self.scheduler = get_scheduler(
             config.scheduler.name, self.optimizer.optimizer, _warmup_steps(config, self.total_steps), self.total_steps
         )
-        accelerator.register_for_checkpointing(self.scheduler, loss)
+        checkpoints.keep_trained_alone(accelerator)
+        self.signals, self._told_to_end, self._saved = EndingSignals(), False, False
 
     def train(self) -> TrainState:
         """All steps, from the newest checkpoint if `training.resume` is set and there is one."""
@@ -105,7 +94,7 @@ class Trainer:
             self.recorder.rewind(self.state.step)
         self.model.train()
         shown = self.accelerator.is_main_process
-        with progress("training", self.total_steps, self.state.step, shown) as advance:
+        with self.signals, progress("training", self.total_steps, self.state.step, shown) as advance:
             while self.state.step < self.total_steps and not self.state.stopped_early:
                 row = self.train_step()
                 self.state.step += 1
@@ -115,19 +104,28 @@ class Trainer:
                     row |= self._evaluate()
                 if row:
                     self._log(row)
-                if self._due(self.config.save_steps):
+                if self._due(self.config.save_steps) or self._told_to_end:
                     self._save()
+                if self._told_to_end:
+                    self._end()
                 advance(self.state.step)
         return self.state
 
     def train_step(self) -> dict[str, float]:
-        """One optimiser step; what the diagnostics recorded of it."""
+        """One optimiser step; what the diagnostics recorded of it. One that is not finite changes nothing."""
         started = time.perf_counter()
         sums, statistics = self._backward()
-        norm = self._optimizer_step()
+        sums[-1] += self.signals.received is not None
         totals = dict(zip(SUMS, self._total(sums).tolist(), strict=True))
+        self._told_to_end = totals.pop("ending") > 0
+        norm = self._optimizer_step(math.isfinite(totals["loss"]))
+        if norm is None:
+            self._skip()
+            return {}
         self.loss.update(totals["size"] / totals["pairs"], statistics)
-        self._widen_window(totals, norm, time.perf_counter() - started)
+        clipped = bool(self.config.max_grad_norm) and norm > self.config.max_grad_norm
+        seconds = time.perf_counter() - started
+        self.state.count(**totals, grad_norm=norm, clipped=float(clipped), seconds=seconds, steps=1.0)
         if not self.recorder.wants(self.state.step + 1):
             return {}
         table = self.recorder.write(self.state.step + 1, self.accelerator.is_main_process)
@@ -166,7 +164,7 @@ class Trainer:
                         statistics = self.loss.statistics(batch, self._total)
                     terms = self.loss(batch, statistics)
                     self.accelerator.backward(terms.loss.sum() * scale)
-                sums += _sums(terms, part.rows, self.sum_dtype)
+                sums += step_sums(terms, part.rows, self.sum_dtype)
                 if recording:
                     self.recorder.add(part.pairs, batch.output, terms)
         except RuntimeError as error:
@@ -194,42 +192,40 @@ class Trainer:
         total: Tensor = self.accelerator.reduce(tensor)
         return total
 
-    def _optimizer_step(self) -> float:
+    def _optimizer_step(self, finite: bool) -> float | None:
+        """The gradient's norm before clipping; None if it or the loss is not finite: then the weights stay."""
         limit = self.config.max_grad_norm or math.inf
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
-        self.optimizer.step()
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
+        finite = finite and math.isfinite(norm)
+        if finite:
+            self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
-        return float(norm)
+        return norm if finite else None
 
-    def _widen_window(self, totals: dict[str, float], norm: float, seconds: float) -> None:
-        clipped = bool(self.config.max_grad_norm) and norm > self.config.max_grad_norm
-        step = {**totals, "grad_norm": norm, "clipped": float(clipped), "seconds": seconds, "steps": 1.0}
-        for name, value in step.items():
-            self.state.window[name] = self.state.window.get(name, 0.0) + value
+    def _skip(self) -> None:
+        """Count the step, find the pairs that did it, and stop after too many."""
+        self.recorder.forget()
+        self.state.skipped_steps += 1
+        self.state.count(skipped_steps=1.0)
+        parts = self.feed.at(self.state.step, self.state.budget_tokens).micro_batches
+        network = self.accelerator.unwrap_model(self.model)
+        rows = guards.not_finite(network, self.loss, parts, self.layout, self.accelerator.device)
+        if self.accelerator.is_main_process:
+            guards.report(self.folder, rows, self.state.step + 1)
+            names = ", ".join(str(row["pair_id"]) for row in rows[:5]) or "none of its pairs alone"
+            logger.warning("step %d skipped: loss or gradient not finite (%s)", self.state.step + 1, names)
+        if self.state.skipped_steps > self.config.max_skipped_steps:
+            raise FloatingPointError(
+                f"{self.state.skipped_steps} steps had a loss or gradient that is not finite,"
+                f" training.max_skipped_steps={self.config.max_skipped_steps}. The pairs: {self.folder / guards.REPORT}"
+            )
 
     def _close_window(self) -> dict[str, float]:
-        """Means since the last logged step: per pair for the sums, per step for the norm."""
-        window, self.state.window = self.state.window, {}
-        means = {name: window[name] / window["pairs"] for name in PAIR_MEANS}
-        return means | {
-            "grad_norm": window["grad_norm"] / window["steps"],
-            "clip_fraction": window["clipped"] / window["steps"],
+        return self.state.close_window(self.cost, self.matrix_rate) | {
             "mu": self.loss.mu or 0.0,
-            "close_pairs": window["close"],
             "learning_rate": self.scheduler.get_last_lr()[0],
             "epoch": self.state.step / self.batches.steps_per_epoch,
-            **self._throughput(window),
-        }
-
-    def _throughput(self, window: dict[str, float]) -> dict[str, float]:
-        """Pairs, distinct tokens and floating-point operations per second, evaluations and files apart."""
-        flops = self.cost.flops(window["tokens"], window["attended"], FORWARD_AND_BACKWARD) / window["seconds"]
-        return {
-            "throughput/pairs_per_second": window["pairs"] / window["seconds"],
-            "throughput/tokens_per_second": window["tokens"] / window["seconds"],
-            "throughput/tflops": flops / 1e12,
-            "throughput/share_of_matrix_rate": flops / self.matrix_rate,
         }
 
     def _evaluate(self) -> dict[str, Any]:
@@ -275,21 +271,26 @@ class Trainer:
         return every > 0 and self.state.step % every == 0
 
     def _save(self) -> None:
-        checkpoints.save(
-            self.accelerator,
-            self.folder / "checkpoints",
-            self.state.step,
-            asdict(self.state),
-            self.config.save_total_limit,
-        )
+        self.state.scheduler = self.scheduler.state_dict()
+        folder, keep = self.folder / "checkpoints", self.config.save_total_limit
+        state, tensors = asdict(self.state), self.loss.state_dict()
+        self._saved = checkpoints.save(self.accelerator, folder, self.state.step, state, tensors, keep)
+
+    def _end(self) -> NoReturn:
+        number = self.signals.received or signal.SIGTERM  # another rank may have heard it
+        done = f"{signal.Signals(number).name}: stopped after step {self.state.step} of {self.total_steps}"
+        raise Stopped(f"{done}; {'saved' if self._saved else 'the last checkpoint is kept'}.", number)
 
     def _restore(self) -> None:
-        state = checkpoints.load_newest(self.accelerator, self.folder / "checkpoints")
-        if state is None:
+        found = checkpoints.load_newest(self.accelerator, self.folder / "checkpoints")
+        if found is None:
             if (self.folder / "history.jsonl").is_file():
                 logger.info("no checkpoint to resume from; starting at step 0")
             return
+        state, tensors = found
         self.state = TrainState(**state)
+        self.loss.load_state_dict(tensors)
+        self.scheduler.load_state_dict(self.state.scheduler)
         logger.info("resumed at step %d of %d", self.state.step, self.total_steps)
 
 
@@ -307,13 +308,3 @@ def _optimizer(model: RewardModel, config: TrainingConfig) -> torch.optim.Optimi
 
 def _warmup_steps(config: TrainingConfig, total_steps: int) -> int:
     return math.ceil(config.warmup * total_steps) if config.warmup < 1 else int(config.warmup)
-
-
-def _sums(terms: LossTerms, rows: Rows, dtype: torch.dtype) -> Tensor:
-    """The SUMS of one micro-batch."""
-    margin = terms.margin
-    one = torch.ones_like(margin)
-    right = (margin > 0).to(margin.dtype)
-    columns = (terms.loss.detach(), right, margin, terms.weight, terms.distance, terms.size, terms.close, one)
-    computed = torch.tensor([rows.tokens, rows.attended], dtype=dtype, device=margin.device)
-    return torch.cat([torch.stack([column.sum().to(dtype) for column in columns]), computed])

@@ -1,0 +1,54 @@
+"""Which pairs made a step's loss or gradient infinite or not a number: each is tried alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+
+from rmbench.losses import PairBatch, PairLoss
+from rmbench.modeling.layout import Layout, run_rows
+from rmbench.modeling.model import RewardModel
+from rmbench.runs import read_jsonl, write_text
+from rmbench.training.feed import MicroBatch, rating_margins
+
+REPORT = "nonfinite.jsonl"
+
+
+def not_finite(
+    model: RewardModel, loss: PairLoss, parts: Sequence[MicroBatch], layout: Layout, device: torch.device
+) -> list[dict[str, Any]]:
+    """The pairs of all ranks' `parts` whose rewards, loss or gradient are not finite, and what these are."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found: list[dict[str, Any]] = []
+    for pair in [pair for part in parts for pair in part.pairs]:
+        output = run_rows(model, layout.rows([pair]).to(device))
+        batch = PairBatch(output, rating_margins([pair]))
+        value = loss(batch, loss.statistics(batch, lambda tensor: tensor)).loss.sum()
+        gradients = torch.autograd.grad(value, trained, allow_unused=True)
+        norms = [float(gradient.norm()) for gradient in gradients if gradient is not None]
+        seen = {
+            "reward_chosen": output.rewards_chosen.item(),
+            "reward_rejected": output.rewards_rejected.item(),
+            "loss": value.item(),
+            "gradient_norm": math.hypot(*norms),
+        }
+        if not all(map(math.isfinite, seen.values())):
+            about = {"pair_id": pair.pair.id, "source": pair.pair.source, "section": pair.pair.section}
+            found.append(about | {name: v if math.isfinite(v) else str(v) for name, v in seen.items()})
+    gathered: list[dict[str, Any]] = gather_object(found)
+    return gathered
+
+
+def report(folder: Path, rows: list[dict[str, Any]], step: int) -> None:
+    """Add the rows of `step` to nonfinite.jsonl."""
+    file = folder / REPORT
+    before = read_jsonl(file) if file.is_file() else []
+    kept = [row for row in before if row["step"] < step]  # a resumed run comes here a second time
+    lines = [json.dumps(row) + "\n" for row in kept + [{"step": step, **row} for row in rows]]
+    write_text(file, "".join(lines))

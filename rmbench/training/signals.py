@@ -1,0 +1,43 @@
+"""SIGTERM and SIGUSR1 end a run between two steps, when all that it has learnt can be saved.
+
+So does SIGUSR2 where somebody listens for it already: submitit, which then puts a pre-empted job back into the queue.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+
+
+class EndingSignals:
+    """Within this context the signals are remembered instead of obeyed; outside the main thread there are none."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> EndingSignals:
+        for number in ENDING:
+            listener = signal.getsignal(number)
+            if number == getattr(signal, "SIGUSR2", None) and not callable(listener):
+                continue
+            try:
+                signal.signal(number, self._remember)
+            except ValueError:  # not in the main thread
+                return self
+            self._before[number] = listener
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Those who listened before hear the signals again, and at once the one that came."""
+        for number, listener in self._before.items():
+            signal.signal(number, listener)
+        if self.received is not None and callable(self._before.get(self.received)):
+            os.kill(os.getpid(), self.received)
+
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
+        self.received = number
