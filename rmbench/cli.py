@@ -92,6 +92,18 @@ def report(folders: Annotated[list[Path], typer.Argument(metavar="DIR...")]) -> 
         write_report(folders)
 
 
+@app.command()
+def losses(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
+) -> None:
+    """The loss library: every loss, or formula, source, defaults and weight curve of one."""
+    with messages():
+        from rmbench.commands.losses import show as show_losses
+
+        show_losses(name, markdown)
+
+
 def main() -> None:
     """The `rmbench` program."""
     app()

@@ -18,16 +18,16 @@ OPTIONS = sorted(
 EVAL_GROUPS = {"gpu", "benchmark"}
 # Each imports only what stands after it: of other folders by the first list, within a folder by the others.
 LAYERS = """
-    __main__ cli commands report train evaluate benchmarks training diagnostics statistics losses modeling data
-    tracking runs config knobs console paths errors __init__
+    __main__ __init__ cli commands report train evaluate benchmarks training diagnostics statistics losses modeling data
+    tracking runs config knobs console paths errors
 """.split()
 WITHIN = {
-    "commands": "launch jobs sweep compose words manual catalog registry",
+    "commands": "losses launch jobs sweep compose words manual catalog registry",
     "benchmarks": "rewardbench rewardbench2 rm_bench judgebench pairs synthetic formula rows scores",
     "data": "dataset ratings sources records store published cache text items rowfiles formats messages synthetic hub",
     "diagnostics": "figures records gradients rules",
-    "losses": "loss weighting regularizers pairwise",
-    "modeling": "features scoring layout_choice throughput memory model lora tiny layout attention devices",
+    "losses": "curve_figure cards loss own weighting regularizers pairwise",
+    "modeling": "features scoring layout_choice throughput memory model lora tiny layout output attention devices",
     "training": "trainer guards window feed sampler signals checkpoints",
 }
 

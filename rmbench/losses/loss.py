@@ -5,8 +5,7 @@ Every part is pure, works per pair and states its derivative; the caller reduces
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -14,10 +13,11 @@ from torch import Tensor
 
 from rmbench.config import LossConfig, Measure
 from rmbench.errors import UserError
-from rmbench.losses.pairwise import PAIRWISE, Pairwise
+from rmbench.losses.own import pairwise_loss
+from rmbench.losses.pairwise import Pairwise
 from rmbench.losses.regularizers import REGULARIZER, Regularizer
 from rmbench.losses.weighting import WEIGHTING, covariance, embedding_distance, pair_weight, whitener, wide
-from rmbench.modeling.layout import PairOutput
+from rmbench.modeling.output import PairOutput
 
 # A pair whose distance is below this share of its embeddings' length: little more than rounding tells its sides apart.
 CLOSE = 1e-4
@@ -93,8 +93,9 @@ class PairLoss:
 
     def __init__(self, config: LossConfig) -> None:
         self.config = config
-        self.pairwise: Pairwise = PAIRWISE[_name(PAIRWISE, config.pairwise, "loss.pairwise")]
-        _name(WEIGHTING, config.weighting, "loss.weighting")
+        self.pairwise: Pairwise = pairwise_loss(config.pairwise, config)
+        if config.weighting not in WEIGHTING:
+            raise UserError(f"loss.weighting={config.weighting}: no such name. There are: {', '.join(WEIGHTING)}.")
         coefficients = {f.name: getattr(config.regularizer, f.name) for f in fields(config.regularizer)}
         self.regularizers: dict[str, tuple[float, Regularizer]] = {
             name: (coefficient, REGULARIZER[name]) for name, coefficient in coefficients.items() if coefficient
@@ -238,11 +239,3 @@ def _float32(output: PairOutput) -> PairOutput:
     if output.margin.dtype in (torch.float32, torch.float64) and output.embeddings_chosen.dtype == output.margin.dtype:
         return output
     return PairOutput(**{k: v if v.dtype == torch.float64 else v.float() for k, v in vars(output).items()})
-
-
-def _name(choices: Iterable[str], name: str, key: str) -> str:
-    if name in choices:
-        return name
-    near = difflib.get_close_matches(name, choices, n=1)
-    hint = f" Did you mean {key}={near[0]}?" if near else ""
-    raise UserError(f"{key}={name}: no such name.{hint} There are: {', '.join(choices)}.")

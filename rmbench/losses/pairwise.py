@@ -180,7 +180,7 @@ def squared_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
 
 
 PAIRWISE: dict[str, Pairwise] = {
-    "bt": Pairwise(bt_value, bt_slope, "-log σ(d)", "Bradley and Terry 1952; Llama 2, arXiv 2307.09288"),
+    "bt": Pairwise(bt_value, bt_slope, "-log σ(d)", "Bradley and Terry 1952"),
     "bt_temperature": Pairwise(
         temperature_value, temperature_slope, "-log σ(d / τ)", "Skywork-Reward, arXiv 2410.18451", ("temperature",)
     ),

@@ -116,19 +116,15 @@ def absolute_slopes(chosen: Tensor, rejected: Tensor, mean: Tensor) -> tuple[Ten
 
 REGULARIZER: dict[str, Regularizer] = {
     "centring": Regularizer(centring_value, centring_slopes, "(r_w + r_l)²", "arXiv 2312.09244, eq. 2; TRL"),
-    "bsr": Regularizer(
-        bsr_value, bsr_slopes, "(mean of all rewards of the global batch)²", "BSR, arXiv 2505.07271", mean_reward
-    ),
+    "bsr": Regularizer(bsr_value, bsr_slopes, "(mean reward)²", "BSR, arXiv 2505.07271", mean_reward),
     "l2": Regularizer(l2_value, l2_slopes, "r_w² + r_l²", "XTuner"),
     "barrier": Regularizer(
         barrier_value,
         barrier_slopes,
-        "-log(1 - (r_w/5)²) - log(1 - (r_l/5)²), tangents beyond ±4.9",
+        "-log(1 - (r_w/5)²) - log(1 - (r_l/5)²)",
         "XTuner (InternLM2, arXiv 2403.17297)",
     ),
-    "pos_reg": Regularizer(
-        pos_reg_value, pos_reg_slopes, "-log σ(mean r_w of the global batch)", "GRM's code", chosen_reward
-    ),
+    "pos_reg": Regularizer(pos_reg_value, pos_reg_slopes, "-log σ(mean r_w)", "GRM's code", chosen_reward),
     "absolute": Regularizer(
         absolute_value, absolute_slopes, "-log σ(r_w) - log σ(-r_l)", "Eurus, arXiv 2404.02078; RM-Robustness"
     ),

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from rmbench.config import DistanceConfig, Measure
-from rmbench.modeling.layout import PairOutput
+from rmbench.modeling.output import PairOutput
 
-WEIGHTING = {
-    "none": "1",
-    "distance": "(μ / (distance + ε))^p",
+WEIGHTING = ("none", "distance")
+FORMULA = {
+    Measure.l2: "‖h_w - h_l‖",
+    Measure.cosine: "1 - cos(h_w, h_l)",
+    Measure.centred_cosine: "1 - cos(h_w - h̄, h_l - h̄)",
+    Measure.whitened: "√((h_w - h_l)ᵀ C⁻¹ (h_w - h_l))",
 }
 
 

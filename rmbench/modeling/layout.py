@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rmbench.data.text import TokenGroup
 from rmbench.modeling.attention import Packing, Span
+from rmbench.modeling.output import PairOutput
 
 
 @dataclass(frozen=True)
@@ -51,26 +52,6 @@ class Rows:
 
 # rows -> rewards (responses,), embeddings (responses, hidden), in the order of rows.read
 Model = Callable[[Rows], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class PairOutput:
-    """What a model says of a batch of pairs: rewards `(pairs,)`, embeddings `(pairs, hidden)`, float32 or wider."""
-
-    rewards_chosen: Tensor
-    rewards_rejected: Tensor
-    embeddings_chosen: Tensor
-    embeddings_rejected: Tensor
-
-    @property
-    def margin(self) -> Tensor:
-        """r_w - r_l, `(pairs,)`."""
-        return self.rewards_chosen - self.rewards_rejected
-
-    @property
-    def distance(self) -> Tensor:
-        """||h_w - h_l||, `(pairs,)`, detached: no loss trains through it."""
-        return (self.embeddings_chosen - self.embeddings_rejected).detach().norm(dim=-1)
 
 
 class Layout(Protocol):

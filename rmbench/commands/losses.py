@@ -1,0 +1,124 @@
+"""rmbench losses: the loss library on cards."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from rich.table import Table
+from rich.text import Text
+
+from rmbench.commands.catalog import description, did_you_mean
+from rmbench.config import LossConfig
+from rmbench.console import console
+from rmbench.errors import UserError
+from rmbench.losses.cards import SYMBOLS, Card, curves, markdown
+from rmbench.losses.curve_figure import write_figure
+from rmbench.paths import conf_dir
+
+FIGURES = Path("outputs/losses")
+SHOWN_MARGINS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
+BAR = 24  # letters
+
+
+def show(name: str | None, as_markdown: bool = False) -> None:
+    """Print every loss, or the card of one, whose figure goes to outputs/losses.
+
+    Raises:
+        UserError: there is no such loss.
+    """
+    if name is not None:
+        show_card(card(name))
+    elif as_markdown:
+        print(markdown(all_cards()), end="")
+    else:
+        show_list(all_cards())
+
+
+def all_cards() -> list[Card]:
+    """Every option of the group `loss`: those without a weight first."""
+    cards = [card(path.stem) for path in sorted((conf_dir() / "loss").glob("*.yaml"))]
+    return sorted(cards, key=lambda c: (c.loss.weighs, bool(c.loss.regularizers)))
+
+
+def card(name: str) -> Card:
+    """The card of an option, or of a user's own `module:function`.
+
+    Raises:
+        UserError: there is no such loss, or it breaks the contract.
+    """
+    if ":" in name:
+        return Card(name, "a loss of your own", LossConfig(pairwise=name))
+    folder = conf_dir() / "loss"
+    path = folder / f"{name}.yaml"
+    names = sorted(p.stem for p in folder.glob("*.yaml"))
+    if name not in names:
+        near = get_close_matches(name, names, n=2) or [other for other in names if name in other]
+        raise UserError(f"{name}: no such loss.{did_you_mean(near)} `rmbench losses` lists them.")
+    values: Any = yaml.safe_load(path.read_text("utf-8"))
+    values = values.get("loss", values)
+    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LossConfig), values))
+    return Card(name, description(path), config)
+
+
+def show_list(cards: list[Card]) -> None:
+    """One line a loss."""
+    table = Table(title="rmbench train loss=NAME; rmbench losses NAME for its card", title_justify="left")
+    for column in ("name", "loss of a pair", "needs"):
+        table.add_column(column, overflow="fold")
+    for one in cards:
+        weight = f"\nw = {one.weight}" if one.weight else ""
+        table.add_row(one.name, Text(one.formula + weight), "ratings" if one.loss.needs_rating else "")
+    terminal = console()
+    terminal.print(table)
+    terminal.print(f"{SYMBOLS}.\nloss.weighting=distance gives any of them NormBT's weight.", highlight=False)
+
+
+def show_card(one: Card) -> None:
+    """Everything about one loss; its figure to outputs/losses/NAME.png."""
+    weights = weight_table(one)
+    terminal = console()
+    terminal.print(Text(one.name, "bold"))
+    terminal.print(Text(one.about))
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_row("loss", Text(one.formula))
+    if one.weight:
+        facts.add_row("w", Text(one.weight))
+    for word, source in zip(["source", *[""] * 9], one.sources, strict=False):
+        facts.add_row(word, source)
+    if one.loss.needs_rating:
+        facts.add_row("needs", "a rating margin for every training pair")
+    for key, (value, doc) in one.defaults.items():
+        facts.add_row(Text(f"{key}={_shown(value)}"), Text(doc))
+    terminal.print(facts, highlight=False)
+    terminal.print(weights, highlight=False)
+    path = FIGURES / f"{one.name.replace(':', '.')}.png"
+    write_figure(one, path)
+    terminal.print(f"figure: {path}", highlight=False, soft_wrap=True)
+
+
+def weight_table(one: Card) -> Table:
+    """The pair weight over margin and distance, in numbers; a bar for the middle column."""
+    what, found = curves(one, SHOWN_MARGINS)
+    by = f", by {what}" if what else ""
+    table = Table(title=f"weight of a pair, -∂ loss / ∂ margin{by}", title_justify="left")
+    table.add_column("margin", justify="right")
+    for value in found:
+        table.add_column(f"{value:g}" if what else "weight", justify="right")
+    table.add_column("")
+    weights = [found[value][1].tolist() for value in found]
+    middle = weights[len(weights) // 2]
+    largest = max(map(abs, middle)) or 1.0
+    for i, margin in enumerate(SHOWN_MARGINS):
+        bar = "█" * round(BAR * abs(middle[i]) / largest)
+        table.add_row(f"{margin:g}", *(f"{column[i]:.3g}" for column in weights), f"-{bar}" if middle[i] < 0 else bar)
+    return table
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(getattr(value, "name", value))

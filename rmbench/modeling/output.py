@@ -1,0 +1,27 @@
+"""What a model says of a batch of pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PairOutput:
+    """What a model says of a batch of pairs: rewards `(pairs,)`, embeddings `(pairs, hidden)`, float32 or wider."""
+
+    rewards_chosen: Tensor
+    rewards_rejected: Tensor
+    embeddings_chosen: Tensor
+    embeddings_rejected: Tensor
+
+    @property
+    def margin(self) -> Tensor:
+        """r_w - r_l, `(pairs,)`."""
+        return self.rewards_chosen - self.rewards_rejected
+
+    @property
+    def distance(self) -> Tensor:
+        """||h_w - h_l||, `(pairs,)`, detached: no loss trains through it."""
+        return (self.embeddings_chosen - self.embeddings_rejected).detach().norm(dim=-1)
