@@ -100,9 +100,10 @@ class RatingScale(Enum):
 
 
 class Gradient(Enum):
-    """Which per-pair gradient norms the diagnostics record."""
+    """Which per-pair gradient norms the diagnostics record; `exact` is the head's and those of all parameters."""
 
     head = "head"
+    exact = "exact"
     off = "off"
 
 
@@ -301,7 +302,13 @@ class DiagnosticsConfig(Checked):
 
     prefix: ClassVar[str] = "diagnostics."
     every: int = knob(10, "record the pairs of every so many steps; 0 is off", low=0)
-    gradient: Gradient = knob(Gradient.head, "which gradient norms: of the head's weight, or none")
+    gradient: Gradient = knob(
+        Gradient.head,
+        "which gradient norms: head (its weight alone, from the forward pass), exact (all parameters), off",
+    )
+    probe_pairs: int = knob(
+        0, "measure so many held-out pairs, the same ones, at each recorded step; 0 is none, 64 is usual", low=0
+    )
 
 
 @dataclass

@@ -15,14 +15,17 @@ from rich.table import Table
 from transformers import set_seed
 
 from rmbench import benchmarks, runs
-from rmbench.config import OnBadRow, TrainConfig
+from rmbench.config import Gradient, OnBadRow, TrainConfig
 from rmbench.console import console
 from rmbench.data.dataset import load_dataset
 from rmbench.data.items import Item
 from rmbench.data.ratings import with_scaled_ratings
 from rmbench.data.text import TokenPair, resolve_max_length, tokenize_pairs
 from rmbench.diagnostics import figures
+from rmbench.diagnostics.gradients import PairGradients
+from rmbench.diagnostics.probe import Probe, choose_probe
 from rmbench.diagnostics.records import PairRecorder
+from rmbench.errors import UserError
 from rmbench.evaluate import results_table, run_benchmark
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator, precision_name
@@ -36,6 +39,8 @@ from rmbench.training import checkpoints
 from rmbench.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+PROBE_CANDIDATES = 1024  # evaluation pairs from which the probe set is chosen
 
 
 @dataclass
@@ -82,7 +87,7 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
     with _tracker(config, folder, accelerator) as tracker:
         # train
         set_seed(config.seed)
-        recorder = PairRecorder(folder, config.diagnostics.every, config.diagnostics.gradient)
+        recorder, probe = _diagnostics(config, inputs, accelerator, folder)
         trainer = Trainer(
             config.training,
             model=inputs.model,
@@ -98,6 +103,7 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
             eval_layout=inputs.eval_layout,
             eval_tokens=config.gpu.eval_tokens,
             seed=config.seed,
+            probe=probe,
         )
         started = time.perf_counter()
         state = trainer.train()
@@ -127,7 +133,7 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
 
         # figures, and last of all metrics.json: its presence means "finished"
         if accelerator.is_main_process:
-            _write_diagnostics(recorder, tracker, state.step, folder)
+            _write_diagnostics(recorder, probe, tracker, state.step, folder)
             tracker.summary(_flat(metrics))
             runs.write_json(folder / "metrics.json", metrics)
             _show(metrics, folder)
@@ -145,6 +151,8 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     dataset = load_dataset(config.dataset)
     if loss.needs_rating:
         dataset.train = with_scaled_ratings(dataset.train, config.loss.rating_scale, config.loss.pairwise)
+        if config.diagnostics.probe_pairs:
+            dataset.eval = with_scaled_ratings(dataset.eval, config.loss.rating_scale, config.loss.pairwise)
     name = config.benchmark.name
     benchmark_items = [] if name == "none" else benchmarks.find(name).load(config.benchmark)
     model, tokenizer = new_reward_model(config.backbone, config.gpu.attention, config.seed)
@@ -168,6 +176,10 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
                 store.features(pairs, layout, name) for name, pairs in (("train", train_pairs), ("eval", eval_pairs))
             )
     if config.gpu.compile:
+        if config.diagnostics.gradient is Gradient.exact:
+            raise UserError(
+                "diagnostics.gradient=exact looks into the layers, which gpu.compile=true hides. Choose one."
+            )
         compile_backbone(model)
     facts = {
         "device": str(accelerator.device),
@@ -229,7 +241,26 @@ def _benchmark(
     return {key: value for key, value in results.items() if key != "provenance"}
 
 
-def _write_diagnostics(recorder: PairRecorder, tracker: Tracker, step: int, folder: Path) -> None:
+def _diagnostics(
+    config: TrainConfig, inputs: Inputs, accelerator: Accelerator, folder: Path
+) -> tuple[PairRecorder, Probe | None]:
+    """What records the pairs of the steps, and what measures the probe set, if it is asked for."""
+    asked = config.diagnostics
+    exact = asked.gradient is Gradient.exact
+    recorder = PairRecorder(folder, asked.every, asked.gradient, PairGradients(inputs.model) if exact else None)
+    if not asked.probe_pairs or not asked.every:
+        return recorder, None
+    n = min(PROBE_CANDIDATES, len(inputs.eval_pairs))
+    candidates = [inputs.eval_pairs[i * len(inputs.eval_pairs) // n] for i in range(n)]
+    with accelerator.autocast():
+        scores = score_pairs(inputs.model, candidates, inputs.eval_layout, accelerator.device, config.gpu.eval_tokens)
+    pairs = choose_probe(candidates, scores.distance, asked.probe_pairs)
+    return recorder, Probe(folder, pairs, inputs.eval_layout, inputs.model, exact, accelerator.device)
+
+
+def _write_diagnostics(recorder: PairRecorder, probe: Probe | None, tracker: Tracker, step: int, folder: Path) -> None:
+    if probe is not None:
+        probe.merge()
     table = recorder.merge()
     if table is None:
         return

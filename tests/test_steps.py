@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rmbench.config import Gradient, LossConfig
 from rmbench.data.formats import Pair
 from rmbench.data.text import TokenPair
-from rmbench.diagnostics.records import PairRecorder, pair_scalars
+from rmbench.diagnostics.records import PairRecorder
 from rmbench.losses import PairLoss
 from rmbench.modeling.layout import Padded, PairOutput, Shared, token_batches
 from rmbench.training.sampler import StepBatches
@@ -76,15 +76,14 @@ def recorded(folder, steps):
         h_w = torch.arange(1.0, 7.0)[:, None] * torch.tensor([[3.0, 4.0]])
         out = PairOutput(torch.zeros(6), torch.zeros(6), h_w, torch.zeros(6, 2))
         recorder.add(pairs, out, PairLoss(LossConfig())(out))
-        table = recorder.write(step, is_main=True)
-    return recorder, table
+        scalars = recorder.write(step, is_main=True)
+    return recorder, scalars
 
 
 def test_shares_of_the_closest_and_the_farthest_third_by_hand(tmp_path):
-    _, table = recorded(tmp_path, [1])
+    recorder, scalars = recorded(tmp_path, [1])
     # distances 5, 10 ... 30, equal errors: the head gradients are 2.5, 5 ... 15, together 52.5
-    scalars = pair_scalars(table)
-    assert table["head_gradient_norm"].to_pylist() == [2.5, 5.0, 7.5, 10.0, 12.5, 15.0]
+    assert recorder.merge()["head_gradient_norm"].to_pylist() == [2.5, 5.0, 7.5, 10.0, 12.5, 15.0]
     assert abs(scalars["share_closest_third"] - 7.5 / 52.5) < 1e-12
     assert abs(scalars["share_farthest_third"] - 27.5 / 52.5) < 1e-12
     assert abs(scalars["correlation_norm_distance"] - 1) < 1e-12
@@ -94,11 +93,11 @@ def test_shares_of_the_closest_and_the_farthest_third_by_hand(tmp_path):
 
 def test_a_resumed_run_records_the_later_steps_again(tmp_path):
     recorder, _ = recorded(tmp_path, [1, 2, 3])
-    recorder.rewind(after_step=2)
+    recorder.parts.rewind(after_step=2)
     recorder, _ = recorded(tmp_path, [3, 4])
     assert recorder.merge()["step"].to_pylist() == [step for step in (1, 2, 3, 4) for _ in range(6)]
     assert [path.name for path in (tmp_path / "diagnostics").iterdir()] == ["pairs.parquet"]
     # stopped after the merge: the parts are there again, but for those to come
-    recorder.rewind(after_step=3)
+    recorder.parts.rewind(after_step=3)
     assert recorder.merge()["step"].to_pylist() == [step for step in (1, 2, 3) for _ in range(6)]
     assert pq.read_table(tmp_path / "diagnostics" / "pairs.parquet").num_rows == 18

@@ -61,6 +61,18 @@ class GradientNorms:
         rank = {"embedding": -1, "other": 10**6, "head": 10**6 + 1}
         return {k: blocks[k] for k in sorted(blocks, key=lambda k: rank[k] if k in rank else int(k.split()[1]))}
 
+    def block_shares(self) -> dict[str, list[float]]:
+        """Each part's share of each pair's squared norm; pairs without a gradient are left out."""
+        whole = self.norms.square()
+        kept = whole > 0
+        return {k: (v[kept] / whole[kept]).double().tolist() for k, v in self.by_block().items()}
+
+    def times(self, factor: Tensor | float) -> GradientNorms:
+        """Of the same values times `factor`: one number, or one per pair, such as d loss_i / d margin_i."""
+        by_pair = torch.as_tensor(factor, dtype=self.norms.dtype, device=self.norms.device).expand_as(self.norms)
+        sketch = None if self.sketch is None else self.sketch * by_pair[:, None]
+        return GradientNorms({name: square * by_pair**2 for name, square in self.squares.items()}, sketch)
+
 
 class Tap(torch.autograd.Function):
     """Hands a tensor on, and shows its gradient, with the input of the layer that made it, on the way back.
@@ -131,8 +143,7 @@ class PairGradients:
         """Around the forward and the backward pass over `rows`."""
         self._pieces = Pieces(rows)
         self._calls.clear()
-        device = rows.read.device if rows.embeddings is None else rows.embeddings.device
-        self._anchor = torch.zeros((), requires_grad=True, device=device)
+        self._anchor = torch.zeros((), requires_grad=True, device=self.model.head.weight.device)
         hooks: list[Any] = []
         for name, rule in self._rules.items():
             module = self._layers[name]

@@ -1,44 +1,42 @@
-"""Gradient size against distance, pair by pair, from the forward pass alone.
+"""Gradient size against distance, pair by pair, of the steps of a run that are recorded.
 
 For a linear head the gradient of one pair's loss with respect to the head's weight is
 (d loss / d r_w) h_w + (d loss / d r_l) h_l, which is loss_slope * (h_w - h_l) for a loss of the margin alone: its norm
-is prediction error x weight x distance under BT and NormBT (arXiv 2512.06343, section on the head).
+is prediction error x weight x distance under BT and NormBT (arXiv 2512.06343, section on the head). It follows from
+the forward pass; the norm over all trained parameters is measured in the step's own backward pass.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from accelerate.utils import gather_object
 from torch import Tensor
 
 from rmbench.config import Gradient
 from rmbench.data.text import TokenPair
+from rmbench.diagnostics.gradients import GradientNorms, PairGradients
+from rmbench.diagnostics.parts import Parts
 from rmbench.losses import LossTerms
 from rmbench.modeling.layout import PairOutput
 
+NUMBERS = (
+    "margin",
+    "prediction_error",
+    "loss_slope",
+    "distance",
+    "weight",
+    "loss",
+    "head_gradient_norm",
+    "gradient_norm",
+)
 SCHEMA = pa.schema(
     [("step", pa.int64()), ("pair_id", pa.string()), ("source", pa.string()), ("section", pa.string())]
-    + [
-        (name, pa.float64())
-        for name in (
-            "margin",
-            "prediction_error",
-            "loss_slope",
-            "distance",
-            "weight",
-            "loss",
-            "head_gradient_norm",
-            "gradient_norm",
-        )
-    ]
+    + [(name, pa.float64()) for name in NUMBERS]
 )
 
 
@@ -49,94 +47,114 @@ def head_gradient_norm(output: PairOutput, terms: LossTerms) -> Tensor:
     return (chosen + rejected).norm(dim=-1)
 
 
+def pair_columns(pairs: Sequence[TokenPair], output: PairOutput, terms: LossTerms) -> dict[str, list[Any]]:
+    """What a forward pass says of each pair, under the names of `SCHEMA`."""
+    numbers = {
+        "margin": terms.margin,
+        "prediction_error": terms.prediction_error,
+        "loss_slope": terms.loss_slope,
+        "distance": terms.distance,
+        "weight": terms.weight,
+        "loss": terms.loss.detach(),
+    }
+    return {
+        "pair_id": [p.pair.id for p in pairs],
+        "source": [p.pair.source for p in pairs],
+        "section": [p.pair.section for p in pairs],
+        **{name: values.double().tolist() for name, values in numbers.items()},
+    }
+
+
+class Gathered:
+    """Columns of this rank's pairs, micro-batch by micro-batch, until all ranks' become one table."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, list[Any]] = {}
+
+    def add(self, columns: dict[str, list[Any]]) -> None:
+        """The pairs of one micro-batch."""
+        for name, values in columns.items():
+            self.columns.setdefault(name, []).extend(values)
+
+    def gathered(self) -> dict[str, list[Any]]:
+        """Those of all ranks; this rank's are gone."""
+        columns, self.columns = {name: gather_object(values) for name, values in self.columns.items()}, {}
+        return columns
+
+
 class PairRecorder:
-    """diagnostics/pairs/step-N.parquet for each recorded step, one file at the end."""
+    """The pairs of each recorded step, in diagnostics/pairs.
 
-    def __init__(self, folder: Path, every: int, gradient: Gradient) -> None:
-        self.folder = folder / "diagnostics"
-        self.every = every
-        self.gradient = gradient
-        self._columns: dict[str, list[Any]] = {}
+    Args:
+        folder: the run's.
+        every: record the first step and every so many; 0 is never.
+        gradient: which norms.
+        gradients: measures those over all parameters; for `Gradient.exact`.
+    """
 
-    def rewind(self, after_step: int) -> None:
-        """Drop what was recorded after `after_step`: a resumed run records it again."""
-        whole = self.folder / "pairs.parquet"
-        if whole.is_file():  # stopped between merge and the end of the run
-            table = pq.read_table(whole, schema=SCHEMA)
-            for step in table["step"].unique().to_pylist():
-                write_parquet(self._part(step), table.filter(pc.equal(table["step"], step)))
-            whole.unlink()
-        for part in self._parts():
-            if int(part.stem.removeprefix("step-")) > after_step:
-                part.unlink()
+    def __init__(self, folder: Path, every: int, gradient: Gradient, gradients: PairGradients | None = None) -> None:
+        self.parts = Parts(folder / "diagnostics", "pairs", SCHEMA)
+        self.every, self.gradient, self.gradients = every, gradient, gradients
+        self._rows, self._blocks = Gathered(), Gathered()
 
     def wants(self, step: int) -> bool:
         """The first step, before anything has moved, and every `every`-th."""
         return self.every > 0 and (step == 1 or step % self.every == 0)
 
-    def add(self, pairs: Sequence[TokenPair], output: PairOutput, terms: LossTerms) -> None:
-        """Keep one micro-batch of this rank until `write`."""
-        columns: dict[str, Any] = {
-            "pair_id": [p.pair.id for p in pairs],
-            "source": [p.pair.source for p in pairs],
-            "section": [p.pair.section for p in pairs],
-            "margin": terms.margin,
-            "prediction_error": terms.prediction_error,
-            "loss_slope": terms.loss_slope,
-            "distance": terms.distance,
-            "weight": terms.weight,
-            "loss": terms.loss.detach(),
-        }
-        if self.gradient is Gradient.head:
-            columns["head_gradient_norm"] = head_gradient_norm(output, terms)
-        for name, values in columns.items():
-            kept = values.double().tolist() if isinstance(values, Tensor) else values
-            self._columns.setdefault(name, []).extend(kept)
+    def add(
+        self, pairs: Sequence[TokenPair], output: PairOutput, terms: LossTerms, measured: GradientNorms | None = None
+    ) -> None:
+        """Keep one micro-batch of this rank until `write`; `measured` are the gradients of its losses."""
+        columns = pair_columns(pairs, output, terms)
+        if self.gradient is not Gradient.off:
+            columns["head_gradient_norm"] = head_gradient_norm(output, terms).double().tolist()
+        if measured is not None:
+            columns["gradient_norm"] = measured.norms.double().tolist()
+            self._blocks.add(measured.block_shares())
+        self._rows.add(columns)
 
     def forget(self) -> None:
         """Drop what was added since `write`: the step begins again."""
-        self._columns = {}
+        self._rows, self._blocks = Gathered(), Gathered()
 
-    def write(self, step: int, is_main: bool) -> pa.Table | None:
-        """Gather all ranks' rows of this step, write them atomically on rank 0 and return them there."""
-        columns = {name: gather_object(values) for name, values in self._columns.items()}
-        self._columns = {}
+    def write(self, step: int, is_main: bool) -> dict[str, float]:
+        """Gather all ranks' rows of this step and write them on rank 0; what they say, for the log, there."""
+        columns, blocks = self._rows.gathered(), self._blocks.gathered()
         if not is_main:
-            return None
-        rows = len(columns["pair_id"])
-        columns["step"] = [step] * rows
-        table = pa.table({f.name: pa.array(columns.get(f.name, [None] * rows), f.type) for f in SCHEMA}, SCHEMA)
-        write_parquet(self._part(step), table)
-        return table
+            return {}
+        table = as_table(SCHEMA, step, columns)
+        self.parts.write(step, table)
+        return pair_scalars(table) | block_scalars("gradient", blocks)
 
     def merge(self) -> pa.Table | None:
-        """All parts -> diagnostics/pairs.parquet; the parts go once the whole is on the disk."""
-        parts = self._parts()
-        if not parts:
-            return None
-        table = pa.concat_tables(pq.read_table(part, schema=SCHEMA) for part in parts)
-        write_parquet(self.folder / "pairs.parquet", table)
-        for part in parts:
-            part.unlink()
-        parts[0].parent.rmdir()
-        return table
+        """All recorded steps, in diagnostics/pairs.parquet."""
+        return self.parts.merge()
 
-    def _part(self, step: int) -> Path:
-        return self.folder / "pairs" / f"step-{step:08d}.parquet"
 
-    def _parts(self) -> list[Path]:
-        return sorted((self.folder / "pairs").glob("step-*.parquet"))
+def as_table(schema: pa.Schema, step: int, columns: dict[str, list[Any]]) -> pa.Table:
+    """The columns of one step; those that were not measured are null."""
+    rows = len(columns["pair_id"])
+    filled = columns | {"step": [step] * rows}
+    return pa.table({f.name: pa.array(filled.get(f.name, [None] * rows), f.type) for f in schema}, schema)
 
 
 def pair_scalars(table: pa.Table) -> dict[str, float]:
     """What one recorded step says about gradient and distance, for the log.
 
     `share_closest_third` is the share of the summed head gradient norms that the third of the pairs with the smallest
-    distances carries; 1/3 would be even.
+    distances carries; 1/3 would be even. The same under `gradient/` for the norms over all trained parameters.
     """
-    distance, weight, norm = (_numbers(table, c) for c in ("distance", "weight", "head_gradient_norm"))
+    distance, weight = (numbers(table, c) for c in ("distance", "weight"))
     scalars = {"mean_weight": float(weight.mean()), "mean_distance": float(distance.mean())}
-    if len(norm) >= 3 and norm.sum() > 0:  # not so where the norms were not measured: NaN
+    scalars |= norm_scalars(distance, numbers(table, "head_gradient_norm"))
+    whole = norm_scalars(distance, numbers(table, "gradient_norm"))
+    return scalars | {f"gradient/{name}": value for name, value in whole.items()}
+
+
+def norm_scalars(distance: np.ndarray, norm: np.ndarray) -> dict[str, float]:
+    """Shares of the closest and the farthest third, and the correlation; empty where norms were not measured."""
+    scalars = {}
+    if len(norm) >= 3 and norm.sum() > 0:  # not so for NaN
         order = np.argsort(distance, kind="stable")
         third = len(order) // 3
         scalars["share_closest_third"] = float(norm[order[:third]].sum() / norm.sum())
@@ -146,15 +164,11 @@ def pair_scalars(table: pa.Table) -> dict[str, float]:
     return scalars
 
 
-def write_parquet(path: Path, table: pa.Table) -> None:
-    """Atomic, parents made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+def block_scalars(prefix: str, shares: dict[str, list[float]]) -> dict[str, float]:
+    """Mean share of each part of the network in a pair's squared gradient norm."""
+    return {f"{prefix}/share/{block.replace(' ', '_')}": float(np.mean(values)) for block, values in shares.items()}
 
 
-def _numbers(table: pa.Table, column: str) -> np.ndarray:
-    return table[column].to_numpy(zero_copy_only=False).astype(np.float64)
+def numbers(table: pa.Table, column: str) -> np.ndarray:
+    """A column as float64; null is NaN."""
+    return np.asarray(table[column].to_numpy(zero_copy_only=False), dtype=np.float64)

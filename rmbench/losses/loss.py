@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from rmbench.losses.pairwise import Pairwise
 from rmbench.losses.regularizers import REGULARIZER, Regularizer
 from rmbench.losses.weighting import WEIGHTING, covariance, embedding_distance, pair_weight, whitener, wide
 from rmbench.modeling.output import PairOutput
+
+if TYPE_CHECKING:
+    from rmbench.data.text import TokenPair
 
 # A pair whose distance is below this share of its embeddings' length: little more than rounding tells its sides apart.
 CLOSE = 1e-4
@@ -37,6 +41,12 @@ class PairBatch:
         output = PairOutput(**{name: torch.cat([o[name] for o in outputs]) for name in outputs[0]})
         ratings = [part.rating_margin for part in parts if part.rating_margin is not None]
         return PairBatch(output, torch.cat(ratings) if ratings else None)
+
+
+def rating_margins(pairs: Sequence[TokenPair]) -> Tensor | None:
+    """`(pairs,)`, if every pair has one."""
+    margins = [pair.pair.rating_margin for pair in pairs]
+    return None if None in margins else torch.tensor(margins, dtype=torch.float32)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rmbench.data.text import TokenPair
+from rmbench.losses import rating_margins
 from rmbench.modeling.layout import Layout, Rows, token_batches
 from rmbench.training.sampler import StepBatches
 
@@ -86,9 +87,3 @@ class StepFeed:
             rows = rows.pin() if torch.cuda.is_available() else rows
             micro_batches.append(MicroBatch(part, rows, rating_margins(part)))
         return StepInput(micro_batches, len(batch))
-
-
-def rating_margins(pairs: Sequence[TokenPair]) -> Tensor | None:
-    """`(pairs,)`, where every pair has one."""
-    margins = [pair.pair.rating_margin for pair in pairs]
-    return None if None in margins else torch.tensor(margins, dtype=torch.float32)

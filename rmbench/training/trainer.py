@@ -12,6 +12,7 @@ import signal
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,7 +24,8 @@ from transformers import get_scheduler
 from rmbench.config import TrainingConfig
 from rmbench.console import progress
 from rmbench.data.text import TokenPair
-from rmbench.diagnostics.records import PairRecorder, pair_scalars
+from rmbench.diagnostics.probe import Probe
+from rmbench.diagnostics.records import PairRecorder
 from rmbench.errors import Stopped
 from rmbench.losses import PairBatch, PairLoss, Statistics
 from rmbench.modeling.layout import Layout, run_rows
@@ -62,10 +64,12 @@ class Trainer:
         eval_layout: Layout,
         eval_tokens: int,
         seed: int,
+        probe: Probe | None = None,
     ) -> None:
         self.config, self.loss, self.accelerator, self.tokenizer = config, loss, accelerator, tokenizer
         self.eval_pairs, self.eval_layout, self.eval_tokens = eval_pairs, eval_layout, eval_tokens
         self.folder, self.recorder, self.tracker, self.layout = folder, recorder, tracker, layout
+        self.probe = probe
         rank, world = accelerator.process_index, accelerator.num_processes
         self.batches = StepBatches([p.length for p in train_pairs], config.batch_size, seed, world)
         self.feed = StepFeed(train_pairs, self.batches, layout, rank, world, config.micro_batch_size)
@@ -91,7 +95,9 @@ class Trainer:
             self._restore()
         if self.accelerator.is_main_process:
             self.history = History(self.folder, self.state.step)
-            self.recorder.rewind(self.state.step)
+            for recorded in (self.recorder, self.probe):
+                if recorded is not None:
+                    recorded.parts.rewind(self.state.step)
         self.model.train()
         shown = self.accelerator.is_main_process
         with self.signals, progress("training", self.total_steps, self.state.step, shown) as advance:
@@ -113,6 +119,10 @@ class Trainer:
 
     def train_step(self) -> dict[str, float]:
         """One optimiser step; what the diagnostics recorded of it. One that is not finite changes nothing."""
+        recording = self.recorder.wants(self.state.step + 1)
+        row: dict[str, float] = {}
+        if recording and self.probe is not None:
+            row |= self.probe.measure(self.state.step + 1, self.loss, self.state.budget_tokens)
         started = time.perf_counter()
         sums, statistics = self._backward()
         sums[-1] += self.signals.received is not None
@@ -126,10 +136,9 @@ class Trainer:
         clipped = bool(self.config.max_grad_norm) and norm > self.config.max_grad_norm
         seconds = time.perf_counter() - started
         self.state.count(**totals, grad_norm=norm, clipped=float(clipped), seconds=seconds, steps=1.0)
-        if not self.recorder.wants(self.state.step + 1):
-            return {}
-        table = self.recorder.write(self.state.step + 1, self.accelerator.is_main_process)
-        return {} if table is None else pair_scalars(table)
+        if recording:
+            row |= self.recorder.write(self.state.step + 1, self.accelerator.is_main_process)
+        return row
 
     def _backward(self) -> tuple[Tensor, Statistics]:
         """The step's gradient; its SUMS and what its losses depended on.
@@ -152,21 +161,31 @@ class Trainer:
         # The mean over the global batch: DDP averages the ranks' gradients, so each scales by their number.
         scale = self.accelerator.num_processes / step_input.pairs
         recording = self.recorder.wants(self.state.step + 1)
+        gradients = self.recorder.gradients if recording else None
         sums = torch.zeros(len(SUMS), device=self.accelerator.device, dtype=self.sum_dtype)
         parts = step_input.micro_batches
         part = parts[0]
         try:
             statistics = self._first_pass(parts)
             for part in parts:
-                with self.accelerator.no_sync(self.model) if part is not parts[-1] else nullcontext():
+                measured = None
+                with (
+                    self.accelerator.no_sync(self.model) if part is not parts[-1] else nullcontext(),
+                    gradients.watch(part.rows) if gradients else nullcontext(),
+                ):
                     batch = self._forward(part)
                     if statistics is None:
                         statistics = self.loss.statistics(batch, self._total)
                     terms = self.loss(batch, statistics)
-                    self.accelerator.backward(terms.loss.sum() * scale)
+                    values = terms.loss * scale
+                    backward = partial(self.accelerator.backward, values.sum())
+                    if gradients:
+                        measured = gradients.collect(values, backward).times(1 / scale)
+                    else:
+                        backward()
                 sums += step_sums(terms, part.rows, self.sum_dtype)
                 if recording:
-                    self.recorder.add(part.pairs, batch.output, terms)
+                    self.recorder.add(part.pairs, batch.output, terms, measured)
         except RuntimeError as error:
             # With several processes the others would wait in a reduction that this one has left.
             if self.accelerator.num_processes > 1 or not out_of_memory(error):

@@ -1,0 +1,40 @@
+"""Which way the gradients of pairs point: angles between pairs, between sections, and to the update of the others.
+
+Rows are pairs' gradients, or sketches of them (`PairGradients(sketch=...)`), whose inner products are the gradients'
+up to a random error; with 64 columns on either side it was 0.01-0.03 of a cosine on all-MiniLM-L6-v2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def mean_cosine(gradients: np.ndarray) -> float:
+    """Over all pairs of different rows; NaN below two rows that have a direction."""
+    unit = _unit(gradients)
+    n = int((np.abs(unit).sum(axis=1) > 0).sum())
+    if n < 2:
+        return float("nan")
+    total = unit.sum(axis=0)
+    return float((total @ total - n) / (n * (n - 1)))
+
+
+def cosine_with_the_others(gradients: np.ndarray) -> np.ndarray:
+    """For each row the cosine with the sum of all other rows, `(pairs,)`: does their update serve this pair?"""
+    others = gradients.sum(axis=0) - gradients
+    return np.asarray((_unit(gradients) * _unit(others)).sum(axis=1))
+
+
+def section_cosines(gradients: np.ndarray, sections: Sequence[str]) -> dict[tuple[str, str], float]:
+    """Cosine between the summed gradients of every two sections, each two once."""
+    names = sorted(set(sections))
+    labels = np.array(sections)
+    sums = _unit(np.stack([gradients[labels == name].sum(axis=0) for name in names]))
+    return {(a, b): float(sums[i] @ sums[j]) for i, a in enumerate(names) for j, b in enumerate(names) if i < j}
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0))
