@@ -18,10 +18,12 @@ from transformers import (
     RobertaConfig,
 )
 
+from rmbench.config import LoraConfig
 from rmbench.diagnostics.gradients import PairGradients, block_of
 from rmbench.diagnostics.rules import outer_square
 from rmbench.modeling.layout import Padded, Shared, run_rows
-from rmbench.modeling.model import freeze_backbone, recompute_activations
+from rmbench.modeling.lora import add_adapters
+from rmbench.modeling.model import RewardModel, freeze_backbone, recompute_activations
 
 DECODERS = {
     "llama": LlamaConfig(**GROUPED),
@@ -40,13 +42,30 @@ OTHERS = {
     "layers used again": AlbertConfig(**SMALL, embedding_size=16, classifier_dropout_prob=0.0, **NO_DROPOUT),
     "experts": MixtralConfig(**GROUPED, num_local_experts=3, num_experts_per_tok=2),
 }
-TRAINED = {"all": lambda model: None, "head": freeze_backbone, "biases and norms": lambda model: only_vectors(model)}
+TRAINED = {
+    "all": lambda model: model,
+    "head": lambda model: freeze_backbone(model) or model,
+    "biases and norms": lambda model: only_vectors(model),
+    "adapters": lambda model: with_adapters(model),
+}
+NO_ADAPTERS = {"experts", "layers used again", "gpt2"}  # backbones that peft adapts in ways of its own
 
 
 def only_vectors(model):
     for p in model.parameters():
         p.requires_grad_(p.dim() == 1)
     model.head.weight.requires_grad_(True)
+    return model
+
+
+def with_adapters(model):
+    """LoRA whose second factor is no longer 0, as after a first step."""
+    adapters = add_adapters(model.network, LoraConfig(r=3, alpha=12.0), None, None, seed=0)
+    model = RewardModel(model.network, adapters).eval()
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.2)
+    return model
 
 
 def distinct_pairs():
@@ -80,7 +99,9 @@ def assert_equal(measured, expected):
 )
 def test_norms_are_those_of_one_backward_pass_per_pair(name, recompute, trained):
     model = reward_model({**DECODERS, **OTHERS}[name])
-    TRAINED[trained](model)
+    if trained == "adapters" and name in NO_ADAPTERS:
+        pytest.skip("no such adapters")
+    model = TRAINED[trained](model)
     if recompute:
         recompute_activations(model)
         model.train()
