@@ -1,0 +1,1 @@
+"""Run folders in; tables, verdicts, figures and a page out."""

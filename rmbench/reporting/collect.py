@@ -1,0 +1,185 @@
+"""Run folders -> runs, and groups of runs that differ in the seed alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+from scipy.stats import t as student
+
+from rmbench.runs import read_json
+
+# Words that say which repetition a run is or where it is kept, not what is compared.
+NOT_COMPARED = ("seed", "run_dir", "sweep_dir", "sweep", "training.resume")
+HELD_OUT = "evaluation pairs"
+
+Numbers = dict[str, float | None]
+
+
+@dataclass
+class Run:
+    """One run folder as it was found."""
+
+    folder: Path
+    state: str  # finished, failed, unfinished
+    words: dict[str, str]  # the overrides it was started with
+    tables: dict[str, Numbers] = field(default_factory=dict)  # table -> column -> value
+    reason: str = ""
+
+    @property
+    def seed(self) -> str:
+        """The run's seed; 0 is the default."""
+        return self.words.get("seed", "0")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean, sample standard deviation and 95 % t-interval of one number over seeds; None where one seed gives none."""
+
+    mean: float
+    sd: float | None
+    interval: tuple[float, float] | None
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" if self.sd is None else f"{self.mean:.3f} ± {self.sd:.3f}"
+
+
+@dataclass
+class Group:
+    """The runs that differ in the seed alone; `words` are those that tell it from other groups."""
+
+    words: dict[str, str]
+    runs: list[Run]
+
+    @property
+    def label(self) -> str:
+        """The words as they were typed."""
+        return ", ".join(f"{key}={value}" for key, value in self.words.items()) or "defaults"
+
+    def summary(self, table: str, column: str) -> Summary | None:
+        """Over the finished runs; None if none of them has this number."""
+        values = [v for run in self.runs if (v := run.tables.get(table, {}).get(column)) is not None]
+        return summarised(values) if values else None
+
+    def cell(self, table: str, column: str) -> str:
+        """The same as text."""
+        summary = self.summary(table, column)
+        return "-" if summary is None else str(summary)
+
+    @property
+    def finished(self) -> int:
+        """How many of the runs are finished."""
+        return sum(run.state == "finished" for run in self.runs)
+
+    @property
+    def seeds(self) -> str:
+        """How many runs are finished, and of how many."""
+        return str(self.finished) if self.finished == len(self.runs) else f"{self.finished} of {len(self.runs)}"
+
+    def by_seed(self) -> dict[str, Run]:
+        """The finished runs; the last one where a seed was run twice."""
+        return {run.seed: run for run in self.runs if run.state == "finished"}
+
+
+def summarised(values: Sequence[float]) -> Summary:
+    """Of at least one value.
+
+    >>> summarised([1.0, 2.0, 3.0])
+    Summary(mean=2.0, sd=1.0, interval=(-0.484..., 4.484...), n=3)
+    """
+    n, mean = len(values), float(np.mean(values))
+    if n == 1:
+        return Summary(mean, None, None, 1)
+    sd = float(np.std(values, ddof=1))
+    half = float(student.ppf(0.975, n - 1)) * sd / math.sqrt(n)
+    return Summary(mean, sd, (mean - half, mean + half), n)
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """Every run at or below `folder`, by name."""
+    marks = {p.parent for name in ("config.yaml", "failed.json") for p in folder.rglob(name)}
+    return [read_run(path) for path in sorted(marks) if path.name != ".hydra"]
+
+
+def read_run(folder: Path) -> Run:
+    """A run folder's state, words and numbers; a file that cannot be read makes the run unfinished, with the reason."""
+    try:
+        metrics, failure = read_json(folder / "metrics.json"), read_json(folder / "failed.json")
+        overrides = folder / ".hydra" / "overrides.yaml"
+        words = list(OmegaConf.load(overrides)) if overrides.is_file() else (failure or {}).get("overrides", [])
+        pairs = dict(word.split("=", 1) for word in words if "=" in word)
+        if metrics is not None:
+            return Run(folder, "finished", pairs, _tables(metrics))
+        if failure is not None:
+            reason = f"{failure['type']}: {(failure['message'].splitlines() or [''])[0]}"
+            return Run(folder, "failed", pairs, reason=reason)
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        return Run(folder, "unfinished", {}, reason=f"cannot be read: {type(error).__name__}: {error}")
+    return Run(folder, "unfinished", pairs, reason="no metrics.json")
+
+
+def group_runs(found: Sequence[Run]) -> list[Group]:
+    """Runs under what tells them apart besides the seed, in the order in which they were found."""
+    compared = compared_words(found)
+    groups: dict[tuple[tuple[str, str], ...], Group] = {}
+    for run in found:
+        words = {key: run.words[key] for key in compared if key in run.words}
+        groups.setdefault(tuple(words.items()), Group(words, [])).runs.append(run)
+    return list(groups.values())
+
+
+def compared_words(found: Sequence[Run]) -> list[str]:
+    """Override keys whose values are not the same in all runs."""
+    keys = dict.fromkeys(key for run in found for key in run.words if key not in NOT_COMPARED)
+    return [key for key in keys if len({run.words.get(key) for run in found}) > 1]
+
+
+def shared_words(found: Sequence[Run]) -> dict[str, str]:
+    """Override keys whose values are the same in all runs."""
+    first = found[0].words
+    return {k: v for k, v in first.items() if k not in NOT_COMPARED and all(r.words.get(k) == v for r in found)}
+
+
+def table_names(found: Sequence[Run]) -> list[str]:
+    """The tables that some run has numbers for."""
+    return list(dict.fromkeys(name for run in found for name in run.tables))
+
+
+def columns(found: Sequence[Run], table: str) -> list[str]:
+    """The columns of a table."""
+    return list(dict.fromkeys(column for run in found for column in run.tables.get(table, {})))
+
+
+def provenance(found: Sequence[Run]) -> dict[str, list[str]]:
+    """Versions, data and device of the finished runs, each value that occurs."""
+    facts: dict[str, dict[str, None]] = {}
+    for run in (run for run in found if run.state == "finished"):
+        environment = read_json(run.folder / "environment.json") or {}
+        versions = environment.get("versions", {})
+        known = {
+            "data fingerprint": environment.get("dataset", {}).get("fingerprint", "")[:16],
+            "git commit": environment.get("git_commit"),
+            "versions": ", ".join(f"{name} {value}" for name, value in versions.items() if value),
+            "device": environment.get("device"),
+            "precision": environment.get("precision"),
+        }
+        for name, value in known.items():
+            if value:
+                facts.setdefault(name, {})[str(value)] = None
+    return {name: list(values) for name, values in facts.items()}
+
+
+def _tables(metrics: dict[str, Any]) -> dict[str, Numbers]:
+    """The numbers of metrics.json by table: the evaluation pairs, and the benchmark."""
+    evaluation = metrics["eval"]
+    tables = {HELD_OUT: {"all": evaluation["accuracy"], **evaluation["sections"]}}
+    benchmark = metrics.get("benchmark")
+    if benchmark:
+        tables[f"benchmark {benchmark['benchmark']}"] = {"score": benchmark["score"], **benchmark["sections"]}
+    return tables

@@ -1,0 +1,175 @@
+"""Every loss of a sweep against the baseline: how far apart, how sure, in a sentence.
+
+Both sides are scored on the same items by runs of the same seeds. The score files hold every item, so a difference has
+an interval over seeds and items at once; Holm's correction makes the verdicts of one column hold together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rmbench import benchmarks
+from rmbench.benchmarks.scores import ScoreRow, read_scores
+from rmbench.errors import UserError
+from rmbench.reporting.collect import Group, Run
+from rmbench.statistics.cells import Weights
+from rmbench.statistics.cells import sizes as cell_sizes
+from rmbench.statistics.paired import holm
+from rmbench.statistics.seeds import LEVEL, Difference, difference_over_seeds
+
+POINT = 0.01  # one point of accuracy: the difference that people ask for
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One group against the baseline in one number of a benchmark."""
+
+    group: str
+    baseline: str
+    benchmark: str
+    number: str  # score, or the name of a section
+    difference: Difference
+    p_adjusted: float
+
+    @property
+    def word(self) -> str:
+        """better, worse, or not distinguishable; nothing can be said from one seed."""
+        if self.difference.seeds < 2:
+            return "one seed: no verdict"
+        if self.p_adjusted >= 1 - LEVEL:
+            return "not distinguishable"
+        return "better" if self.difference.value > 0 else "worse"
+
+    def sentence(self) -> str:
+        """`NormBT - BT on Reasoning: +2.1 points [0.4, 3.9], 5 seeds: better`, and what else one would ask."""
+        d = self.difference
+        low, high = d.interval()
+        seeds = f"{d.seeds} seed{'s' * (d.seeds != 1)}"
+        text = (
+            f"{self.group} - {self.baseline} on {self.number}: {100 * d.value:+.1f} points "
+            f"[{100 * low:.1f}, {100 * high:.1f}], {seeds}, {d.items:,} items: {self.word}"
+        )
+        if self.word != "not distinguishable":
+            return text
+        return f"{text}; {self.more_seeds()}"
+
+    def more_seeds(self) -> str:
+        """What it would take to see one point."""
+        needed = self.difference.seeds_for(POINT)
+        if needed is None:
+            return f"no number of seeds shows 1 point on {self.difference.items:,} items"
+        if needed <= self.difference.seeds:
+            return f"these seeds show differences from {100 * self.difference.resolution:.1f} points on"
+        return f"{needed} seeds would be needed for 1 point"
+
+
+def verdicts(groups: Sequence[Group], baseline: Mapping[str, str]) -> tuple[list[Verdict], list[str]]:
+    """All groups that have a baseline beside them, and in words why others were left out.
+
+    Args:
+        groups: the runs by what tells them apart.
+        baseline: the words of the baseline; a group is compared with the one that has these in place of its own.
+    """
+    found: list[Verdict] = []
+    left_out: list[str] = []
+    for group in groups:
+        other = _baseline_of(group, groups, baseline)
+        if other is None or other is group:
+            continue
+        for benchmark in _benchmarks(group):
+            try:
+                found += _compared(group, other, benchmark, baseline)
+            except UserError as error:
+                left_out.append(f"{group.label}, {benchmark}: {error}")
+    return _corrected(found), left_out
+
+
+def default_baseline(groups: Sequence[Group]) -> dict[str, str]:
+    """`loss=bt` where losses are compared and it is among them, else the first group's words."""
+    losses = [group.words.get("loss") for group in groups]
+    if "bt" in losses:
+        return {"loss": "bt"}
+    if None in losses and len({*losses}) > 1:  # the default loss is bt
+        return {"loss": ""}
+    key = next(iter(groups[0].words), "")
+    return {key: groups[0].words[key]} if key else {}
+
+
+def _baseline_of(group: Group, groups: Sequence[Group], baseline: Mapping[str, str]) -> Group | None:
+    if not baseline:
+        return None
+    wanted = {**group.words, **baseline}
+    wanted = {key: value for key, value in wanted.items() if value}
+    return next((other for other in groups if other.words == wanted), None)
+
+
+def _benchmarks(group: Group) -> list[str]:
+    """Names of the folders below RUN/eval that hold scores."""
+    files = (file for run in group.runs for file in run.folder.glob("eval/*/scores.jsonl"))
+    return list(dict.fromkeys(file.parent.name for file in files))
+
+
+def _compared(group: Group, other: Group, benchmark: str, baseline: Mapping[str, str]) -> list[Verdict]:
+    """The score and the sections of one benchmark.
+
+    Raises:
+        UserError: the two have no seed in common, or were scored on different items.
+    """
+    mine, theirs = group.by_seed(), other.by_seed()
+    seeds = [seed for seed in mine if seed in theirs and _file(mine[seed], benchmark) and _file(theirs[seed], benchmark)]
+    if not seeds:
+        raise UserError(f"no seed was scored on {benchmark} for both {group.label} and {other.label}.")
+    pairs = [(read_scores(_path(mine[s], benchmark)), read_scores(_path(theirs[s], benchmark))) for s in seeds]
+    ids = [row.id for row in pairs[0][0]]
+    if any([row.id for row in rows] != ids for pair in pairs for rows in pair):
+        raise UserError("the runs were not scored on the same items.")
+    rules = benchmarks.find("pairs" if benchmark == HELD_OUT_FOLDER else benchmark)
+    first = rules.observations(pairs[0][0])
+    cells, clusters = [o.cell for o in first], [o.cluster for o in first]
+    values = np.array([[_values(rules, a), _values(rules, b)] for a, b in pairs])
+    formula = rules.formula(cell_sizes(first))
+    numbers: dict[str, Weights] = {"score": formula.score, **formula.sections}
+    name, against = _short(group, baseline), _short(other, baseline)
+    return [
+        Verdict(name, against, benchmark, number, difference, 1.0)
+        for number, weights in numbers.items()
+        if weights
+        for difference in [difference_over_seeds(values[:, 0] - values[:, 1], cells, clusters, weights)]
+    ]
+
+
+HELD_OUT_FOLDER = "held_out"
+
+
+def _values(rules: benchmarks.Benchmark, rows: Sequence[ScoreRow]) -> list[float]:
+    return [o.value for o in rules.observations(rows)]
+
+
+def _short(group: Group, baseline: Mapping[str, str]) -> str:
+    """The words without the key that is compared: `loss=normbt` -> `normbt`."""
+    shown = [value if key in baseline else f"{key}={value}" for key, value in group.words.items()]
+    return ", ".join(shown) or "defaults"
+
+
+def _path(run: Run, benchmark: str) -> Path:
+    return run.folder / "eval" / benchmark / "scores.jsonl"
+
+
+def _file(run: Run, benchmark: str) -> bool:
+    return _path(run, benchmark).is_file()
+
+
+def _corrected(found: Sequence[Verdict]) -> list[Verdict]:
+    """Holm over the groups, for each number of each benchmark; sections count together, the score by itself."""
+    families: dict[tuple[str, bool], dict[str, float]] = {}
+    for i, verdict in enumerate(found):
+        family = families.setdefault((verdict.benchmark, verdict.number == "score"), {})
+        family[str(i)] = verdict.difference.p_value
+    adjusted = {i: p for family in families.values() for i, p in holm(family).items()}
+    return [
+        Verdict(v.group, v.baseline, v.benchmark, v.number, v.difference, adjusted[str(i)]) for i, v in enumerate(found)
+    ]
