@@ -84,12 +84,26 @@ def config(command: ConfigOf, words: Words = None) -> None:
 
 
 @app.command()
-def report(folders: Annotated[list[Path], typer.Argument(metavar="DIR...")]) -> None:
-    """Tables and figures of finished runs."""
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...")],
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="What the others are compared with; loss=bt where losses are compared."),
+    ] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Show each group at its value of KEY that is best on the held-out pairs."),
+    ] = None,
+) -> None:
+    """Tables, verdicts and figures of finished runs."""
     with messages():
         from rmbench.report import report as write_report
 
-        write_report(folders)
+        for word in baseline or []:
+            if "=" not in word:
+                raise UserError(f"--baseline {word}: give KEY=VALUE, such as loss=bt.")
+        words = dict(word.split("=", 1) for word in baseline) if baseline else None
+        write_report(folders, words, select)
 
 
 @app.command()

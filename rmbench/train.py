@@ -15,6 +15,7 @@ from rich.table import Table
 from transformers import set_seed
 
 from rmbench import benchmarks, runs
+from rmbench.benchmarks.scores import ScoreLog, ScoreRow
 from rmbench.config import Gradient, OnBadRow, TrainConfig
 from rmbench.console import console
 from rmbench.data.dataset import load_dataset
@@ -127,7 +128,7 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
             "train_seconds": seconds,
             "train_pairs": len(inputs.train_pairs),
             "mu": inputs.loss.mu,
-            "eval": _evaluate(model, inputs, config, accelerator),
+            "eval": _evaluate(model, inputs, config, accelerator, folder),
             "benchmark": _benchmark(model, inputs, config, accelerator, folder),
         }
 
@@ -215,9 +216,26 @@ def _exported(folder: Path, config: TrainConfig, accelerator: Accelerator) -> Re
     return model.to(accelerator.device)
 
 
-def _evaluate(model: RewardModel, inputs: Inputs, config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
+def _evaluate(
+    model: RewardModel, inputs: Inputs, config: TrainConfig, accelerator: Accelerator, folder: Path
+) -> dict[str, Any]:
+    """The held-out pairs' numbers; their scores go to eval/held_out, so that runs can be compared pair by pair."""
     with accelerator.autocast():
         scores = score_pairs(model, inputs.eval_pairs, inputs.eval_layout, accelerator.device, config.gpu.eval_tokens)
+    if accelerator.is_main_process:
+        columns = zip(inputs.eval_pairs, scores.chosen, scores.rejected, scores.distance, strict=True)
+        ScoreLog(folder / "eval" / "held_out").finish(
+            [
+                ScoreRow(
+                    id=pair.pair.id,
+                    subset=pair.pair.section,
+                    scores=(float(chosen), float(rejected)),
+                    distances=(float(distance),),
+                    identical=pair.identical,
+                )
+                for pair, chosen, rejected, distance in columns
+            ]
+        )
     return summarize(scores, [p.pair.section for p in inputs.eval_pairs])
 
 

@@ -18,8 +18,8 @@ OPTIONS = sorted(
 EVAL_GROUPS = {"gpu", "benchmark"}
 # Each imports only what stands after it: of other folders by the first list, within a folder by the others.
 LAYERS = """
-    __main__ __init__ cli commands report train evaluate benchmarks training diagnostics statistics losses modeling data
-    tracking runs config knobs console paths errors
+    __main__ __init__ cli commands report reporting train evaluate benchmarks training diagnostics statistics losses
+    modeling data tracking runs config knobs console paths errors
 """.split()
 WITHIN = {
     "commands": "losses launch jobs sweep compose words manual catalog registry",
@@ -28,6 +28,8 @@ WITHIN = {
     "diagnostics": "figures probe records gradients rules directions parts",
     "losses": "curve_figure cards loss own weighting regularizers pairwise",
     "modeling": "features scoring layout_choice throughput memory model lora tiny layout output attention devices",
+    "reporting": "page plots charts text verdicts selection collect",
+    "statistics": "seeds paired calibration cells",
     "training": "trainer guards window feed sampler signals checkpoints",
 }
 

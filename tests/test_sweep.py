@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rmbench.report import Run, as_markdown, group_runs
+from rmbench.reporting.collect import Run, group_runs
+from rmbench.reporting.text import as_markdown
 
 SMALL = [
     "training.max_steps=6",

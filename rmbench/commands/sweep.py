@@ -8,8 +8,6 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from rmbench.report import find_runs, report
-
 
 class SweepCallback(Callback):
     """Remembers the folder of the sweep that is under way; Hydra tells it to callbacks alone."""
@@ -23,6 +21,9 @@ class SweepCallback(Callback):
 
 def finish(folder: Path) -> int:
     """Print and write the sweep's tables; the number of its runs that are not finished."""
+    from rmbench.report import report  # its statistics take a second to import
+    from rmbench.reporting.collect import find_runs
+
     if not find_runs(folder):
         return 0
     return sum(run.state != "finished" for run in report([folder]))

@@ -6,21 +6,23 @@ an interval over seeds and items at once; Holm's correction makes the verdicts o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from rmbench import benchmarks
-from rmbench.benchmarks.scores import ScoreRow, read_scores
+from rmbench.benchmarks.formula import Formula
+from rmbench.benchmarks.scores import read_scores
 from rmbench.errors import UserError
 from rmbench.reporting.collect import Group, Run
-from rmbench.statistics.cells import Weights
-from rmbench.statistics.cells import sizes as cell_sizes
+from rmbench.statistics.cells import Weights, sizes
 from rmbench.statistics.paired import holm
 from rmbench.statistics.seeds import LEVEL, Difference, difference_over_seeds
 
+HELD_OUT_FOLDER = "held_out"  # the evaluation pairs of a run, below RUN/eval
 POINT = 0.01  # one point of accuracy: the difference that people ask for
 
 
@@ -36,6 +38,12 @@ class Verdict:
     p_adjusted: float
 
     @property
+    def place(self) -> str:
+        """Where they are compared: `rewardbench`, `rewardbench Reasoning`, `held-out pairs`."""
+        name = "held-out pairs" if self.benchmark == HELD_OUT_FOLDER else self.benchmark
+        return name if self.number == "score" else f"{name} {self.number}"
+
+    @property
     def word(self) -> str:
         """better, worse, or not distinguishable; nothing can be said from one seed."""
         if self.difference.seeds < 2:
@@ -45,12 +53,12 @@ class Verdict:
         return "better" if self.difference.value > 0 else "worse"
 
     def sentence(self) -> str:
-        """`NormBT - BT on Reasoning: +2.1 points [0.4, 3.9], 5 seeds: better`, and what else one would ask."""
+        """`normbt - bt on rewardbench: +2.1 points [0.4, 3.9], 5 seeds: better`, and what else one would ask."""
         d = self.difference
         low, high = d.interval()
         seeds = f"{d.seeds} seed{'s' * (d.seeds != 1)}"
         text = (
-            f"{self.group} - {self.baseline} on {self.number}: {100 * d.value:+.1f} points "
+            f"{self.group} - {self.baseline} on {self.place}: {100 * d.value:+.1f} points "
             f"[{100 * low:.1f}, {100 * high:.1f}], {seeds}, {d.items:,} items: {self.word}"
         )
         if self.word != "not distinguishable":
@@ -76,13 +84,14 @@ def verdicts(groups: Sequence[Group], baseline: Mapping[str, str]) -> tuple[list
     """
     found: list[Verdict] = []
     left_out: list[str] = []
+    read = functools.cache(read_scored)  # the baseline's files are asked for by every group
     for group in groups:
         other = _baseline_of(group, groups, baseline)
         if other is None or other is group:
             continue
         for benchmark in _benchmarks(group):
             try:
-                found += _compared(group, other, benchmark, baseline)
+                found += _compared(group, other, benchmark, baseline, read)
             except UserError as error:
                 left_out.append(f"{group.label}, {benchmark}: {error}")
     return _corrected(found), left_out
@@ -113,40 +122,64 @@ def _benchmarks(group: Group) -> list[str]:
     return list(dict.fromkeys(file.parent.name for file in files))
 
 
-def _compared(group: Group, other: Group, benchmark: str, baseline: Mapping[str, str]) -> list[Verdict]:
+@dataclass(frozen=True)
+class Scored:
+    """A score file under its benchmark's rules: every observation, the same for all runs but for `values`."""
+
+    ids: list[str]
+    cells: list[str]
+    clusters: list[str]
+    values: np.ndarray  # (observations,)
+    formula: Formula
+
+
+def read_scored(file: Path) -> Scored:
+    """RUN/eval/BENCHMARK/scores.jsonl.
+
+    Raises:
+        UserError: it cannot be read as scores of that benchmark.
+    """
+    name = file.parent.name
+    rules = benchmarks.find("pairs" if name == HELD_OUT_FOLDER else name)
+    rows = read_scores(file)
+    observations = rules.observations(rows)
+    return Scored(
+        [row.id for row in rows],
+        [o.cell for o in observations],
+        [o.cluster for o in observations],
+        np.array([o.value for o in observations]),
+        rules.formula(sizes(observations)),
+    )
+
+
+def _compared(
+    group: Group, other: Group, benchmark: str, baseline: Mapping[str, str], read: Callable[[Path], Scored]
+) -> list[Verdict]:
     """The score and the sections of one benchmark.
 
     Raises:
         UserError: the two have no seed in common, or were scored on different items.
     """
-    mine, theirs = group.by_seed(), other.by_seed()
-    seeds = [seed for seed in mine if seed in theirs and _file(mine[seed], benchmark) and _file(theirs[seed], benchmark)]
+    mine, theirs = (
+        {seed: file for seed, run in side.by_seed().items() if (file := _file(run, benchmark)).is_file()}
+        for side in (group, other)
+    )
+    seeds = [seed for seed in mine if seed in theirs]
     if not seeds:
         raise UserError(f"no seed was scored on {benchmark} for both {group.label} and {other.label}.")
-    pairs = [(read_scores(_path(mine[s], benchmark)), read_scores(_path(theirs[s], benchmark))) for s in seeds]
-    ids = [row.id for row in pairs[0][0]]
-    if any([row.id for row in rows] != ids for pair in pairs for rows in pair):
+    pairs = [(read(mine[seed]), read(theirs[seed])) for seed in seeds]
+    first = pairs[0][0]
+    if any((side.ids, side.clusters) != (first.ids, first.clusters) for pair in pairs for side in pair):
         raise UserError("the runs were not scored on the same items.")
-    rules = benchmarks.find("pairs" if benchmark == HELD_OUT_FOLDER else benchmark)
-    first = rules.observations(pairs[0][0])
-    cells, clusters = [o.cell for o in first], [o.cluster for o in first]
-    values = np.array([[_values(rules, a), _values(rules, b)] for a, b in pairs])
-    formula = rules.formula(cell_sizes(first))
-    numbers: dict[str, Weights] = {"score": formula.score, **formula.sections}
-    name, against = _short(group, baseline), _short(other, baseline)
-    return [
-        Verdict(name, against, benchmark, number, difference, 1.0)
+    differences = np.array([a.values - b.values for a, b in pairs])
+    numbers: dict[str, Weights] = {"score": first.formula.score, **first.formula.sections}
+    found = {
+        number: difference_over_seeds(differences, first.cells, first.clusters, weights)
         for number, weights in numbers.items()
         if weights
-        for difference in [difference_over_seeds(values[:, 0] - values[:, 1], cells, clusters, weights)]
-    ]
-
-
-HELD_OUT_FOLDER = "held_out"
-
-
-def _values(rules: benchmarks.Benchmark, rows: Sequence[ScoreRow]) -> list[float]:
-    return [o.value for o in rules.observations(rows)]
+    }
+    names = _short(group, baseline), _short(other, baseline)
+    return [Verdict(*names, benchmark, number, difference, 1.0) for number, difference in found.items()]
 
 
 def _short(group: Group, baseline: Mapping[str, str]) -> str:
@@ -155,12 +188,8 @@ def _short(group: Group, baseline: Mapping[str, str]) -> str:
     return ", ".join(shown) or "defaults"
 
 
-def _path(run: Run, benchmark: str) -> Path:
+def _file(run: Run, benchmark: str) -> Path:
     return run.folder / "eval" / benchmark / "scores.jsonl"
-
-
-def _file(run: Run, benchmark: str) -> bool:
-    return _path(run, benchmark).is_file()
 
 
 def _corrected(found: Sequence[Verdict]) -> list[Verdict]:

@@ -1,4 +1,4 @@
-"""Two losses compared over seeds and items at once: how far apart they are, how sure that is, what more seeds would give.
+"""Two losses compared over seeds and items at once: how far apart, how sure, and what more seeds would give.
 
 A difference between two losses varies with the seed and with the items it is measured on; an interval that knows only
 one of them is too short. Seeds and items are crossed: every seed's models are scored on the same items, and both
@@ -151,10 +151,10 @@ def _crossed(per_seed: np.ndarray, strata: list[Stratum], n_seeds: int) -> Diffe
         interaction += within
     seed_variance = float(per_seed.var(ddof=1)) if n_seeds > 1 else 0.0
     if seed_variance >= interaction:
-        terms.append((seed_variance / n_seeds, max(n_seeds - 1, 1)))
-    else:  # by chance the seeds agree better than items within a seed allow: those are known far better
-        seed_variance = interaction
-        terms.append((seed_variance / n_seeds, (n_seeds - 1) * max(items - 1, 1)))
+        degrees = n_seeds - 1
+    else:  # by chance the seeds agree better than items within a seed allow, which are known far better
+        seed_variance, degrees = interaction, 2 * (n_seeds - 1)  # all of theirs would cover too little (simulated)
+    terms.append((seed_variance / n_seeds, max(degrees, 1)))
     variance = seed_variance / n_seeds + item_variance
     spread = sum(term**2 / degrees for term, degrees in terms)
     return Difference(

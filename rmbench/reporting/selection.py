@@ -1,0 +1,33 @@
+"""Every loss at its own best value of a tuned key, chosen on the held-out pairs, never on the benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rmbench.errors import UserError
+from rmbench.reporting.collect import HELD_OUT, Group
+
+
+def best_of(groups: Sequence[Group], key: str) -> tuple[list[Group], list[str]]:
+    """One group for each setting of the other words: that with the best mean held-out accuracy; and what was chosen.
+
+    Raises:
+        UserError: no group has the key.
+    """
+    if not any(key in group.words for group in groups):
+        known = sorted({word for group in groups for word in group.words})
+        raise UserError(
+            f"--select {key}: the runs do not differ in it; they differ in {', '.join(known) or 'nothing'}."
+        )
+    candidates: dict[tuple[tuple[str, str], ...], list[Group]] = {}
+    for group in groups:
+        rest = tuple((name, value) for name, value in group.words.items() if name != key)
+        candidates.setdefault(rest, []).append(group)
+    chosen, told = [], []
+    for others, tried in candidates.items():
+        measured = [(s.mean, g) for g in tried if (s := g.summary(HELD_OUT, "all")) is not None]
+        best = max(measured, key=lambda pair: pair[0])[1] if measured else tried[0]
+        kept = Group(dict(others), best.runs)
+        chosen.append(kept)
+        told.append(f"{kept.label}: {key}={best.words.get(key, 'the default')} of {len(tried)}, best on held-out pairs")
+    return chosen, told

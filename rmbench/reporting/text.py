@@ -1,0 +1,128 @@
+"""The same tables three times: for the terminal, as Markdown, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from rmbench.reporting.collect import Group, Run, columns, compared_words, provenance, shared_words, table_names
+from rmbench.reporting.verdicts import Verdict
+
+
+def as_csv(found: Sequence[Run]) -> str:
+    """One line per run: folder, state, seed, what is compared, every number."""
+    compared = compared_words(found)
+    cells = [(table, column) for table in table_names(found) for column in columns(found, table)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", "state", "seed", *compared, *(f"{t}/{c}" for t, c in cells), "reason"])
+    for run in found:
+        numbers = [run.tables.get(t, {}).get(c) for t, c in cells]
+        shown = ["" if n is None else repr(n) for n in numbers]
+        writer.writerow(
+            [run.folder.name, run.state, run.seed, *(run.words.get(k, "") for k in compared), *shown, run.reason]
+        )
+    return text.getvalue()
+
+
+def as_markdown(
+    found: Sequence[Run], groups: Sequence[Group], verdicts: Sequence[Verdict] = (), left_out: Sequence[str] = ()
+) -> str:
+    """Verdicts, tables and what a reader who was not there needs to know."""
+    finished = [run for run in found if run.state == "finished"]
+    lines = [
+        "# Report",
+        "",
+        f"{len(finished)} of {len(found)} runs finished. Accuracy is the share of pairs whose chosen response has the "
+        "strictly higher reward. Cells are mean ± sample standard deviation over seeds; a single run has no deviation.",
+        "",
+    ]
+    if verdicts:
+        lines += ["## Verdicts", "", HOW_VERDICTS, ""]
+        lines += [f"- {v.sentence()}" for v in verdicts if v.number == "score"]
+        lines += ["", *_verdict_table(verdicts), ""]
+    if left_out:
+        lines += ["## Notes", "", *(f"- {reason}" for reason in left_out), ""]
+    for name in table_names(found):
+        lines += [f"## {name}", "", *_markdown_table(*rows_of(found, groups, name)), ""]
+    shared = shared_words(found)
+    if shared:
+        lines += ["## The same in all runs", "", *(f"- `{key}={value}`" for key, value in shared.items()), ""]
+    missing = [run for run in found if run.state != "finished"]
+    if missing:
+        lines += ["## Not finished", "", *(f"- `{r.folder.name}`: {r.state}, {r.reason}" for r in missing), ""]
+    facts = [f"- {name}: {'; '.join(values)}" for name, values in provenance(found).items()]
+    lines += ["## Provenance", "", *facts, f"- written {time.strftime('%Y-%m-%d %H:%M')}", ""]
+    return "\n".join(lines)
+
+
+HOW_VERDICTS = (
+    "Differences in points of accuracy on the same items and seeds, with 95 % intervals over seeds and items at once "
+    "(crossed random effects, Satterthwaite); p-values are corrected for the number of comparisons (Holm)."
+)
+
+
+def show(
+    found: Sequence[Run],
+    groups: Sequence[Group],
+    verdicts: Sequence[Verdict],
+    left_out: Sequence[str],
+    terminal: Console,
+) -> None:
+    """Tables, then verdicts, then what is not finished."""
+    for name in table_names(found):
+        header, rows = rows_of(found, groups, name)
+        table = Table(title=name)
+        for i, column in enumerate(header):
+            table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        terminal.print(table)
+    for verdict in verdicts:
+        if verdict.number == "score":
+            terminal.print(verdict.sentence(), markup=False, soft_wrap=True)
+    for reason in left_out:
+        terminal.print(reason, markup=False, soft_wrap=True)
+    for run in found:
+        if run.state != "finished":
+            terminal.print(f"{run.state.upper()} {run.folder.name}: {run.reason}", style="red", markup=False)
+
+
+def rows_of(found: Sequence[Run], groups: Sequence[Group], table: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of one table, a row per group."""
+    names = columns(found, table)
+    header = ["run", "seeds", *names]
+    return header, [[g.label, g.seeds, *(g.cell(table, column) for column in names)] for g in groups]
+
+
+def _verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
+    header = ["compared", "on", "difference", "95 % interval", "verdict", "p (Holm)", "seeds", "items"]
+    rows = []
+    for v in verdicts:
+        low, high = v.difference.interval()
+        rows.append(
+            [
+                f"{v.group} - {v.baseline}",
+                v.place,
+                f"{100 * v.difference.value:+.1f}",
+                f"[{100 * low:.1f}, {100 * high:.1f}]",
+                v.word,
+                f"{v.p_adjusted:.3f}",
+                str(v.difference.seeds),
+                f"{v.difference.items:,}",
+            ]
+        )
+    return _markdown_table(header, rows)
+
+
+def _markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    def line(cells: list[str]) -> str:
+        """One row of the table; a bar inside a cell is escaped."""
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return [line(header), "|---|" + "---:|" * (len(header) - 1), *map(line, rows)]

@@ -1,0 +1,199 @@
+"""Reports of run folders that are written here: verdicts by hand, selection, a page that stands alone."""
+
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+
+from rmbench.errors import UserError
+from rmbench.report import report
+from rmbench.reporting.charts import Axis, Bar, Line, forest, lines
+from rmbench.reporting.collect import find_runs, group_runs, summarised
+from rmbench.reporting.verdicts import default_baseline, verdicts
+
+SECTIONS = ("a", "b")
+
+
+def write_run(folder, words, wins, held_out=None, ids=None):
+    """A finished run whose benchmark items are won where `wins` says; items take turns in two sections."""
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text("".join(f"- {json.dumps(word)}\n" for word in words))
+    (folder / "config.yaml").write_text("seed: 0\n")
+    accuracy = float(np.mean(wins))
+    evaluation = {"accuracy": accuracy if held_out is None else held_out, "sections": {}, "n": 10}
+    benchmark = {"benchmark": "pairs", "score": accuracy, "sections": {}}
+    (folder / "metrics.json").write_text(json.dumps({"eval": evaluation, "benchmark": benchmark}))
+    rows = [
+        {"id": str(i), "subset": SECTIONS[i % 2], "score_chosen": float(won), "score_rejected": 0.5, "distance": i}
+        for i, won in zip(ids or range(len(wins)), wins, strict=True)
+    ]
+    (folder / "eval" / "pairs").mkdir(parents=True)
+    (folder / "eval" / "pairs" / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "history.jsonl").write_text("".join(json.dumps({"step": s, "loss": 1 / s}) + "\n" for s in (1, 2, 3)))
+    return folder
+
+
+@pytest.fixture
+def compared(tmp_path):
+    """Two losses on five seeds and 200 items: the second wins 15 items more on every seed, the first none."""
+    rng = np.random.default_rng(0)
+    easy = rng.random(200) < 0.7
+    hard = np.flatnonzero(~easy)
+    for seed in range(5):
+        noise = rng.permutation(hard)[:3]
+        bt, better = easy.copy(), easy.copy()
+        bt[noise] = True
+        better[[*hard[:15], *noise]] = True
+        write_run(tmp_path / f"bt-{seed}", ["loss=bt", f"seed={seed}"], bt)
+        write_run(tmp_path / f"normbt-{seed}", ["loss=normbt", f"seed={seed}"], better)
+    return tmp_path
+
+
+def test_a_verdict_by_hand(compared):
+    found, left_out = verdicts(group_runs(find_runs(compared)), {"loss": "bt"})
+    assert left_out == []
+    assert [(v.group, v.baseline, v.place) for v in found] == [
+        ("normbt", "bt", "pairs"),
+        ("normbt", "bt", "pairs a"),
+        ("normbt", "bt", "pairs b"),
+    ]
+    score = found[0]
+    assert 0.06 < score.difference.value <= 0.075  # 15 of 200 items, less where the noise had won them already
+    assert score.difference.seeds == 5
+    assert score.difference.items == 200
+    low, high = score.difference.interval()
+    assert low > 0
+    assert score.word == "better"
+    assert score.sentence() == (
+        f"normbt - bt on pairs: {100 * score.difference.value:+.1f} points [{100 * low:.1f}, {100 * high:.1f}], "
+        "5 seeds, 200 items: better"
+    )
+    reverse, _ = verdicts(group_runs(find_runs(compared)), {"loss": "normbt"})
+    assert reverse[0].word == "worse"
+    assert reverse[0].difference.value == pytest.approx(-score.difference.value)
+
+
+def test_many_comparisons_are_corrected(compared):
+    for name in ("x", "y", "z"):
+        for seed in range(5):
+            scores = compared / f"bt-{seed}" / "eval" / "pairs" / "scores.jsonl"
+            wins = [json.loads(line)["score_chosen"] > 0.5 for line in scores.read_text().splitlines()]
+            write_run(compared / f"{name}-{seed}", [f"loss={name}", f"seed={seed}"], wins)
+    found, _ = verdicts(group_runs(find_runs(compared)), {"loss": "bt"})
+    scores = {v.group: v for v in found if v.number == "score"}
+    assert scores["normbt"].p_adjusted == pytest.approx(4 * scores["normbt"].difference.p_value)
+    assert scores["x"].p_adjusted == 1
+    assert scores["x"].word == "not distinguishable"
+
+
+def test_one_seed_gets_no_verdict_and_other_items_no_comparison(tmp_path):
+    write_run(tmp_path / "bt", ["loss=bt", "seed=0"], [True, False] * 20)
+    write_run(tmp_path / "n", ["loss=normbt", "seed=0"], [True] * 40)
+    write_run(tmp_path / "m", ["loss=bt_margin", "seed=0"], [True] * 40, ids=range(1, 41))
+    write_run(tmp_path / "s", ["loss=hinge", "seed=1"], [True] * 40)
+    found, left_out = verdicts(group_runs(find_runs(tmp_path)), {"loss": "bt"})
+    assert {v.group for v in found} == {"normbt"}
+    assert found[0].word == "one seed: no verdict"
+    assert any("not scored on the same items" in reason for reason in left_out)
+    assert any("no seed" in reason for reason in left_out)
+
+
+def test_each_loss_at_its_own_best_value_of_a_tuned_key(tmp_path):
+    best = {"bt": "1e-5", "normbt": "3e-5"}
+    for loss, chosen in best.items():
+        for rate in ("1e-5", "3e-5"):
+            for seed in range(2):
+                # on the benchmark the other value is better: it must not decide
+                wins = [rate != chosen] * 20
+                held_out = 0.8 if rate == chosen else 0.7
+                words = [f"loss={loss}", f"training.learning_rate={rate}", f"seed={seed}"]
+                write_run(tmp_path / f"{loss}-{rate}-{seed}", words, wins, held_out)
+    report([tmp_path], select="training.learning_rate")
+    text = (tmp_path / "report.md").read_text()
+    for loss, rate in best.items():
+        assert f"loss={loss}: training.learning_rate={rate} of 2, best on held-out pairs" in text
+    assert "| loss=bt | 2 | 0.800 ± 0.000 |" in text
+    with pytest.raises(UserError, match=r"--select seeds: the runs do not differ in it; they differ in loss"):
+        report([tmp_path], select="seeds")
+
+
+def test_broken_and_unfinished_runs_are_named_and_the_rest_is_reported(compared):
+    for name, text in {"torn": "{", "list": "[]", "empty": "{}"}.items():
+        (compared / name).mkdir()
+        (compared / name / "config.yaml").write_text("seed: 0\n")
+        (compared / name / "metrics.json").write_text(text)
+    (compared / "begun").mkdir()
+    (compared / "begun" / "config.yaml").write_text("seed: 0\n")
+    (compared / "bt-0" / "eval" / "pairs" / "scores.jsonl").write_text("not json\n")
+    report([compared])
+    text = (compared / "report.md").read_text()
+    assert "10 of 14 runs finished" in text
+    for name in ("torn", "list", "empty", "begun"):
+        assert f"`{name}`: unfinished" in text
+    assert "normbt, pairs:" in text.partition("## Notes")[2]
+    assert "loss=normbt" in (compared / "report.html").read_text()
+
+
+class Page(html.parser.HTMLParser):
+    """Open elements, and whatever could reach out of the file."""
+
+    VOID = {"meta", "line", "circle", "polygon", "polyline", "br"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.counts = [], [], {}
+
+    def handle_starttag(self, tag, attrs):
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone_is_well_formed_and_shows_no_foreign_markup(compared):
+    wins = [True] * 200
+    write_run(compared / "evil", ["loss=<script>alert(1)</script>", "seed=0"], wins)
+    report([compared])
+    text = (compared / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.links == []
+    assert "<script>alert" not in text
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert page.counts["svg"] >= 3
+    assert page.counts["table"] == 3
+    assert "normbt - bt on pairs: +" in text
+
+
+def test_the_default_baseline(compared):
+    groups = group_runs(find_runs(compared))
+    assert default_baseline(groups) == {"loss": "bt"}
+    assert default_baseline(groups[1:]) == {"loss": "normbt"}
+
+
+def test_a_summary_by_hand():
+    found = summarised([0.5, 0.6, 0.7])
+    assert (found.mean, found.sd) == (pytest.approx(0.6), pytest.approx(0.1))
+    assert found.interval == (pytest.approx(0.6 - 4.3027 * 0.1 / 3**0.5, abs=1e-5), pytest.approx(0.84841, abs=1e-4))
+    assert summarised([0.5]).interval is None
+
+
+def test_charts_put_numbers_where_they_belong():
+    axis = Axis(0, 10, 100, 200)
+    assert axis(5) == pytest.approx(150)
+    assert axis.ticks() == [0, 2, 4, 6, 8, 10]
+    assert Axis(3, 3, 0, 1).ticks()  # one value is no reason to divide by zero
+    svg = forest([Bar("a <b>", 1.0, 0.5, 1.5, text="better")], "title", "points")
+    assert "a &lt;b&gt;" in svg
+    assert "better" in svg
+    drawn = lines([Line("one", [1, 2], [0.1, 0.2], [0.1, 0.1], [0.1, 0.3])], "t", "x", "y")
+    assert drawn.count("<circle") == 3  # two points, one in the legend
