@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from rmbench.console import console
 from rmbench.data.dataset import load_dataset
 from rmbench.data.items import Item
 from rmbench.data.ratings import with_scaled_ratings
-from rmbench.data.text import TokenPair, resolve_max_length, tokenize_pairs
+from rmbench.data.text import TokenPair, resolve_max_length
+from rmbench.data.tokens import tokenized, tokenizer_fingerprint
 from rmbench.diagnostics import figures
 from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe, choose_probe
@@ -51,8 +53,8 @@ class Inputs:
     model: RewardModel
     tokenizer: Any
     loss: PairLoss
-    train_pairs: list[TokenPair]
-    eval_pairs: list[TokenPair]
+    train_pairs: Sequence[TokenPair]
+    eval_pairs: Sequence[TokenPair]
     benchmark_items: list[Item]
     layout: Layout
     eval_layout: Layout
@@ -160,11 +162,12 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     max_length = resolve_max_length(config.dataset.max_length, tokenizer, model.network.config, "dataset.max_length")
 
     policy, drop = config.dataset.length_policy, config.dataset.on_bad_row is OnBadRow.drop
-    train_pairs, train_counts = tokenize_pairs(
-        dataset.train, tokenizer, max_length, policy, name="train", drop_identical=True, drop_refused=drop
+    cache = Path(config.dataset.cache)
+    train_pairs, train_counts = tokenized(
+        dataset.train, tokenizer, max_length, policy, cache, name="train", drop_identical=True, drop_refused=drop
     )
-    eval_pairs, eval_counts = tokenize_pairs(
-        dataset.eval, tokenizer, max_length, policy, name="eval", drop_refused=drop
+    eval_pairs, eval_counts = tokenized(
+        dataset.eval, tokenizer, max_length, policy, cache, name="eval", drop_refused=drop
     )
     model.to(accelerator.device)
     layout = choose_layout(config.layout, model, train_pairs, accelerator.device)
@@ -192,6 +195,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         "layout": layout.name,
         "dataset": {
             "fingerprint": dataset.fingerprint,
+            "tokenizer": tokenizer_fingerprint(tokenizer),  # and its template
             "origin": dataset.origin,
             "rows_dropped": dataset.dropped,
             "tokenised": {"train": dict(train_counts), "eval": dict(eval_counts)},

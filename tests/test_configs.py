@@ -24,7 +24,8 @@ LAYERS = """
 WITHIN = {
     "commands": "losses launch jobs sweep compose words manual catalog registry",
     "benchmarks": "rewardbench rewardbench2 rm_bench judgebench pairs synthetic formula rows scores",
-    "data": "dataset ratings sources records store published cache text items rowfiles formats messages synthetic hub",
+    "data": "dataset ratings sources tokens records store published cache text items rowfiles formats messages"
+    " synthetic hub",
     "diagnostics": "figures probe records gradients rules directions parts",
     "losses": "curve_figure cards loss own weighting regularizers pairwise",
     "modeling": "features scoring layout_choice throughput memory model lora tiny layout output attention devices",

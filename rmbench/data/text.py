@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from rmbench.errors import UserError
 logger = logging.getLogger(__name__)
 
 CONTEXT_LIMIT_TOKENS = 2048
+ENCODE_BATCH = 1024  # pairs
 
 # For tokenizers that bring no template; saved with the checkpoint, so that whoever loads it renders the same text.
 DEFAULT_TEMPLATE = (
@@ -112,6 +113,15 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i in range(shorter) if a[i] != b[i]), shorter)
 
 
+def render(conversations: Sequence[list[Message]], tokenizer: Any) -> list[str]:
+    """The text of each conversation as the template writes it, special tokens included.
+
+    Raises:
+        jinja2.TemplateError: the template refuses a conversation.
+    """
+    return list(tokenizer.apply_chat_template(list(conversations), tokenize=False))
+
+
 def encode(conversations: Sequence[list[Message]], tokenizer: Any, keep_doubled_bos: bool = False) -> list[list[int]]:
     """Token ids of each conversation, special tokens included, uncut.
 
@@ -120,7 +130,7 @@ def encode(conversations: Sequence[list[Message]], tokenizer: Any, keep_doubled_
     Raises:
         jinja2.TemplateError: the tokenizer's template refuses a conversation (a system turn, say).
     """
-    texts = tokenizer.apply_chat_template(list(conversations), tokenize=False)
+    texts = render(conversations, tokenizer)
     rows = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
     bos = tokenizer.bos_token_id
     if keep_doubled_bos or bos is None:
@@ -161,29 +171,55 @@ def tokenize_pairs(
         UserError: the chat template refuses a conversation (unless `drop_refused`), or no pair is left.
     """
     counts: Counter[str] = Counter()
-    accepted = _accepted_by_template(pairs, tokenizer, drop_refused, counts)
-    ids = encode([[*p.prompt, *side] for p in accepted for side in (p.chosen, p.rejected)], tokenizer)
+    kept = [row for _, row in token_pairs(pairs, tokenizer, max_length, policy, counts, drop_identical, drop_refused)]
+    logger.info("%s: %d pairs, at most %d tokens%s", name, len(kept), max_length, listed(counts))
+    check_some_left(len(kept), len(pairs), name, counts)
+    return kept, counts
+
+
+def token_pairs(
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    max_length: int,
+    policy: LengthPolicy,
+    counts: Counter[str],
+    drop_identical: bool,
+    drop_refused: bool,
+) -> Iterator[tuple[int, TokenPair]]:
+    """One pair after the other with its place in `pairs`, `ENCODE_BATCH` of them in memory; fills `counts`.
+
+    Raises:
+        UserError: the chat template refuses a conversation (unless `drop_refused`).
+    """
     special = frozenset(tokenizer.all_special_ids)
-    kept = []
-    for pair, chosen, rejected in zip(accepted, ids[::2], ids[1::2], strict=True):
-        if max(len(chosen), len(rejected)) > max_length:
-            if policy is LengthPolicy.drop:
-                counts["dropped: longer than max_length"] += 1
-                continue
-            counts[f"cut ({policy.name})"] += 1
-        row = TokenPair(pair, cut(chosen, max_length, policy, special), cut(rejected, max_length, policy, special))
-        if row.identical:
-            counts["dropped: equal token ids" if drop_identical else "ties: equal token ids"] += 1
-            if drop_identical:
-                continue
-        kept.append(row)
-    logger.info("%s: %d pairs, at most %d tokens%s", name, len(kept), max_length, _listed(counts))
-    if not kept:
+    for start in range(0, len(pairs), ENCODE_BATCH):
+        accepted = _accepted_by_template(pairs[start : start + ENCODE_BATCH], tokenizer, drop_refused, counts)
+        ids = encode([[*p.prompt, *side] for _, p in accepted for side in (p.chosen, p.rejected)], tokenizer)
+        for (place, pair), chosen, rejected in zip(accepted, ids[::2], ids[1::2], strict=True):
+            if max(len(chosen), len(rejected)) > max_length:
+                if policy is LengthPolicy.drop:
+                    counts["dropped: longer than max_length"] += 1
+                    continue
+                counts[f"cut ({policy.name})"] += 1
+            row = TokenPair(pair, cut(chosen, max_length, policy, special), cut(rejected, max_length, policy, special))
+            if row.identical:
+                counts["dropped: equal token ids" if drop_identical else "ties: equal token ids"] += 1
+                if drop_identical:
+                    continue
+            yield start + place, row
+
+
+def check_some_left(n_kept: int, n_pairs: int, name: str, counts: Counter[str]) -> None:
+    """Refuse to go on without any pair.
+
+    Raises:
+        UserError: `n_kept` is 0.
+    """
+    if not n_kept:
         raise UserError(
-            f"{name}: none of {len(pairs)} pairs is left after tokenising{_listed(counts)}.\n"
+            f"{name}: none of {n_pairs} pairs is left after tokenising{listed(counts)}.\n"
             "A larger max_length or another length_policy keeps more."
         )
-    return kept, counts
 
 
 def tokenize_items(
@@ -209,7 +245,7 @@ def tokenize_items(
         if row.identical:
             counts["ties: equal token ids"] += 1
         rows.append(row)
-    logger.info("%s: %d items, at most %d tokens%s", name, len(rows), max_length, _listed(counts))
+    logger.info("%s: %d items, at most %d tokens%s", name, len(rows), max_length, listed(counts))
     return rows, counts
 
 
@@ -251,19 +287,18 @@ def resolve_max_length(asked: int | None, tokenizer: Any, config: Any, key: str)
 
 def _accepted_by_template(
     pairs: Sequence[Pair], tokenizer: Any, drop_refused: bool, counts: Counter[str]
-) -> list[Pair]:
-    """The pairs whose conversations the template renders; one by one only if rendering all at once fails."""
+) -> list[tuple[int, Pair]]:
+    """The pairs whose conversations the template renders, with their places; one by one only if all at once fails."""
+    pairs = list(pairs)
     try:
-        tokenizer.apply_chat_template([[*p.prompt, *s] for p in pairs for s in (p.chosen, p.rejected)], tokenize=False)
-        return list(pairs)
+        render([[*p.prompt, *side] for p in pairs for side in (p.chosen, p.rejected)], tokenizer)
+        return list(enumerate(pairs))
     except jinja2.TemplateError:
         accepted = []
-    for pair in pairs:
+    for place, pair in enumerate(pairs):
         try:
-            tokenizer.apply_chat_template(
-                [[*pair.prompt, *pair.chosen], [*pair.prompt, *pair.rejected]], tokenize=False
-            )
-            accepted.append(pair)
+            render([[*pair.prompt, *pair.chosen], [*pair.prompt, *pair.rejected]], tokenizer)
+            accepted.append((place, pair))
         except jinja2.TemplateError as error:
             if not drop_refused:
                 raise UserError(
@@ -274,5 +309,6 @@ def _accepted_by_template(
     return accepted
 
 
-def _listed(counts: Counter[str]) -> str:
+def listed(counts: Counter[str]) -> str:
+    """The counts as they end a log line."""
     return "".join(f"; {rule}: {n}" for rule, n in sorted(counts.items()))

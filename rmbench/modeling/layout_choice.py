@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 # Float32 rounding over dozens of layers stays below this share of an embedding's length; a wrong mask does not.
 TOLERANCE = 1e-3
 PAIRS_TRIED = 4
+PAIRS_LOOKED_AT = 1000
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -89,6 +90,7 @@ def _embeddings(model: RewardModel, rows: Rows) -> Tensor:
 
 
 def _spread(pairs: Sequence[TokenGroup], n: int) -> list[TokenGroup]:
-    """`n` pairs of all lengths."""
-    ordered = sorted(pairs, key=lambda pair: pair.distinct_tokens)
+    """`n` pairs of all lengths, out of at most `PAIRS_LOOKED_AT`."""
+    some = [pairs[i] for i in range(0, len(pairs), -(-len(pairs) // PAIRS_LOOKED_AT))]
+    ordered = sorted(some, key=lambda pair: pair.distinct_tokens)
     return [ordered[(2 * i + 1) * len(ordered) // (2 * n)] for i in range(min(n, len(ordered)))]

@@ -78,7 +78,7 @@ class StepFeed:
     def _make(self, step: int, budget_tokens: int) -> StepInput:
         batch = self.batches.at(step)
         # dealt out by length, so that every rank has about as much to do
-        ordered = sorted(batch, key=lambda i: (-self.pairs[i].length, i))
+        ordered = sorted(batch, key=lambda i: (-self.batches.lengths[i], i))
         mine = [self.pairs[i] for i in ordered[self.rank :: self.world]]
         micro_batches = []
         for indices in token_batches(mine, self.layout, budget_tokens, self.max_pairs):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import numpy as np
+
 # Pairs are sorted by length within this many batches: long enough to save padding, short enough to stay random.
 BATCHES_PER_SORT = 32
 
@@ -15,7 +17,7 @@ class StepBatches:
     A last batch with fewer than `smallest` pairs is left out: a device without a pair would keep the others waiting.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, smallest: int = 1) -> None:
+    def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int, smallest: int = 1) -> None:
         self.lengths = lengths
         self.batch_size = batch_size
         self.seed = seed

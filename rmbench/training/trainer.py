@@ -10,6 +10,7 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -24,6 +25,7 @@ from transformers import get_scheduler
 from rmbench.config import TrainingConfig
 from rmbench.console import progress
 from rmbench.data.text import TokenPair
+from rmbench.data.tokens import lengths
 from rmbench.diagnostics.probe import Probe
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.errors import Stopped
@@ -54,8 +56,8 @@ class Trainer:
         model: RewardModel,
         tokenizer: Any,
         loss: PairLoss,
-        train_pairs: list[TokenPair],
-        eval_pairs: list[TokenPair],
+        train_pairs: Sequence[TokenPair],
+        eval_pairs: Sequence[TokenPair],
         accelerator: Accelerator,
         folder: Path,
         recorder: PairRecorder,
@@ -71,7 +73,7 @@ class Trainer:
         self.folder, self.recorder, self.tracker, self.layout = folder, recorder, tracker, layout
         self.probe = probe
         rank, world = accelerator.process_index, accelerator.num_processes
-        self.batches = StepBatches([p.length for p in train_pairs], config.batch_size, seed, world)
+        self.batches = StepBatches(lengths(train_pairs), config.batch_size, seed, world)
         self.feed = StepFeed(train_pairs, self.batches, layout, rank, world, config.micro_batch_size)
         self.total_steps = config.max_steps or math.ceil(config.epochs * self.batches.steps_per_epoch)
         self.state = TrainState(budget_tokens=first_budget(config.micro_batch_tokens, accelerator.device))

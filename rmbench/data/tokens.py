@@ -1,0 +1,115 @@
+"""Token ids of pairs on disk: made once for the same pairs, tokenizer, template and length policy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rmbench.config import LengthPolicy
+from rmbench.console import progress
+from rmbench.data import cache
+from rmbench.data.formats import Pair
+from rmbench.data.store import ArrowRows, ArrowWriter, fingerprint
+from rmbench.data.text import TokenPair, check_some_left, listed, token_pairs
+
+logger = logging.getLogger(__name__)
+
+TOKENS = pa.schema(
+    [
+        ("place", pa.int64()),
+        ("chosen", pa.list_(pa.int32())),
+        ("rejected", pa.list_(pa.int32())),
+        ("length", pa.int32()),
+    ]
+)
+
+
+class TokenTable(Sequence[TokenPair]):
+    """Token ids in a memory-mapped Arrow file, each with its pair."""
+
+    def __init__(self, folder: Path, pairs: Sequence[Pair]) -> None:
+        self._pairs, self._rows = pairs, ArrowRows(folder / "tokens.arrow")
+        self.places = self._rows.column("place").to_numpy()  # in `pairs`: some were dropped
+        self.lengths = self._rows.column("length").to_numpy()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> TokenPair:  # type: ignore[override]
+        row = self._rows.row(range(len(self))[index])
+        chosen, rejected = (row.column(name)[0].values.to_numpy().tolist() for name in ("chosen", "rejected"))
+        return TokenPair(self._pairs[int(self.places[index])], chosen, rejected)
+
+
+def tokenized(
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    max_length: int,
+    policy: LengthPolicy,
+    folder: Path,
+    *,
+    name: str,
+    drop_identical: bool = False,
+    drop_refused: bool = False,
+) -> tuple[TokenTable, Counter[str]]:
+    """`tokenize_pairs`, kept below `folder` and read from there if it was done before.
+
+    Raises:
+        UserError: as `tokenize_pairs`.
+    """
+
+    def build(partial: Path) -> None:
+        """Tokenise a batch after the other; the counts stand beside the ids."""
+        counts: Counter[str] = Counter()
+        kept = token_pairs(pairs, tokenizer, max_length, policy, counts, drop_identical, drop_refused)
+        with (
+            ArrowWriter(partial / "tokens.arrow", TOKENS) as writer,
+            progress(f"tokenising {name}", len(pairs)) as advance,
+        ):
+            for place, pair in kept:
+                writer.add(place, pair.chosen, pair.rejected, pair.length)
+                if place % 1000 == 0:
+                    advance(place)
+        (partial / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
+
+    settings = [max_length, policy.name, drop_identical, drop_refused]
+    entry = f"tokens-{cache.key(fingerprint(pairs), tokenizer_fingerprint(tokenizer), settings)}"
+    before = (folder / entry).is_dir()
+    path = cache.entry(folder, entry, build)
+    table, counts = TokenTable(path, pairs), Counter(json.loads((path / "counts.json").read_text(encoding="utf-8")))
+    where = f", tokenised before, from {path}" if before else ""
+    logger.info("%s: %d pairs, at most %d tokens%s%s", name, len(table), max_length, listed(counts), where)
+    check_some_left(len(table), len(pairs), name, counts)
+    return table, counts
+
+
+def lengths(pairs: Sequence[TokenPair]) -> Sequence[int] | np.ndarray:
+    """Tokens of the longer side of each pair, without reading the ids where a table knows them."""
+    return pairs.lengths if isinstance(pairs, TokenTable) else [pair.length for pair in pairs]
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A hash of vocabulary, rules, special tokens and template, and of the day if the template writes it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
+    for of_the_last_call in ("truncation", "padding"):
+        rules.pop(of_the_last_call, None)
+    template = str(tokenizer.chat_template)
+    today = date.today().isoformat() if depends_on_date(template) else ""
+    special = {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())}
+    content = json.dumps([type(tokenizer).__name__, rules, special, template, today], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def depends_on_date(template: str) -> bool:
+    """Whether a template writes the day into the text, so that rewards change with the calendar."""
+    return "strftime_now" in template
