@@ -76,6 +76,26 @@ class LayoutName(Enum):
     shared = "shared"
 
 
+class HeadKind(Enum):
+    """What makes a reward of the backbone's pooled state; the last layer of each is one Linear.
+
+    `mlp` has one hidden ReLU layer (GRM), `bottleneck` a stochastic code (InfoRM); transformers knows `linear` alone.
+    """
+
+    linear = "linear"
+    mlp = "mlp"
+    layernorm_linear = "layernorm_linear"
+    bottleneck = "bottleneck"
+
+
+class HeadInit(Enum):
+    """First weights of the head's last Linear: N(0, 0.02), N(0, 1 / (inputs + 1)) as OpenRLHF has it, or zeros."""
+
+    normal = "normal"
+    narrow = "narrow"
+    zero = "zero"
+
+
 class Measure(Enum):
     """How far apart two embeddings lie: ||h_w - h_l||; 1 - cos(h_w, h_l), as they are or after the global batch's mean
     is taken off; Mahalanobis' distance under a running covariance.
@@ -136,7 +156,10 @@ class BackboneConfig(Checked):
     name_or_path: str | None = knob(None, "Hugging Face id or local folder; null makes the tiny random decoder")
     revision: str | None = knob(None, "branch, tag or commit on the Hub")
     trust_remote_code: bool = knob(False, "run Python code that comes with the model")
-    freeze: bool = knob(False, "train the head's last Linear alone; embeddings are computed once and kept on disk")
+    head: HeadKind = knob(HeadKind.linear, "linear, mlp, layernorm_linear, or bottleneck (InfoRM)")
+    head_init: HeadInit = knob(HeadInit.normal, "first weights of its last layer: normal (0.02), narrow, zero")
+    head_width: int = knob(1024, "hidden units of mlp, dimensions of bottleneck's code", low=1)
+    freeze: bool = knob(False, "train the head alone; the backbone's states are computed once and kept on disk")
     feature_cache: str = knob("outputs/features", "folder of the embeddings of frozen backbones, shared by runs")
     lora: LoraConfig = field(default_factory=LoraConfig)
 
@@ -146,6 +169,8 @@ class BackboneConfig(Checked):
             raise UserError("backbone.freeze=true trains the head alone, backbone.lora.r trains adapters: choose one.")
         if self.name_or_path is None and self.lora.bits:
             raise UserError("backbone.lora.bits is for pretrained weights; name some: backbone.name_or_path=...")
+        if self.head is not HeadKind.linear and self.lora.r:
+            raise UserError(f"backbone.head={self.head.name}: adapters (backbone.lora.r) go with head=linear alone.")
 
 
 @dataclass
@@ -174,6 +199,7 @@ class RegularizerConfig(Checked):
     barrier: float = knob(0.0, "times -log(1 - (r/5)^2) of both rewards; 0.01 in XTuner", low=0)
     pos_reg: float = knob(0.0, "times -log sigma(mean reward of the chosen); 0.1 in GRM's code", low=0)
     absolute: float = knob(0.0, "times -log sigma(r_w) - log sigma(-r_l), Eurus; 1 there", low=0)
+    kl: float = knob(0.0, "times KL(q(z | h) || N(0, I)), InfoRM; needs backbone.head=bottleneck", low=0)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from transformers import set_seed
 
 from rmbench import benchmarks, runs
 from rmbench.benchmarks.scores import ScoreLog, ScoreRow
-from rmbench.config import Gradient, OnBadRow, TrainConfig
+from rmbench.config import Gradient, HeadKind, OnBadRow, TrainConfig
 from rmbench.console import console
 from rmbench.data.dataset import load_dataset
 from rmbench.data.items import Item
@@ -33,6 +33,7 @@ from rmbench.evaluate import results_table, run_benchmark
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator, precision_name
 from rmbench.modeling.features import FeatureStore
+from rmbench.modeling.heads import kind_of
 from rmbench.modeling.layout import Layout
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.model import RewardModel, compile_backbone, freeze_backbone, load_reward_model, new_reward_model
@@ -159,6 +160,8 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     name = config.benchmark.name
     benchmark_items = [] if name == "none" else benchmarks.find(name).load(config.benchmark)
     model, tokenizer = new_reward_model(config.backbone, config.gpu.attention, config.seed)
+    if config.loss.regularizer.kl and kind_of(model.whole_head) is not HeadKind.bottleneck:
+        raise UserError("loss.regularizer.kl is a term of InfoRM's stochastic code: it needs backbone.head=bottleneck.")
     max_length = resolve_max_length(config.dataset.max_length, tokenizer, model.network.config, "dataset.max_length")
 
     policy, drop = config.dataset.length_policy, config.dataset.on_bad_row is OnBadRow.drop

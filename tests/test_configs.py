@@ -28,7 +28,8 @@ WITHIN = {
     " synthetic hub",
     "diagnostics": "figures probe records gradients rules directions parts",
     "losses": "curve_figure cards loss own weighting regularizers pairwise",
-    "modeling": "features scoring layout_choice throughput memory model lora tiny layout output attention devices",
+    "modeling": "features scoring layout_choice throughput memory model heads lora tiny layout output attention "
+    "devices",
     "reporting": "page plots charts text verdicts selection collect",
     "statistics": "seeds paired calibration cells",
     "training": "trainer guards window feed sampler signals checkpoints",

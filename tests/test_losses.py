@@ -132,7 +132,7 @@ REGULARIZERS_BY_HAND = {  # (r_w, r_l, mean) -> value, derivatives
 
 
 def test_every_regularizer_has_a_value_by_hand_and_a_key():
-    assert REGULARIZERS_BY_HAND.keys() == REGULARIZER.keys() == vars(RegularizerConfig()).keys()
+    assert REGULARIZERS_BY_HAND.keys() == REGULARIZER.keys() == vars(RegularizerConfig()).keys() - {"kl"}
     for name, ((chosen, rejected, mean), value, slopes) in REGULARIZERS_BY_HAND.items():
         arguments = (tensor([chosen]), tensor([rejected]), tensor(mean))
         assert REGULARIZER[name].value(*arguments).item() == pytest.approx(value, abs=1e-14), name

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmbench.config import DistanceConfig, LossConfig, Measure
+from rmbench.config import DistanceConfig, LossConfig, Measure, RegularizerConfig
 from rmbench.losses.loss import PairBatch, PairLoss
+from rmbench.losses.regularizers import KL_FORMULA, KL_SOURCE
 from rmbench.losses.weighting import FORMULA
 from rmbench.modeling.output import PairOutput
 
@@ -42,6 +43,8 @@ class Card:
         """Of one pair; `w` is the weight."""
         weight = "w · " if self.loss.weighs else ""
         terms = [f"{c:g} · [{r.formula}]" for c, r in self.loss.regularizers.values()]
+        if self.config.regularizer.kl:
+            terms.append(f"{self.config.regularizer.kl:g} · [{KL_FORMULA}]")
         pairwise = self.loss.pairwise.formula
         return " + ".join([f"{weight}[{pairwise}]" if weight else pairwise, *terms])
 
@@ -60,7 +63,8 @@ class Card:
     def sources(self) -> list[str]:
         """Where its parts come from."""
         parts = [r.source for _, r in self.loss.regularizers.values()]
-        return [self.loss.pairwise.source, *([PAPER] if self.loss.weighs else []), *parts]
+        code = [KL_SOURCE] if self.config.regularizer.kl else []
+        return [self.loss.pairwise.source, *([PAPER] if self.loss.weighs else []), *parts, *code]
 
     @property
     def defaults(self) -> dict[str, tuple[Any, str]]:
@@ -70,7 +74,7 @@ class Card:
         parts: list[tuple[str, Any, Sequence[str]]] = [("loss.", self.config, loss.pairwise.knobs)]
         if loss.weighs:
             parts.append(("loss.distance.", self.config.distance, self._distance_knobs()))
-        parts.append(("loss.regularizer.", self.config.regularizer, list(loss.regularizers)))
+        parts.append(("loss.regularizer.", self.config.regularizer, _nonzero(self.config.regularizer)))
         for prefix, part, names in parts:
             docs = {f.name: f.metadata["doc"] for f in fields(part) if "doc" in f.metadata}
             found |= {prefix + name: (getattr(part, name), docs[name]) for name in names}
@@ -81,6 +85,10 @@ class Card:
         return [f.name for f in fields(DistanceConfig) if f.name != "shrinkage" or whitened]
 
 
+def _nonzero(regularizer: RegularizerConfig) -> list[str]:
+    return [f.name for f in fields(regularizer) if getattr(regularizer, f.name)]
+
+
 def curves(card: Card, margins: Sequence[float]) -> tuple[str, dict[float, tuple[Tensor, Tensor]]]:
     """What varies beside the margin, and for each of its values the losses and the pair weights `(margins,)`.
 
@@ -88,7 +96,8 @@ def curves(card: Card, margins: Sequence[float]) -> tuple[str, dict[float, tuple
     its own, and whatever measures the distance is taken to say the same.
     """
     distance = replace(card.config.distance, measure=Measure.l2, ema=True, normalize=False)
-    loss = PairLoss(replace(card.config, distance=distance))
+    regularizer = replace(card.config.regularizer, kl=0.0)  # a constant of the margin
+    loss = PairLoss(replace(card.config, distance=distance, regularizer=regularizer))
     loss.update(1.0)
     what, values = "", [1.0]
     if loss.weighs:

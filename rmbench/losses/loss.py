@@ -38,7 +38,8 @@ class PairBatch:
     def joined(parts: Sequence[PairBatch]) -> PairBatch:
         """The pairs of all parts, in order."""
         outputs = [vars(part.output) for part in parts]
-        output = PairOutput(**{name: torch.cat([o[name] for o in outputs]) for name in outputs[0]})
+        names = [name for name, values in outputs[0].items() if values is not None]
+        output = PairOutput(**{name: torch.cat([o[name] for o in outputs]) for name in names})
         ratings = [part.rating_margin for part in parts if part.rating_margin is not None]
         return PairBatch(output, torch.cat(ratings) if ratings else None)
 
@@ -108,7 +109,9 @@ class PairLoss:
             raise UserError(f"loss.weighting={config.weighting}: no such name. There are: {', '.join(WEIGHTING)}.")
         coefficients = {f.name: getattr(config.regularizer, f.name) for f in fields(config.regularizer)}
         self.regularizers: dict[str, tuple[float, Regularizer]] = {
-            name: (coefficient, REGULARIZER[name]) for name, coefficient in coefficients.items() if coefficient
+            name: (coefficient, REGULARIZER[name])
+            for name, coefficient in coefficients.items()
+            if coefficient and name in REGULARIZER
         }
         self.mu: float | None = None
         self.covariance: Tensor | None = None
@@ -194,6 +197,9 @@ class PairLoss:
                 by_chosen, by_rejected = regularizer.slopes(chosen, rejected, mean)
                 slope_chosen = slope_chosen + coefficient * by_chosen
                 slope_rejected = slope_rejected + coefficient * by_rejected
+        if self.config.regularizer.kl:
+            assert output.kl is not None, "loss.regularizer.kl needs a model with a bottleneck"
+            loss = loss + self.config.regularizer.kl * output.kl
         margin, distance = output.margin.detach(), output.distance
         return LossTerms(loss, margin, distance, size, weight, slope_chosen, slope_rejected, _close(output))
 
@@ -248,4 +254,5 @@ def _float32(output: PairOutput) -> PairOutput:
     """Half precision would make ties of rewards: those near 4 lie 0.03 apart in bf16."""
     if output.margin.dtype in (torch.float32, torch.float64) and output.embeddings_chosen.dtype == output.margin.dtype:
         return output
-    return PairOutput(**{k: v if v.dtype == torch.float64 else v.float() for k, v in vars(output).items()})
+    given = {name: values for name, values in vars(output).items() if values is not None}
+    return PairOutput(**{k: v if v.dtype == torch.float64 else v.float() for k, v in given.items()})

@@ -114,6 +114,9 @@ def absolute_slopes(chosen: Tensor, rejected: Tensor, mean: Tensor) -> tuple[Ten
     return -torch.sigmoid(-chosen), torch.sigmoid(rejected)
 
 
+# Of the model's stochastic code, not of the rewards: `PairOutput.kl` is the term itself.
+KL_FORMULA, KL_SOURCE = "KL(q_w ‖ N(0, I)) + KL(q_l ‖ N(0, I))", "InfoRM, arXiv 2402.09345"
+
 REGULARIZER: dict[str, Regularizer] = {
     "centring": Regularizer(centring_value, centring_slopes, "(r_w + r_l)²", "arXiv 2312.09244, eq. 2; TRL"),
     "bsr": Regularizer(bsr_value, bsr_slopes, "(mean reward)²", "BSR, arXiv 2505.07271", mean_reward),

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
+from torch import Tensor
 
 from rmbench.console import progress
 from rmbench.data.text import TokenGroup
@@ -56,6 +57,19 @@ class Features:
         return Rows(input_ids=nothing, read=nothing, embeddings=torch.from_numpy(np.ascontiguousarray(embeddings)))
 
 
+class Pooling(torch.nn.Module):
+    """A model whose embeddings are what its head takes, whatever the head makes of it."""
+
+    def __init__(self, model: RewardModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """No rewards."""
+        pooled = self.model.pool(rows)
+        return torch.zeros(len(pooled), device=pooled.device), pooled
+
+
 @dataclass
 class FeatureStore:
     """The embeddings of one backbone below `folder`."""
@@ -88,11 +102,11 @@ class FeatureStore:
         """Written under another name, which is given up for the right one when all is on the disk."""
         partial = path.with_name(f".{path.name}.partial")
         ends = np.cumsum([len(group.sequences) for group in groups])
-        shape = (int(ends[-1]), self.model.head.in_features)
+        shape = (int(ends[-1]), self.model.pooled_size)
         table = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-        done = 0
+        done, pooling = 0, Pooling(self.model)
         with progress(f"embeddings, {name}", len(groups)) as advance:
-            for indices, _, embeddings in forward_groups(self.model, groups, layout, self.device, self.budget_tokens):
+            for indices, _, embeddings in forward_groups(pooling, groups, layout, self.device, self.budget_tokens):
                 rows = [np.arange(ends[i] - len(groups[i].sequences), ends[i]) for i in indices]
                 table[np.concatenate(rows)] = embeddings.float().cpu().numpy()
                 done += len(indices)

@@ -50,8 +50,8 @@ class Rows:
         return replace(self, **changed)
 
 
-# rows -> rewards (responses,), embeddings (responses, hidden), in the order of rows.read
-Model = Callable[[Rows], tuple[Tensor, Tensor]]
+# rows -> rewards (responses,), embeddings (responses, hidden), a bottleneck's KL; in the order of rows.read
+Model = Callable[[Rows], tuple[Tensor, ...]]
 
 
 class Layout(Protocol):
@@ -139,8 +139,9 @@ class Shared:
 
 def run_rows(model: Model, rows: Rows) -> PairOutput:
     """One forward pass over both sides of every pair."""
-    rewards, embeddings = model(rows)
-    return PairOutput(rewards[::2], rewards[1::2], embeddings[::2], embeddings[1::2])
+    rewards, embeddings, *kl = model(rows)
+    of_pairs = kl[0][::2] + kl[0][1::2] if kl else None
+    return PairOutput(rewards[::2], rewards[1::2], embeddings[::2], embeddings[1::2], of_pairs)
 
 
 def token_batches(

@@ -16,18 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rmbench.config import BackboneConfig
+from rmbench.config import BackboneConfig, HeadKind
 from rmbench.data import hub
 from rmbench.data.text import DEFAULT_TEMPLATE
 from rmbench.errors import UserError
-from rmbench.modeling import lora
+from rmbench.modeling import heads, lora
 from rmbench.modeling.attention import PACKED
 from rmbench.modeling.layout import Rows
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 
 logger = logging.getLogger(__name__)
 
-HEAD_INIT_STD = 0.02
 # Tokens that vocabularies reserve for padding; they never occur in text.
 PAD_TOKENS = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>")
 
@@ -41,15 +40,29 @@ class RewardModel(nn.Module):
         super().__init__()
         self.network = network
         self.__dict__["adapters"] = adapters  # peft's view of the network, no part of its own
-        self._embedding: Tensor | None = None
+        self._pooled: Tensor | None = None
         self._padded_attention: str = network.config._attn_implementation
         if not self.is_decoder:
-            self.head.register_forward_pre_hook(self._keep_input)
+            self.whole_head.register_forward_pre_hook(self._keep_input)
 
     @property
     def head(self) -> nn.Linear:
         """The Linear that turns an embedding into a reward."""
         return head_of(self.network)
+
+    @property
+    def whole_head(self) -> nn.Module:
+        """`head` and the layers of ours before it, if there are any."""
+        name = heads.head_name(self.network)
+        assert name is not None
+        module: nn.Module = self.network.get_submodule(name)
+        return module
+
+    @property
+    def pooled_size(self) -> int:
+        """Numbers in a pooled state."""
+        first = next(m for m in self.whole_head.modules() if isinstance(m, (nn.Linear, nn.LayerNorm)))
+        return first.in_features if isinstance(first, nn.Linear) else first.normalized_shape[0]
 
     @property
     def pad_id(self) -> int:
@@ -60,27 +73,34 @@ class RewardModel(nn.Module):
     def is_decoder(self) -> bool:
         """The reward is read at the last token: all of them are stock networks with a bare `score`."""
         score = getattr(self.network, "score", None)
-        return isinstance(getattr(score, "original_module", score), nn.Linear)  # peft keeps it beside the trained one
+        kept = getattr(score, "original_module", score)  # peft keeps it beside the trained one
+        return isinstance(kept, (nn.Linear, heads.RewardHead))
 
-    def forward(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def forward(self, rows: Rows) -> tuple[Tensor, ...]:
         """Rewards `(reads,)` and embeddings `(reads, hidden)` where `rows.read` says.
 
-        Encoders pool each row in their own way; theirs are padded rows, one read each.
+        A bottleneck adds its KL term `(reads,)`. Encoders pool each row in their own way; theirs are padded rows, one
+        read each.
         """
-        embeddings = self._embed(rows) if rows.embeddings is None else rows.embeddings
-        with torch.autocast(embeddings.device.type, enabled=False):
-            embeddings = embeddings.to(self.head.weight.dtype)
+        pooled = self.pool(rows)
+        with torch.autocast(pooled.device.type, enabled=False):
+            pooled = pooled.to(self.head.weight.dtype)
+            whole = self.whole_head
+            embeddings = whole.embed(pooled) if isinstance(whole, heads.RewardHead) else pooled
             rewards = self.head(embeddings).squeeze(-1)
-        self._embedding = None
-        return rewards, embeddings
+        self._pooled = None
+        kl = getattr(whole[0], "kl", None) if isinstance(whole, heads.RewardHead) else None
+        return (rewards, embeddings) if kl is None else (rewards, embeddings, kl)
 
-    def _embed(self, rows: Rows) -> Tensor:
+    def pool(self, rows: Rows) -> Tensor:
         """The head's input, `(reads, hidden)`: no logits, no cache, nothing at positions that no reward is read at."""
+        if rows.embeddings is not None:
+            return rows.embeddings
         if not self.is_decoder:
             self.network(input_ids=rows.input_ids, attention_mask=rows.attention_mask)
-            assert self._embedding is not None, "the network did not use its head"
-            embeddings, self._embedding = self._embedding, None
-            return embeddings
+            assert self._pooled is not None, "the network did not use its head"
+            pooled, self._pooled = self._pooled, None
+            return pooled
         self._use_attention(self._padded_attention if rows.packing is None else PACKED)
         arguments = {"attention_mask": rows.attention_mask, "position_ids": rows.position_ids, "packing": rows.packing}
         given = {name: value for name, value in arguments.items() if value is not None}
@@ -94,7 +114,7 @@ class RewardModel(nn.Module):
             self.network.set_attn_implementation(name)
 
     def _keep_input(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._embedding = inputs[0]
+        self._pooled = inputs[0]
 
 
 def head_of(network: Any) -> nn.Linear:
@@ -103,7 +123,8 @@ def head_of(network: Any) -> nn.Linear:
     Raises:
         UserError: there is none with one output: this is not a reward model with one scalar per response.
     """
-    linear = _last_linear(network)[1]
+    name = heads.head_name(network)
+    linear = None if name is None else heads.last_linear(network.get_submodule(name))
     if linear is None or linear.out_features != 1:
         outputs = 0 if linear is None else linear.out_features
         raise UserError(
@@ -115,8 +136,8 @@ def head_of(network: Any) -> nn.Linear:
 def new_reward_model(config: BackboneConfig, attention: str, seed: int) -> tuple[RewardModel, Any]:
     """The backbone with a scalar head for training, and its tokenizer.
 
-    A head that the folder already holds is kept; a new one is N(0, 0.02) from `seed` alone, so that runs which differ
-    in the loss start from the same weights.
+    A linear head that the folder already holds is kept, as is one of the kind that is asked for; a new one's weights
+    come from `seed` alone, so that runs which differ in the loss start from the same.
 
     Raises:
         UserError: the name is no model that can be loaded.
@@ -137,12 +158,7 @@ def new_reward_model(config: BackboneConfig, attention: str, seed: int) -> tuple
         network, tokenizer, new_head = _load(
             config.name_or_path, config.revision, config.trust_remote_code, attention, 1, config.lora.bits
         )
-    if new_head:
-        generator = torch.Generator().manual_seed(seed)
-        head = head_of(network)
-        head.weight.data = torch.randn(head.weight.shape, generator=generator) * HEAD_INIT_STD
-        if head.bias is not None:
-            head.bias.data.zero_()
+    _place_head(network, config, new_head, seed)
     _mend_tokenizer(tokenizer, network)
     adapters = None
     if config.lora.r:
@@ -150,6 +166,23 @@ def new_reward_model(config: BackboneConfig, attention: str, seed: int) -> tuple
         base = str(local.absolute()) if local else config.name_or_path
         adapters = lora.add_adapters(network, config.lora, base, config.revision, seed)
     return RewardModel(network, adapters), tokenizer
+
+
+def _place_head(network: Any, config: BackboneConfig, new: bool, seed: int) -> None:
+    """The head that the config asks for, unless the network came with it."""
+    name = heads.head_name(network)
+    if name is None:
+        head_of(network)  # says what is missing
+        return
+    there = network.get_submodule(name)
+    if not new and heads.kind_of(there) is config.head:
+        return
+    if new or config.head is not HeadKind.linear:
+        old = heads.last_linear(there)
+        if heads.kind_of(there) is not config.head:
+            there = heads.new_head(config.head, old.in_features, config.head_width)
+            network.set_submodule(name, there)
+        heads.initialise(there, config.head_init, seed)
 
 
 def load_reward_model(
@@ -163,7 +196,7 @@ def load_reward_model(
     network, tokenizer, new_head = _load(name_or_path, revision, trust_remote_code, attention)
     if new_head:
         raise UserError(
-            f"{name_or_path} holds no trained reward head (its weights have no {_last_linear(network)[0]}).\n"
+            f"{name_or_path} holds no trained reward head (its weights have no {_head_weight(network)}).\n"
             f"Train one first: rmbench train backbone.name_or_path={name_or_path}"
         )
     head_of(network)
@@ -174,19 +207,18 @@ def load_reward_model(
 def fingerprint(model: RewardModel, head: bool = True) -> str:
     """A hash of the names and values of all weights, or of all but the head's."""
     digest = hashlib.sha256()
-    own = {f"{name}.weight" for name, m in model.network.named_modules() if m is model.head}
-    own |= {name.removesuffix("weight") + "bias" for name in own}
+    own = f"{heads.head_name(model.network)}."
     for name, tensor in sorted(model.network.state_dict().items()):
-        if head or name not in own:
+        if head or not name.startswith(own):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 
 def freeze_backbone(model: RewardModel) -> None:
-    """Only the head's last Linear is trained."""
+    """Only the head is trained."""
     model.requires_grad_(False)
-    model.head.requires_grad_(True)
+    model.whole_head.requires_grad_(True)
 
 
 def compile_backbone(model: RewardModel) -> None:
@@ -206,7 +238,8 @@ def recompute_activations(model: RewardModel) -> None:
 def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path) -> None:
     """A plain transformers folder in float32: loading it with transformers alone gives the same rewards.
 
-    Adapters are merged into the weights, and lie in the folder `adapter` inside for themselves.
+    With a head that transformers does not know, a folder that it refuses. Adapters are merged into the weights, and lie
+    in the folder `adapter` inside for themselves.
     """
     network, state = model.network, None
     if model.adapters is not None:
@@ -216,7 +249,10 @@ def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path) -> None:
     elif any(p.dtype not in (torch.float32, torch.float64) for p in network.parameters()):
         network = network.float()
     with _quiet_loading():
-        network.save_pretrained(folder, state_dict=state)
+        if isinstance(model.whole_head, heads.RewardHead):
+            heads.save_with_own_head(network, model.whole_head, folder)
+        else:
+            network.save_pretrained(folder, state_dict=state)
     tokenizer.padding_side = "right"
     tokenizer.save_pretrained(folder)
 
@@ -240,16 +276,19 @@ def _load(
         hub.prepare()
     else:
         name = str(local)
-    adapter = lora.find_adapter(name, revision)
+    own_head = heads.find_own_head(name, revision)
+    adapter = None if own_head else lora.find_adapter(name, revision)
     if adapter is not None:
         network, tokenizer, _ = _load(adapter.base, adapter.base_revision, trust_remote_code, attention, 1)
-        return lora.merged(network, adapter, _last_linear(network)[0]), tokenizer, False
+        return lora.merged(network, adapter, _head_weight(network)), tokenizer, False
     where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    inside = {"subfolder": heads.BACKBONE_FOLDER} if own_head else {}
+    num_labels = 1 if own_head else num_labels
     labels = {} if num_labels is None else {"num_labels": num_labels}
     try:
-        config = AutoConfig.from_pretrained(name, **where, **labels)
+        config = AutoConfig.from_pretrained(name, **where, **inside, **labels)
         _no_dropout(config)
-        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        tokenizer = AutoTokenizer.from_pretrained(name, config=config, **where)
         with _quiet_loading():
             network, info = AutoModelForSequenceClassification.from_pretrained(
                 name,
@@ -261,14 +300,18 @@ def _load(
                 output_loading_info=True,
                 quantization_config=lora.quantization(bits),
                 **where,
+                **inside,
             )
     except Exception as error:  # the Hub's clients raise errors of many kinds
         if "attention" in str(error).lower() or "attn_impl" in str(error):
             raise _no_attention(attention, error) from error
         remedy = "checkpoint=FOLDER" if num_labels is None else "backbone.name_or_path=FOLDER"
         raise hub.explain("model", name, error, remedy) from error
+    if own_head is not None:
+        heads.load_own_head(network, own_head)
+        return network, tokenizer, False
     absent = {*info["missing_keys"], *(m[0] if isinstance(m, tuple) else m for m in info["mismatched_keys"])}
-    return network, tokenizer, _last_linear(network)[0] in absent
+    return network, tokenizer, _head_weight(network) in absent
 
 
 def _no_attention(attention: str, error: Exception) -> UserError:
@@ -276,15 +319,8 @@ def _no_attention(attention: str, error: Exception) -> UserError:
     return UserError(f"gpu.attention={attention}: {reason}\ngpu.attention=sdpa needs no further package.")
 
 
-def _last_linear(network: Any) -> tuple[str, nn.Linear | None]:
-    """The last Linear outside the backbone and its weight's name; a head may have layers before it."""
-    last: tuple[str, nn.Linear | None] = ("head", None)
-    for child_name, child in network.named_children():
-        if child_name != network.base_model_prefix:
-            for name, module in child.named_modules(prefix=child_name):
-                if isinstance(module, nn.Linear):
-                    last = (f"{name}.weight", module)
-    return last
+def _head_weight(network: Any) -> str:
+    return f"{heads.head_name(network) or 'head'}.weight"
 
 
 @contextmanager

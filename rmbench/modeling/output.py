@@ -15,6 +15,7 @@ class PairOutput:
     rewards_rejected: Tensor
     embeddings_chosen: Tensor
     embeddings_rejected: Tensor
+    kl: Tensor | None = None  # (pairs,), both sides together; of a bottleneck
 
     @property
     def margin(self) -> Tensor:

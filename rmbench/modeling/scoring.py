@@ -172,7 +172,7 @@ def _forward(model: torch.nn.Module, rows: Rows) -> tuple[Tensor, Tensor] | None
     """None if memory ran out."""
     try:
         with torch.inference_mode():
-            rewards, embeddings = model(rows)
+            rewards, embeddings, *_ = model(rows)
             return rewards, embeddings
     except RuntimeError as error:
         if not out_of_memory(error):
