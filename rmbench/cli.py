@@ -84,6 +84,20 @@ def config(command: ConfigOf, words: Words = None) -> None:
 
 
 @app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="run folder, results or score file")],
+    second: Annotated[str, typer.Argument(metavar="B", help="another one, scored on the same items")],
+    benchmark: Annotated[str | None, typer.Option(help="only this benchmark; all that both have without it")] = None,
+    out: Annotated[Path | None, typer.Option(help="write the numbers here as JSON")] = None,
+) -> None:
+    """Two evaluated checkpoints: paired difference, interval, exact test."""
+    with messages():
+        from rmbench.compare import compare as compare_scores
+
+        compare_scores(first, second, benchmark, out)
+
+
+@app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...")],
     baseline: Annotated[

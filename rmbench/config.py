@@ -119,6 +119,13 @@ class RatingScale(Enum):
     rank = "rank"
 
 
+class Compat(Enum):
+    """Whose text path and rules: rmbench's, or RewardBench's, for users who must match a published number."""
+
+    none = "none"
+    rewardbench = "rewardbench"
+
+
 class Gradient(Enum):
     """Which per-pair gradient norms the diagnostics record; `exact` is the head's and those of all parameters."""
 
@@ -291,6 +298,9 @@ class TrainingConfig(Checked):
     max_grad_norm: float = knob(1.0, "clip the global gradient norm here; 0 is off", low=0)
     logging_steps: int = knob(10, "write history.jsonl and the tracker every so many steps", low=1)
     eval_steps: int = knob(0, "evaluate every so many steps; 0 is only at the end", low=0)
+    eval_benchmark_every: int = knob(
+        0, "score the benchmark every so many steps, into history.jsonl and the tracker; 0 is only at the end", low=0
+    )
     save_steps: int = knob(0, "write a checkpoint for resuming every so many steps; 0 is never", low=0)
     save_total_limit: int = knob(2, "checkpoints for resuming that are kept", low=1)
     resume: bool = knob(False, "go on from the run folder's newest checkpoint")
@@ -318,7 +328,11 @@ class GpuConfig(Checked):
     device: Device = knob(Device.auto, "cuda, mps, cpu, or the first of these that there is")
     precision: Precision = knob(Precision.auto, "autocast precision; weights, head and loss stay float32")
     attention: str = knob("sdpa", "attention implementation of transformers: sdpa, eager, flash_attention_2")
-    eval_tokens: int = knob(16384, "tokens per forward pass in evaluation; halved whenever memory runs out", low=1)
+    eval_tokens: int | None = knob(
+        None,
+        "tokens per forward pass in evaluation; null is what suits the device; halved when memory runs out",
+        low=1,
+    )
     compile: bool = knob(False, "torch.compile the backbone: faster steps after a minute or more of compiling")
 
 
@@ -346,6 +360,7 @@ class BenchmarkConfig(Checked):
     path: str | None = knob(None, "local file in the benchmark's own columns, instead of the Hub's")
     revision: str | None = knob(None, "branch, tag or commit on the Hub")
     split: str | None = knob(None, "split on the Hub, such as claude of JudgeBench; null is the benchmark's usual one")
+    prior_sets: bool = knob(False, "rewardbench: fetch its four prior sets too (allenai/pref-test-sets)")
     group_by: str | None = knob(None, "column that benchmark=pairs groups by; null is section, subset or source")
     max_length: int | None = knob(
         None, "tokens of prompt and response; longer prompts are cut from the left; null is min(context, 2048)", low=8
@@ -382,6 +397,11 @@ class TrainConfig(Checked):
     run_dir: str = knob(MISSING, "the run's folder (rmbench train)")
     sweep_dir: str = knob(MISSING, "the folder of a sweep's runs (rmbench sweep)")
 
+    def check(self) -> None:
+        """Scoring a benchmark during training needs one."""
+        if self.training.eval_benchmark_every and self.benchmark.name == "none":
+            raise UserError("training.eval_benchmark_every scores a benchmark; choose one: benchmark=synthetic")
+
 
 @dataclass
 class EvalConfig(Checked):
@@ -394,12 +414,47 @@ class EvalConfig(Checked):
     )
     checkpoint: str | None = knob(None, "run folder, its checkpoint, any local folder or Hub id; null: newest run")
     scores: str | None = knob(None, "a scores.jsonl: form its numbers without the model")
+    compat: Compat = knob(
+        Compat.none, "rewardbench: its text path (doubled BOS masked, its pooling), an absent section counts 0"
+    )
+    bits: int | None = knob(None, "load in 8 or 4 bits through bitsandbytes; scores change; null is float32")
     revision: str | None = knob(None, "branch, tag or commit of a checkpoint on the Hub")
     trust_remote_code: bool = knob(False, "run Python code that comes with the model")
     run_dir: str | None = knob(None, "where the scores go; null is RUN/eval/BENCHMARK")
 
+    def check(self) -> None:
+        """bitsandbytes knows two widths."""
+        if self.bits not in (None, 4, 8):
+            raise UserError(f"bits={self.bits}: there are 4, 8 and null.")
 
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig}
+
+@dataclass
+class ScoringConfig(Checked):
+    """What `rmbench score` reads and writes."""
+
+    prefix: ClassVar[str] = "score."
+    input: str | None = knob(None, "prompts with responses: jsonl, json, csv, parquet; - is standard input (jsonl)")
+    output: str | None = knob(None, "the rows with their rewards: .jsonl or .parquet; - is standard output (jsonl)")
+    best_of: int | None = knob(None, "pick the best of the first N responses of each prompt", low=1)
+    max_length: int | None = knob(None, "tokens of prompt and response; null is min(context, 2048)", low=8)
+
+
+@dataclass
+class ScoreConfig(Checked):
+    """`rmbench score`."""
+
+    gpu: GpuConfig = MISSING
+    score: ScoringConfig = field(default_factory=ScoringConfig)
+    layout: LayoutName = knob(
+        LayoutName.auto, "shared (each prompt computed once), padded, or what the backbone allows"
+    )
+    checkpoint: Any = knob(None, "run folder, any local folder or Hub id, or a list [A,B] of them; null: newest run")
+    revision: str | None = knob(None, "branch, tag or commit of a checkpoint on the Hub")
+    trust_remote_code: bool = knob(False, "run Python code that comes with the model")
+    bits: int | None = knob(None, "load in 8 or 4 bits through bitsandbytes; scores change; null is float32")
+
+
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig, "score": ScoreConfig}
 
 
 def keys(schema: type, prefix: str = "") -> dict[str, str]:

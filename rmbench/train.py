@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from omegaconf import OmegaConf
 from rich.table import Table
 from transformers import set_seed
 
-from rmbench import benchmarks, runs
+from rmbench import runs
+from rmbench.benchmarks.registry import find
+from rmbench.benchmarks.run import Prepared, benchmark_layout, numbers_now, prepare_benchmark, run_benchmark
 from rmbench.benchmarks.scores import ScoreLog, ScoreRow
 from rmbench.config import Gradient, HeadKind, OnBadRow, TrainConfig
 from rmbench.console import console
 from rmbench.data.dataset import load_dataset
-from rmbench.data.items import Item
 from rmbench.data.ratings import with_scaled_ratings
 from rmbench.data.text import TokenPair, resolve_max_length
 from rmbench.data.tokens import tokenized, tokenizer_fingerprint
@@ -29,7 +31,7 @@ from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe, choose_probe
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.errors import UserError
-from rmbench.evaluate import results_table, run_benchmark
+from rmbench.evaluate import results_table
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator, precision_name
 from rmbench.modeling.features import FeatureStore
@@ -40,7 +42,7 @@ from rmbench.modeling.model import RewardModel, compile_backbone, freeze_backbon
 from rmbench.modeling.scoring import score_pairs, summarize
 from rmbench.tracking import Tracker, open_tracker
 from rmbench.training import checkpoints
-from rmbench.training.trainer import Trainer
+from rmbench.training.trainer import BenchmarkNow, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Inputs:
     loss: PairLoss
     train_pairs: Sequence[TokenPair]
     eval_pairs: Sequence[TokenPair]
-    benchmark_items: list[Item]
+    benchmark: Prepared | None
     layout: Layout
     eval_layout: Layout
     store: FeatureStore | None  # of a frozen backbone
@@ -108,6 +110,7 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
             eval_tokens=config.gpu.eval_tokens,
             seed=config.seed,
             probe=probe,
+            benchmark=_benchmark_during(inputs, config, accelerator),
         )
         started = time.perf_counter()
         state = trainer.train()
@@ -158,7 +161,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         if config.diagnostics.probe_pairs:
             dataset.eval = with_scaled_ratings(dataset.eval, config.loss.rating_scale, config.loss.pairwise)
     name = config.benchmark.name
-    benchmark_items = [] if name == "none" else benchmarks.find(name).load(config.benchmark)
+    items = [] if name == "none" else find(name).load(config.benchmark)
     model, tokenizer = new_reward_model(config.backbone, config.gpu.attention, config.seed)
     if config.loss.regularizer.kl and kind_of(model.whole_head) is not HeadKind.bottleneck:
         raise UserError("loss.regularizer.kl is a term of InfoRM's stochastic code: it needs backbone.head=bottleneck.")
@@ -172,6 +175,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     eval_pairs, eval_counts = tokenized(
         dataset.eval, tokenizer, max_length, policy, cache, name="eval", drop_refused=drop
     )
+    benchmark = prepare_benchmark(config.benchmark, items, tokenizer, model) if items else None
     model.to(accelerator.device)
     layout = choose_layout(config.layout, model, train_pairs, accelerator.device)
     eval_layout, store = layout, None
@@ -204,7 +208,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
             "tokenised": {"train": dict(train_counts), "eval": dict(eval_counts)},
         },
     }
-    return Inputs(model, tokenizer, loss, train_pairs, eval_pairs, benchmark_items, layout, eval_layout, store, facts)
+    return Inputs(model, tokenizer, loss, train_pairs, eval_pairs, benchmark, layout, eval_layout, store, facts)
 
 
 def _feature_store(config: TrainConfig, model: RewardModel, accelerator: Accelerator) -> FeatureStore:
@@ -249,13 +253,11 @@ def _evaluate(
 def _benchmark(
     model: RewardModel, inputs: Inputs, config: TrainConfig, accelerator: Accelerator, folder: Path
 ) -> dict[str, Any] | None:
-    if not inputs.benchmark_items:
+    if inputs.benchmark is None:
         return None
     results = run_benchmark(
-        config.benchmark,
-        inputs.benchmark_items,
+        inputs.benchmark,
         model,
-        inputs.tokenizer,
         accelerator,
         config.gpu.eval_tokens,
         folder / "eval" / config.benchmark.name,
@@ -264,6 +266,16 @@ def _benchmark(
         store=inputs.store,
     )
     return {key: value for key, value in results.items() if key != "provenance"}
+
+
+def _benchmark_during(inputs: Inputs, config: TrainConfig, accelerator: Accelerator) -> BenchmarkNow | None:
+    """What `training.eval_benchmark_every` calls with the model as it is then."""
+    if inputs.benchmark is None or not config.training.eval_benchmark_every:
+        return None
+    with accelerator.autocast():
+        layout = benchmark_layout(inputs.benchmark, inputs.model, accelerator, config.layout, inputs.store)
+    eval_tokens = config.gpu.eval_tokens
+    return partial(numbers_now, inputs.benchmark, layout, accelerator.device, eval_tokens)
 
 
 def _diagnostics(

@@ -5,8 +5,9 @@ import math
 
 import pytest
 
-from rmbench.benchmarks import find, judgebench, pairs, rewardbench, rewardbench2, rm_bench
+from rmbench.benchmarks import judgebench, pairs, rewardbench, rewardbench2, rm_bench
 from rmbench.benchmarks.formula import results
+from rmbench.benchmarks.registry import find
 from rmbench.benchmarks.scores import ScoreRow, from_line, read_scores
 from rmbench.config import BenchmarkConfig
 from rmbench.errors import UserError

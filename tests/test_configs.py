@@ -18,12 +18,15 @@ OPTIONS = sorted(
 EVAL_GROUPS = {"gpu", "benchmark"}
 # Each imports only what stands after it: of other folders by the first list, within a folder by the others.
 LAYERS = """
-    __main__ __init__ cli commands report reporting train evaluate benchmarks training diagnostics statistics losses
+    __main__ __init__ cli commands report reporting compare score train evaluate benchmarks training diagnostics
+    statistics losses
     modeling data tracking runs config knobs console paths errors
 """.split()
 WITHIN = {
     "commands": "losses launch jobs sweep compose words manual catalog registry",
-    "benchmarks": "rewardbench rewardbench2 rm_bench judgebench pairs synthetic formula rows scores",
+    "benchmarks": """
+        rewardbench_files run registry rewardbench rewardbench2 rm_bench judgebench pairs synthetic formula rows scores
+    """,
     "data": "dataset ratings sources tokens records store published cache text items rowfiles formats messages"
     " synthetic hub",
     "diagnostics": "figures probe records gradients rules directions parts",
@@ -42,6 +45,8 @@ def test_every_option_composes_and_passes_its_checks(group, option):
     assert launch.show("train", [f"{group}={option}", *needs])
     if group in EVAL_GROUPS:
         assert launch.show("eval", [f"{group}={option}"])
+    if group == "gpu":
+        assert launch.show("score", [f"{group}={option}"])
 
 
 @pytest.mark.parametrize("name", [path.stem for path in (conf_dir() / "sweep").glob("*.yaml")])

@@ -1,5 +1,6 @@
 """An evaluation from checkpoint to results.json: resumed after kill -9, refused where it must be, formed again."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,14 +10,19 @@ import time
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from rmbench import runs
 from rmbench.benchmarks.scores import ScoreLog
-from rmbench.config import BackboneConfig, BenchmarkConfig, EvalConfig, GpuConfig
+from rmbench.config import BackboneConfig, BenchmarkConfig, Compat, EvalConfig, GpuConfig
 from rmbench.errors import UserError
 from rmbench.evaluate import evaluate
 from rmbench.modeling.model import new_reward_model, save_reward_model
+from rmbench.train import train
 from tests.conftest import write_jsonl
 
 WORDS = ("write about the lion and the tiger", "sorry i can not help you", "three four five words", "yes this is")
@@ -155,6 +161,116 @@ def test_a_model_that_gives_nan_has_no_score(checkpoint, tmp_path):
     assert results["score"] is None
     assert results["nan"] == 60
     assert "60 rows with a NaN score" in results["reason"]
+
+
+def rewardbench_file(tmp_path, n=12):
+    subsets = ("hep-go", "llmbar-natural", "donotanswer")
+    sides = {"chosen": WORDS[0], "rejected": WORDS[1]}
+    rows = [{"id": i, "subset": subsets[i % 3], "prompt": f"{WORDS[i % 4]} {i % 5}", **sides} for i in range(n)]
+    return write_jsonl(tmp_path / "rewardbench.jsonl", rows)
+
+
+def test_files_in_rewardbenchs_own_form_stand_beside_ours(checkpoint, tmp_path):
+    folder = tmp_path / "out"
+    results = evaluate(eval_config(checkpoint, "rewardbench", rewardbench_file(tmp_path), folder))
+    (short,) = (folder / "rewardbench" / "eval-set").glob("*.json")
+    (long,) = (folder / "rewardbench" / "eval-set-scores").glob("*.json")
+    summary, columns = json.loads(short.read_text()), json.loads(long.read_text())
+    assert list(summary) == sorted(summary)
+    assert summary["hep-go"] == results["subsets"]["hep-go"]
+    assert summary["model_type"] == "Seq. Classifier"
+    assert columns["id"] == list(range(12))
+    assert columns["scores_chosen"] == [[row["score_chosen"]] for row in scores_of(folder)]
+    assert columns["results"] == [int(row["score_chosen"] > row["score_rejected"]) for row in scores_of(folder)]
+    assert columns["text_chosen"][0].startswith("<") or WORDS[0] in columns["text_chosen"][0]
+    assert results["score"] is None
+
+
+class _Llama:
+    """A tiny Llama whose template and tokenizer both write a BOS, with pad = EOS, as RewardBench meets them."""
+
+    @staticmethod
+    def save(folder):
+        words = sorted({w for text in WORDS for w in text.split()} | set("0 1 2 3 4".split()))
+        vocabulary = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *words])}
+        core = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+        core.pre_tokenizer = WhitespaceSplit()
+        core.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=core,
+            unk_token="<unk>",
+            bos_token="<s>",
+            eos_token="</s>",
+            chat_template="{{ '<s> ' }}{% for m in messages %}{{ m['content'] + ' </s> ' }}{% endfor %}",
+        )
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=48,
+            max_position_embeddings=64,
+            bos_token_id=1,
+            eos_token_id=2,
+            num_labels=1,
+        )
+        model = AutoModelForSequenceClassification.from_config(config)
+        for p in model.parameters():
+            if p.dim() > 1:
+                torch.nn.init.normal_(p, std=0.2)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+
+def as_rewardbench_does(folder, prompt, response):
+    """Its pipeline for one text: render, tokenise with special tokens, mask a doubled BOS, pad = EOS."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="left")
+    tokenizer.pad_token_id = model.config.pad_token_id = tokenizer.eos_token_id
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    batch = tokenizer([text], return_tensors="pt", truncation=True, max_length=64)
+    assert batch["input_ids"][0, :2].tolist() == [1, 1]
+    batch["attention_mask"][0, 0] = 0
+    with torch.no_grad():
+        return float(model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits)
+
+
+def test_compat_reproduces_the_text_path_of_rewardbench(tmp_path):
+    folder = _Llama.save(tmp_path / "llama")
+    file = rewardbench_file(tmp_path)
+    ours = evaluate(eval_config(folder, "rewardbench", file, tmp_path / "ours"))
+    compat = evaluate(eval_config(folder, "rewardbench", file, tmp_path / "compat", compat=Compat.rewardbench))
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row, line in zip(rows, scores_of(tmp_path / "compat"), strict=True):
+        for side in ("chosen", "rejected"):
+            expected = as_rewardbench_does(folder, row["prompt"], row[side])
+            assert line[f"score_{side}"] == pytest.approx(expected, abs=1e-5)
+    assert compat["sections"]["Chat"] == 0.0
+    assert compat["score"] == pytest.approx(sum(compat["sections"].values()) / 4)
+    assert ours["score"] is None
+    both = zip(scores_of(tmp_path / "ours"), scores_of(tmp_path / "compat"), strict=True)
+    assert min(abs(a["score_chosen"] - b["score_chosen"]) for a, b in both) > 1e-4  # ours reads the EOS itself
+
+
+def test_the_self_check_reports_rounding_alone(checkpoint, tmp_path):
+    results = evaluate(eval_config(checkpoint, "pairs", pair_file(tmp_path), tmp_path / "out"))
+    assert 0 <= results["largest_difference_in_a_batch"] < 1e-5
+
+
+def test_a_benchmark_is_scored_during_training(train_config, tmp_path):
+    config = train_config()
+    config.benchmark = BenchmarkConfig(name="pairs", path=str(pair_file(tmp_path)))
+    config.training.eval_benchmark_every = 4
+    metrics = train(config, tmp_path / "run")
+    rows = [row for row in runs.read_jsonl(tmp_path / "run" / "history.jsonl") if "benchmark/score" in row]
+    assert [row["step"] for row in rows] == [4, 8]
+    assert rows[-1]["benchmark/score"] == metrics["benchmark"]["score"]  # the last step's model is the exported one
+    assert rows[-1]["benchmark/pairs.jsonl"] == metrics["benchmark"]["sections"]["pairs.jsonl"]
+    with pytest.raises(UserError, match="choose one: benchmark=synthetic"):
+        dataclasses.replace(config, benchmark=BenchmarkConfig(name="none"))
 
 
 @pytest.mark.parametrize("labels", [None, 2])

@@ -43,3 +43,10 @@ def test_the_training_benchmark_against_trl(script, tmp_path):
 def test_the_benchmark_of_frozen_backbones(script, tmp_path):
     script("bench_features", "--quick", f"--out={tmp_path / 'numbers.json'}")
     assert len(json.loads((tmp_path / "numbers.json").read_text())["ratios"]) == 1
+
+
+def test_the_benchmark_of_scoring(script, tmp_path):
+    script("bench_eval", "--quick", f"--out={tmp_path / 'numbers.json'}")
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert max(numbers["differences"].values()) < 1e-4
+    assert len(numbers["pairs_per_second"]) == 3

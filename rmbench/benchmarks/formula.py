@@ -46,8 +46,8 @@ def subset_observations(rows: Sequence[ScoreRow], credit: Callable[[ScoreRow], f
     return [Observation(row.subset, row.source, credit(row)) for row in rows]
 
 
-def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False) -> dict[str, Any]:
-    """results.json but for its provenance, from score rows alone.
+def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, intervals: bool = True) -> dict[str, Any]:
+    """results.json but for its provenance, from score rows alone; `intervals` take the most time.
 
     An absent section is None and so is the score then, with a `reason`; under `compat` it counts 0, as RewardBench's
     tools have it. A NaN score takes the score away too.
@@ -67,14 +67,13 @@ def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False) -> d
         values["score"] = None
     elif compat:
         values |= {f"sections/{name}": 0.0 for name in absent}
-    intervals = {
-        name: list(interval) for name, interval in bootstrap(observations, numbers).items() if values[name] is not None
-    }
+    drawn = bootstrap(observations, numbers) if intervals else {}
+    known = {name: list(interval) for name, interval in drawn.items() if values[name] is not None}
     return {
         "score": values.pop("score"),
         "reason": "; ".join(reasons) or None,
         **_nested(values),
-        "intervals": intervals,
+        "intervals": known,
         **counts(benchmark, rows),
         **margins(rows),
     }

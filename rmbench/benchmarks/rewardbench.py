@@ -9,18 +9,21 @@ leaderboard does.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from rmbench.benchmarks.formula import Formula, strict_wins, subset_observations
 from rmbench.benchmarks.rows import load_pair_items, placed_rows
 from rmbench.benchmarks.scores import ScoreRow
 from rmbench.config import BenchmarkConfig
+from rmbench.data.dataset import hub_rows
 from rmbench.data.items import Item
+from rmbench.data.rowfiles import Placed
 from rmbench.errors import UserError
 from rmbench.statistics.cells import Observation, Weights, mean_of
 
 HUB_ID, SPLIT = "allenai/reward-bench", "filtered"
+PRIOR_HUB_ID = "allenai/pref-test-sets"
 NEEDS = ("prompt", "chosen", "rejected", "subset")
 
 SECTIONS: dict[str, dict[str, int]] = {
@@ -68,7 +71,7 @@ def load(config: BenchmarkConfig) -> list[Item]:
         UserError: the file lacks RewardBench's columns, a subset is unknown, or the Hub cannot be reached.
     """
     name, rows = placed_rows(config, HUB_ID, SPLIT, NEEDS)
-    items = load_pair_items(name, rows)
+    items = load_pair_items(name, [*rows, *(_prior_rows() if config.prior_sets else [])])
     unknown = sorted({item.subset for item in items} - KNOWN)
     if unknown:
         raise UserError(
@@ -76,6 +79,13 @@ def load(config: BenchmarkConfig) -> list[Item]:
             "For preference pairs of your own: benchmark=pairs benchmark.path=FILE"
         )
     return with_humaneval_tasks(items)
+
+
+def _prior_rows() -> Iterator[Placed]:
+    """The prior sets from the Hub; a set's name is the subset."""
+    for subset in PRIOR_SETS:
+        for place, row in hub_rows(PRIOR_HUB_ID, None, subset, None, "their rows in benchmark.path=FILE"):
+            yield place, {**row, "subset": subset} if isinstance(row, dict) else row
 
 
 def with_humaneval_tasks(items: list[Item]) -> list[Item]:

@@ -37,6 +37,18 @@ COMMANDS: dict[str, Command] = {
             "rmbench eval checkpoint=HUB_ID benchmark=pairs benchmark.path=pairs.jsonl": "any model on your own pairs",
         },
     ),
+    "score": Command(
+        config="score",
+        job="rmbench.score:score",
+        about="Rewards for a file of prompts and responses; best of N.",
+        examples={
+            "rmbench score score.input=answers.jsonl score.output=rewards.jsonl": "by the newest run",
+            "rmbench score score.input=answers.jsonl score.output=best.jsonl score.best_of=16": "the best ones",
+            "rmbench score checkpoint=[RUN,RUN] score.input=gold.jsonl score.output=curve.jsonl score.best_of=64": (
+                "with gold scores in the file: what the choice is worth against N"
+            ),
+        },
+    ),
     "sweep": Command(
         config="train",
         job="rmbench.train:train",

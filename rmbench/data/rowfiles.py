@@ -72,9 +72,14 @@ def _open(path: Path) -> IO[bytes]:
 
 def _read_jsonl(path: Path) -> Iterator[Placed]:
     with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip(b" \t\r\n\xef\xbb\xbf"):
-                yield f"{path} line {number}", _json_row(line)
+        yield from json_lines(file, str(path))
+
+
+def json_lines(file: IO[bytes], name: str) -> Iterator[Placed]:
+    """Every row of JSON lines in an open file, such as standard input; blank lines are none."""
+    for number, line in enumerate(file, start=1):
+        if line.strip(b" \t\r\n\xef\xbb\xbf"):
+            yield f"{name} line {number}", _json_row(line)
 
 
 def _json_row(line: bytes) -> Row | BadRow:

@@ -78,7 +78,7 @@ class FeatureStore:
     model: RewardModel
     device: torch.device
     precision: str
-    budget_tokens: int
+    budget_tokens: int | None
 
     def __post_init__(self) -> None:
         self.backbone = fingerprint(self.model, head=False)

@@ -96,6 +96,31 @@ class Padded:
         )
 
 
+class AsRewardBench(Padded):
+    """Padded rows as RewardBench's pipeline has them, for scores that must match a published one.
+
+    Of a doubled BOS the first is masked, not removed, so positions start one later; a decoder's reward is read at the
+    last token that is not `unread`, the pad token that the checkpoint states (with pad = EOS, one before the EOS), as
+    transformers does from 4.49 on.
+    """
+
+    name = "rewardbench"
+
+    def __init__(self, pad_id: int, bos_id: int | None, unread: int | None) -> None:
+        super().__init__(pad_id)
+        self.bos_id, self.unread = bos_id, unread
+
+    def rows(self, groups: Sequence[TokenGroup]) -> Rows:
+        """`(responses, longest)`."""
+        rows = super().rows(groups)
+        ids, mask = rows.input_ids, rows.attention_mask
+        assert mask is not None
+        if self.bos_id is not None and ids.shape[1] > 1:
+            mask[:, 0] &= ~(ids[:, :2] == self.bos_id).all(dim=1)
+        read = torch.where((ids != self.unread) & (ids != self.pad_id), torch.arange(ids.shape[1]), 0).amax(dim=1)
+        return replace(rows, attention_mask=mask, read=torch.arange(len(ids)) * ids.shape[1] + read)
+
+
 class Shared:
     """All groups in one row, the common prefix of a group once. Backbones of causal attention.
 

@@ -40,6 +40,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.network = network
         self.__dict__["adapters"] = adapters  # peft's view of the network, no part of its own
+        self.stated_pad_id: int | None = None  # of a loaded checkpoint, before `_mend_tokenizer`
         self._pooled: Tensor | None = None
         self._padded_attention: str = network.config._attn_implementation
         if not self.is_decoder:
@@ -186,22 +187,37 @@ def _place_head(network: Any, config: BackboneConfig, new: bool, seed: int) -> N
 
 
 def load_reward_model(
-    name_or_path: str, revision: str | None = None, trust_remote_code: bool = False, attention: str = "sdpa"
+    name_or_path: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    attention: str = "sdpa",
+    bits: int | None = None,
 ) -> tuple[RewardModel, Any]:
-    """A trained reward model and its tokenizer, from a local folder or the Hub.
+    """A trained reward model and its tokenizer, from a local folder or the Hub; `bits`: 4, 8, or float32.
 
     Raises:
         UserError: nothing can be loaded from there, or it has no trained head with one output.
     """
-    network, tokenizer, new_head = _load(name_or_path, revision, trust_remote_code, attention)
+    network, tokenizer, new_head = _load(name_or_path, revision, trust_remote_code, attention, bits=bits)
     if new_head:
         raise UserError(
             f"{name_or_path} holds no trained reward head (its weights have no {_head_weight(network)}).\n"
             f"Train one first: rmbench train backbone.name_or_path={name_or_path}"
         )
     head_of(network)
+    stated = _stated_pad_id(tokenizer, network.config)
     _mend_tokenizer(tokenizer, network)
-    return RewardModel(network), tokenizer
+    model = RewardModel(network)
+    model.stated_pad_id = stated
+    return model, tokenizer
+
+
+def _stated_pad_id(tokenizer: Any, config: Any) -> int | None:
+    """The pad id that RewardBench would use: the config's, else the tokenizer's; without one in both, EOS."""
+    if tokenizer.pad_token_id is None:
+        return tokenizer.eos_token_id
+    stated = getattr(config.get_text_config(), "pad_token_id", None)
+    return tokenizer.pad_token_id if stated is None else stated
 
 
 def fingerprint(model: RewardModel, head: bool = True) -> str:

@@ -15,7 +15,10 @@ from torch import Tensor
 from rmbench.console import progress
 from rmbench.data.text import TokenGroup, TokenItem, TokenPair
 from rmbench.modeling.layout import Layout, PairOutput, Rows, token_batches
-from rmbench.modeling.memory import halved, out_of_memory
+from rmbench.modeling.memory import first_budget, halved, out_of_memory
+
+# In the self-check at the start of an evaluation.
+ITEMS_CHECKED = 4
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class ItemScores:
 
 
 def score_pairs(
-    model: torch.nn.Module, pairs: Sequence[TokenPair], layout: Layout, device: torch.device, budget_tokens: int
+    model: torch.nn.Module, pairs: Sequence[TokenPair], layout: Layout, device: torch.device, budget_tokens: int | None
 ) -> PairScores:
     """Scores of all pairs, whichever rank computes them; each forward pass computes at most `budget_tokens` tokens.
 
@@ -69,7 +72,7 @@ def score_items(
     items: Sequence[TokenItem],
     layout: Layout,
     device: torch.device,
-    budget_tokens: int,
+    budget_tokens: int | None,
     done: Collection[int] = (),
     keep: Callable[[dict[int, ItemScores]], None] = lambda scores: None,
 ) -> dict[int, ItemScores]:
@@ -111,12 +114,41 @@ def _split(
     }
 
 
+def batch_difference(
+    model: torch.nn.Module, items: Sequence[TokenItem], layout: Layout, alone: Layout, device: torch.device
+) -> tuple[float, float]:
+    """How far the scores of a few items, long and short ones together in a batch, lie from those of each text alone.
+
+    Returns:
+        The largest difference, and the largest absolute score.
+
+    Raises:
+        UserError: they do not fit into memory.
+    """
+    by_length = sorted(items, key=lambda item: item.length)
+    few = [by_length[(len(by_length) - 1) * i // (ITEMS_CHECKED - 1)] for i in range(ITEMS_CHECKED)]
+    texts = [TokenItem(row.item, (ids,)) for row in few for ids in row.sequences]
+    apart = torch.cat([_rewards(model, [text], alone, device) for text in texts])
+    difference = (_rewards(model, few, layout, device) - apart).abs()
+    return float(difference.nan_to_num().max()), float(apart.abs().nan_to_num().max())
+
+
+def _rewards(model: torch.nn.Module, groups: Sequence[TokenGroup], layout: Layout, device: torch.device) -> Tensor:
+    """`(responses,)` in the order of the groups, from one forward pass if memory suffices."""
+    tokens = sum(layout.cost(group) for group in groups) * len(groups)  # filled up to the longest at most
+    found: dict[int, Tensor] = {}
+    for indices, rewards, _ in forward_groups(model, groups, layout, device, max(tokens, 1)):
+        sizes = [len(groups[i].sequences) for i in indices]
+        found |= dict(zip(indices, rewards.split(sizes), strict=True))
+    return torch.cat([found[i] for i in range(len(groups))])
+
+
 def forward_all(
     model: torch.nn.Module,
     pairs: Sequence[TokenPair],
     layout: Layout,
     device: torch.device,
-    budget_tokens: int,
+    budget_tokens: int | None,
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[tuple[list[int], PairOutput]]:
@@ -134,20 +166,22 @@ def forward_groups(
     groups: Sequence[TokenGroup],
     layout: Layout,
     device: torch.device,
-    budget_tokens: int,
+    budget_tokens: int | None,
     rank: int = 0,
     world: int = 1,
     done: Collection[int] = (),
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Indices into `groups`, rewards `(responses,)` and embeddings `(responses, hidden)`, forward pass by forward pass.
 
-    Only every `world`-th batch from `rank` on, and none of which all groups are in `done`.
+    Only every `world`-th batch from `rank` on, and none of which all groups are in `done`. A forward pass computes at
+    most `budget_tokens` tokens, or as many as suit the device.
 
     Raises:
         UserError: a single group does not fit into memory.
     """
     was_training = model.training
     model.eval()
+    budget_tokens = first_budget(budget_tokens, device)
     batches = token_batches(groups, layout, budget_tokens)[rank::world]
     try:
         while batches:

@@ -10,7 +10,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -45,6 +45,9 @@ from rmbench.training.window import SUMS, TrainState, step_sums
 
 logger = logging.getLogger(__name__)
 
+# The model as it is -> a benchmark's numbers.
+BenchmarkNow = Callable[[torch.nn.Module], dict[str, float]]
+
 
 class Trainer:
     """Trains one reward model; `train` returns when the last step is done."""
@@ -64,11 +67,13 @@ class Trainer:
         tracker: Tracker,
         layout: Layout,
         eval_layout: Layout,
-        eval_tokens: int,
+        eval_tokens: int | None,
         seed: int,
         probe: Probe | None = None,
+        benchmark: BenchmarkNow | None = None,
     ) -> None:
         self.config, self.loss, self.accelerator, self.tokenizer = config, loss, accelerator, tokenizer
+        self.benchmark = benchmark
         self.eval_pairs, self.eval_layout, self.eval_tokens = eval_pairs, eval_layout, eval_tokens
         self.folder, self.recorder, self.tracker, self.layout = folder, recorder, tracker, layout
         self.probe = probe
@@ -110,6 +115,8 @@ class Trainer:
                     row |= self._close_window()
                 if self._due(self.config.eval_steps):
                     row |= self._evaluate()
+                if self.benchmark and self._due(self.config.eval_benchmark_every):
+                    row |= self.benchmark(self.model)
                 if row:
                     self._log(row)
                 if self._due(self.config.save_steps) or self._told_to_end:

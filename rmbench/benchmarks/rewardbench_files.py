@@ -1,0 +1,73 @@
+"""Score files in the forms of RewardBench's own scripts, for its analysis and leaderboard tools.
+
+`eval-set/MODEL.json` holds an accuracy for each subset, `eval-set-scores/MODEL.json` a column for each quantity; keys
+are sorted, and scores are nested as the logits `(rows, 1)` that they were.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rmbench import runs
+from rmbench.benchmarks import rewardbench, rewardbench2
+from rmbench.benchmarks.formula import results
+from rmbench.benchmarks.registry import find
+from rmbench.benchmarks.run import Prepared
+from rmbench.benchmarks.scores import ScoreRow, name_of_checkpoint
+from rmbench.data import hub
+
+
+def write(folder: Path, checkpoint: str, prepared: Prepared, rows: list[ScoreRow]) -> None:
+    """Both files below `folder`; `prepared` and `rows` are of the same items in the same order."""
+    model = name_of_checkpoint(checkpoint) if hub.is_local(checkpoint) else checkpoint
+    about = {"model": model, "model_type": "Seq. Classifier", "chat_template": "tokenizer"}
+    benchmark = prepared.benchmark.name
+    formed = results(find(benchmark), rows, compat=True)
+    numbers = formed["subsets"] if benchmark == "rewardbench" else formed["sections"]
+    columns = WRITERS[benchmark](prepared, rows)
+    for kind, content in (("eval-set", about | numbers), ("eval-set-scores", about | columns)):
+        text = json.dumps(content, indent=4, sort_keys=True)
+        runs.write_text(folder / kind / f"{model}.json", text)
+
+
+def _pairs(prepared: Prepared, rows: list[ScoreRow]) -> dict[str, list[Any]]:
+    texts = _texts(prepared)
+    return {
+        "id": [_number(row.id) for row in rows],
+        "subset": [row.subset for row in rows],
+        "results": [int(rewardbench.credit(row)) for row in rows],
+        "scores_chosen": [[row.scores[0]] for row in rows],
+        "scores_rejected": [[row.scores[1]] for row in rows],
+        "text_chosen": [chosen for chosen, _ in texts],
+        "text_rejected": [rejected for _, rejected in texts],
+    }
+
+
+def _best_of_four(prepared: Prepared, rows: list[ScoreRow]) -> dict[str, list[Any]]:
+    return {
+        "id": [row.id for row in rows],
+        "subset": [row.subset for row in rows],
+        "results": [None if row.subset == rewardbench2.TIES else rewardbench2.credit(row) for row in rows],
+        "scores": [[[score] for score in row.scores] for row in rows],
+        "num_correct": [row.correct for row in rows],
+        "text": _texts(prepared),
+    }
+
+
+def _texts(prepared: Prepared) -> list[list[str]]:
+    """What the tokenizer was given, item by item."""
+    render = prepared.tokenizer.apply_chat_template
+    return [render([[*i.prompt, *r] for r in i.responses], tokenize=False) for i in prepared.items]
+
+
+def _number(name: str) -> int | str:
+    return int(name) if name.isdecimal() else name
+
+
+WRITERS: dict[str, Callable[[Prepared, list[ScoreRow]], dict[str, list[Any]]]] = {
+    "rewardbench": _pairs,
+    "rewardbench2": _best_of_four,
+}

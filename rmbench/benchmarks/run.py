@@ -1,0 +1,210 @@
+"""One model on one benchmark: token ids, scores that are kept as they come, results; all below one folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from rmbench import runs
+from rmbench.benchmarks.formula import results as form_results
+from rmbench.benchmarks.registry import find
+from rmbench.benchmarks.scores import ScoreLog, ScoreRow
+from rmbench.config import BenchmarkConfig, LayoutName
+from rmbench.data.items import Item
+from rmbench.data.text import TokenItem, resolve_max_length, tokenize_items
+from rmbench.errors import UserError
+from rmbench.modeling.devices import precision_name
+from rmbench.modeling.features import FeatureStore
+from rmbench.modeling.layout import AsRewardBench, Layout, Padded
+from rmbench.modeling.layout_choice import choose_layout
+from rmbench.modeling.model import RewardModel, fingerprint
+from rmbench.modeling.scoring import ItemScores, batch_difference, score_items
+
+logger = logging.getLogger(__name__)
+
+# Scores in a batch and alone differ by rounding; more than this, times the scores' size, is worth a warning.
+ROUNDING = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2}
+
+
+@dataclass
+class Prepared:
+    """A benchmark's items as token ids for one tokenizer; the model may be another one every time it is scored."""
+
+    benchmark: BenchmarkConfig
+    items: list[Item]
+    rows: list[TokenItem]
+    cut: dict[str, int]  # rule -> to how many items it was applied
+    max_length: int
+    compat: bool  # RewardBench's text path
+    tokenizer: Any
+
+
+def prepare_benchmark(
+    benchmark: BenchmarkConfig, items: list[Item], tokenizer: Any, model: RewardModel, compat: bool = False
+) -> Prepared:
+    """Token ids of all items.
+
+    Raises:
+        UserError: `benchmark.max_length` is beyond the model's context, or the chat template refuses a conversation.
+    """
+    max_length = resolve_max_length(benchmark.max_length, tokenizer, model.network.config, "benchmark.max_length")
+    rows, cut = tokenize_items(items, tokenizer, max_length, benchmark.name, keep_doubled_bos=compat)
+    return Prepared(benchmark, items, rows, dict(cut), max_length, compat, tokenizer)
+
+
+def run_benchmark(
+    prepared: Prepared,
+    model: RewardModel,
+    accelerator: Accelerator,
+    eval_tokens: int | None,
+    folder: Path,
+    checkpoint: str,
+    layout: LayoutName = LayoutName.auto,
+    store: FeatureStore | None = None,
+) -> dict[str, Any]:
+    """Score the items and write `folder`/scores.jsonl, then `folder`/results.json; what is scored already is not again.
+
+    `store` holds the embeddings of a frozen backbone, so that the runs of a sweep compute a benchmark's once.
+
+    Raises:
+        UserError: the folder holds scores of another model or under other settings.
+    """
+    benchmark, compat = prepared.benchmark, prepared.compat
+    provenance = {
+        "checkpoint": checkpoint,
+        "model": fingerprint(model),
+        "benchmark": benchmark.path or benchmark.name,
+        "items": _digest([dataclasses.asdict(item) for item in prepared.items]),
+        "template": _digest(prepared.tokenizer.chat_template),
+        "max_length": prepared.max_length,
+        "precision": precision_name(accelerator),
+        "compat": "rewardbench" if compat else "none",
+    }
+    provenance = claim(folder, provenance, accelerator)
+    with accelerator.autocast():
+        chosen = benchmark_layout(prepared, model, accelerator, layout, store)
+        rows, difference = scored(prepared, model, chosen, accelerator, eval_tokens, folder, provenance)
+    results = {
+        "benchmark": benchmark.name,
+        **form_results(find(benchmark.name), rows, compat),
+        "cut": prepared.cut,
+        "layout": chosen.name,
+        "largest_difference_in_a_batch": difference,
+        "provenance": provenance,
+    }
+    if accelerator.is_main_process:
+        runs.write_json(folder / "results.json", results)
+    accelerator.wait_for_everyone()
+    return results
+
+
+def numbers_now(
+    prepared: Prepared, layout: Layout, device: torch.device, eval_tokens: int | None, model: torch.nn.Module
+) -> dict[str, float]:
+    """The score and its sections of a model that is still being trained, without intervals; nothing is written."""
+    scores = score_items(model, prepared.rows, layout, device, eval_tokens)
+    rows = [score_row(row, scores[i]) for i, row in enumerate(prepared.rows)]
+    formed = form_results(find(prepared.benchmark.name), rows, prepared.compat, intervals=False)
+    numbers = {"score": formed["score"], "micro_accuracy": formed["micro_accuracy"], **formed["sections"]}
+    return {f"benchmark/{name}": value for name, value in numbers.items() if value is not None}
+
+
+def benchmark_layout(
+    prepared: Prepared, model: RewardModel, accelerator: Accelerator, asked: LayoutName, store: FeatureStore | None
+) -> Layout:
+    """RewardBench's rows under `compat`, else what the backbone allows, or the embeddings that are known."""
+    if prepared.compat:
+        return AsRewardBench(model.pad_id, prepared.tokenizer.bos_token_id, model.stated_pad_id)
+    layout = choose_layout(asked, model, prepared.rows, accelerator.device)
+    return layout if store is None else store.features(prepared.rows, layout, prepared.benchmark.name)
+
+
+def scored(
+    prepared: Prepared,
+    model: RewardModel,
+    layout: Layout,
+    accelerator: Accelerator,
+    eval_tokens: int | None,
+    folder: Path,
+    provenance: dict[str, Any],
+) -> tuple[list[ScoreRow], float | None]:
+    """The items' score rows, in order, those that `folder` holds already included; scores.jsonl is written.
+
+    Also how much a score depends on what else is in its batch, as a self-check found it; None of known embeddings.
+    """
+    items = prepared.rows
+    log = ScoreLog(folder, accelerator.process_index)
+    made_by = [provenance[name] for name in ("model", "precision", "compat")]
+    keys = [_digest([made_by, row.id, row.sequences]) for row in items]
+    known = {r.key: ItemScores(list(r.scores), list(r.distances)) for r in log.known()}
+    done = {i for i, key in enumerate(keys) if key in known}
+    if done:
+        logger.info("%d of %d items are scored already", len(done), len(items))
+    accelerator.wait_for_everyone()  # every process has read what there was
+
+    difference = None
+    if layout.name != "features":
+        alone = layout if prepared.compat else Padded(model.pad_id)
+        difference, size = batch_difference(model, items, layout, alone, accelerator.device)
+        level = logging.INFO if difference <= ROUNDING[provenance["precision"]] * max(size, 1.0) else logging.WARNING
+        logger.log(level, "self-check: scores alone and in a batch differ by at most %.1g", difference)
+
+    def keep(batch: dict[int, ItemScores]) -> None:
+        """A batch's rows go to the disk at once."""
+        log.append([score_row(items[i], scores, keys[i]) for i, scores in batch.items()])
+
+    new = score_items(model, items, layout, accelerator.device, eval_tokens, done, keep)
+    rows = [score_row(items[i], new.get(i) or known[key], key) for i, key in enumerate(keys)]
+    if accelerator.is_main_process:
+        log.finish(rows)
+    return rows, difference
+
+
+def score_row(row: TokenItem, scores: ItemScores, key: str = "") -> ScoreRow:
+    """An item and its scores as one line of scores.jsonl."""
+    item = row.item
+    return ScoreRow(
+        id=item.id,
+        subset=item.subset,
+        scores=tuple(scores.rewards),
+        correct=item.correct,
+        distances=tuple(scores.distances),
+        characters=item.characters,
+        identical=row.identical,
+        cluster=item.cluster,
+        label=item.label,
+        key=key,
+    )
+
+
+def claim(folder: Path, provenance: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
+    """Make the folder these scores' own: provenance.json says whose they are. Returns what it holds.
+
+    Raises:
+        UserError: the folder's scores were made from something else; the message says from what.
+    """
+    stored = runs.read_json(folder / "provenance.json")
+    accelerator.wait_for_everyone()  # every process has seen the folder as it was
+    if stored is not None:
+        changed = [key for key in provenance if key != "checkpoint" and stored.get(key) != provenance[key]]
+        if changed:
+            listed = ", ".join(f"{key}: {stored.get(key)} -> {provenance[key]}" for key in changed)
+            raise UserError(f"{folder} holds other scores ({listed}).\nChoose another run_dir, or remove the folder.")
+        return dict(stored)
+    provenance |= {"device": str(accelerator.device), "environment": runs.environment()}
+    if accelerator.is_main_process:
+        runs.write_json(folder / "provenance.json", provenance)
+    return provenance
+
+
+def _digest(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,209 @@
+"""rmbench compare A B: what two evaluated checkpoints differ in, and how sure that is."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from rmbench import runs
+from rmbench.benchmarks.formula import Formula
+from rmbench.benchmarks.registry import Benchmark, find
+from rmbench.benchmarks.scores import ScoreRow, read_scores
+from rmbench.console import console
+from rmbench.errors import UserError
+from rmbench.statistics.cells import Observation, bootstrap, cell_means, estimate, sizes
+from rmbench.statistics.paired import Discordant, holm, mcnemar
+
+logger = logging.getLogger(__name__)
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One side: a benchmark's score rows and where they lie."""
+
+    benchmark: str
+    path: Path
+    rows: dict[str, ScoreRow]
+
+
+def compare(first: str, second: str, benchmark: str | None = None, out: Path | None = None) -> dict[str, Any]:
+    """Print the comparison of two run folders, results or score files; write it as JSON to `out`.
+
+    Raises:
+        UserError: nothing was scored there, or the two have no benchmark, or not the same items, in common.
+    """
+    of_first, of_second = find_scores(first, benchmark), find_scores(second, benchmark)
+    names = [name for name in of_first if name in of_second]
+    if not names:
+        raise UserError(
+            f"No benchmark that both were scored on: {first} has {', '.join(of_first)},"
+            f" {second} has {', '.join(of_second)}."
+        )
+    compared = {name: compare_scores(of_first[name], of_second[name]) for name in names}
+    for name, result in compared.items():
+        show(name, first, second, result)
+    if out is not None:
+        runs.write_json(out, {"first": first, "second": second, "benchmarks": compared})
+    return compared
+
+
+def find_scores(place: str, asked: str | None) -> dict[str, Scored]:
+    """The scores, by benchmark, of a run's folder, an evaluation's folder, its results.json or a score file.
+
+    Raises:
+        UserError: there are none, or `asked` is not among them; a score file alone does not say of what it is.
+    """
+    path = Path(place).expanduser()
+    if not path.exists():
+        raise UserError(f"{place}: no such file or folder. Give a run's folder, an evaluation's, or a scores.jsonl.")
+    folder = path if path.is_dir() else path.parent
+    own = path if path.is_file() and path.name != "results.json" else folder / "scores.jsonl"
+    found = {}
+    for file in [own] if own.is_file() else sorted(folder.glob("eval/*/scores.jsonl")):
+        results = runs.read_json(file.parent / "results.json") or {}
+        name = results.get("benchmark", asked)
+        if name is None:
+            raise UserError(f"{file}: no results.json beside it says of which benchmark; give --benchmark NAME.")
+        found[name] = Scored(name, file, {row.id: row for row in read_scores(file)})
+    if asked is not None:
+        found = {name: scored for name, scored in found.items() if name == asked}
+    if not found:
+        what = f"scores of {asked}" if asked else "scores"
+        raise UserError(f"{place} holds no {what}. Score it first: rmbench eval checkpoint={place}")
+    return found
+
+
+def compare_scores(first: Scored, second: Scored) -> dict[str, Any]:
+    """Every number of both, the difference second - first with its paired interval, and exact tests by subset.
+
+    Raises:
+        UserError: the items are not the same, or of other subsets.
+    """
+    benchmark = find(first.benchmark)
+    ids = same_items(first, second)
+    rows = [[side.rows[name] for name in ids] for side in (first, second)]
+    for side, of_side in zip((first, second), rows, strict=True):
+        if n_nan := sum(row.nan for row in of_side):
+            logger.warning("%s: %d rows with a NaN score count as losses", side.path, n_nan)
+    observed = [benchmark.observations(side) for side in rows]
+    changes = [
+        Observation(a.cell, a.cluster, b.value - a.value) for a, b in zip(*observed, strict=True)
+    ]  # a number of these is the difference of the numbers: all are linear
+    cells = sizes(changes)
+    formula: Formula = benchmark.formula(cells)
+    subsets = sorted({row.subset for row in rows[0]} & cells.keys())
+    numbers = {name: weights for name, weights in formula.numbers(subsets).items() if weights}
+    if not all(formula.sections.values()):
+        numbers.pop("score")  # a section is absent
+    means = [cell_means(side) for side in observed]
+    intervals = bootstrap(changes, numbers)
+    return {
+        "n": len(ids),
+        "numbers": {
+            name: {
+                "first": estimate(means[0], weights),
+                "second": estimate(means[1], weights),
+                "difference": estimate(means[1], weights) - estimate(means[0], weights),
+                "interval": list(intervals[name]),
+            }
+            for name, weights in numbers.items()
+        },
+        "tests": tests(benchmark, *rows),
+    }
+
+
+def same_items(first: Scored, second: Scored) -> list[str]:
+    """The ids of both, in the order of the first.
+
+    Raises:
+        UserError: an item is in one alone, or differs in subset or number of responses.
+    """
+    alone = first.rows.keys() ^ second.rows.keys()
+    both = first.rows.keys() & second.rows.keys()
+    other = [name for name in both if _describes(first.rows[name]) != _describes(second.rows[name])]
+    if alone or other:
+        example = sorted(alone or other)[0]
+        raise UserError(
+            f"{first.path} and {second.path} are not of the same items: {len(alone)} are in one alone, {len(other)}"
+            f" differ (id {example!r}, say). Score both on the same file."
+        )
+    return list(first.rows)
+
+
+def _describes(row: ScoreRow) -> tuple[Any, ...]:
+    """What must be the same in both files for an item to be the same."""
+    return row.subset, row.correct, len(row.scores), row.characters, row.label
+
+
+def tests(benchmark: Benchmark, first: Sequence[ScoreRow], second: Sequence[ScoreRow]) -> dict[str, dict[str, Any]]:
+    """Exact McNemar over all items and by subset, clusters as one outcome; Holm's correction over the subsets."""
+    groups: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for a, b in zip(first, second, strict=True):
+        for group in ("all", f"subset {a.subset}"):
+            groups[group][a.source].append((benchmark.credit(a), benchmark.credit(b)))
+    tested: dict[str, Discordant] = {}
+    for group, clusters in groups.items():
+        outcomes = {name: _mean(pairs) for name, pairs in clusters.items()}
+        tested[group] = mcnemar(outcomes)
+    corrected = holm({group: test.p_value for group, test in tested.items() if group != "all"})
+    return {
+        group: {
+            "clusters": len(groups[group]),
+            "first_better": test.first,
+            "second_better": test.second,
+            "p_value": test.p_value,
+            "p_holm": corrected.get(group),
+        }
+        for group, test in tested.items()
+    }
+
+
+def _mean(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    return sum(a for a, _ in pairs) / len(pairs), sum(b for _, b in pairs) / len(pairs)
+
+
+def verdict(number: dict[str, Any]) -> str:
+    """What the paired interval says of one number."""
+    low, high = number["interval"]
+    if low <= 0 <= high:
+        return "not distinguishable"
+    return "second is better" if low > 0 else "first is better"
+
+
+def show(name: str, first: str, second: str, result: dict[str, Any]) -> None:
+    """Both numbers and their difference, then the subsets with their tests."""
+    terminal = console()
+    terminal.print(f"first:  {first}\nsecond: {second}", soft_wrap=True)
+    table = Table(title=f"{name}: {result['n']} items; difference = second - first, paired 95 % interval")
+    for column in ("", "first", "second", "difference", "interval", "verdict"):
+        table.add_column(column, justify="left" if column in ("", "verdict") else "right")
+    shown = {path: number for path, number in result["numbers"].items() if path.partition("/")[0] not in ("subsets",)}
+    for path, number in shown.items():
+        low, high = number["interval"]
+        table.add_row(
+            path.removeprefix("sections/").replace("_", " ").replace("/", ": "),
+            f"{number['first']:.3f}",
+            f"{number['second']:.3f}",
+            f"{number['difference']:+.3f}",
+            f"[{low:+.3f}, {high:+.3f}]",
+            verdict(number),
+            style="bold" if path == "score" else "",
+        )
+    terminal.print(table)
+    exact = Table(title="exact McNemar test; p of a subset corrected over all subsets (Holm)")
+    for column in ("", "independent outcomes", "only first right", "only second right", "p", "p (Holm)"):
+        exact.add_column(column, justify="right" if column else "left")
+    for group, test in result["tests"].items():
+        corrected = "" if test["p_holm"] is None else f"{test['p_holm']:.3g}"
+        counts = (str(test[key]) for key in ("clusters", "first_better", "second_better"))
+        style = "bold" if (test["p_holm"] or 1) < LEVEL else ""
+        exact.add_row(group.removeprefix("subset "), *counts, f"{test['p_value']:.3g}", corrected, style=style)
+    terminal.print(exact)

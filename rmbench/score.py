@@ -1,0 +1,280 @@
+"""rmbench score: prompts and responses in, rewards out; the best of N, and what choosing it is worth."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from rich.table import Table
+
+from rmbench import runs
+from rmbench.benchmarks.scores import name_of_checkpoint
+from rmbench.config import ScoreConfig
+from rmbench.console import console
+from rmbench.data import hub
+from rmbench.data.items import Item
+from rmbench.data.messages import BadRow, Message, Row, read_side
+from rmbench.data.rowfiles import Placed, json_lines, read_rows
+from rmbench.data.text import resolve_max_length, tokenize_items
+from rmbench.errors import UserError
+from rmbench.evaluate import find_checkpoint
+from rmbench.modeling.devices import make_accelerator
+from rmbench.modeling.layout_choice import choose_layout
+from rmbench.modeling.model import load_reward_model
+from rmbench.modeling.scoring import score_items
+from rmbench.statistics.best_of_n import curve
+
+logger = logging.getLogger(__name__)
+
+LISTS = ("responses", "completions")
+STREAM = "-"
+
+
+@dataclass
+class Candidates:
+    """A prompt, its responses, where they stood in the file, and what is known of them."""
+
+    prompt: list[Message]
+    responses: list[list[Message]] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)  # of each response: the row of the file
+    gold: list[float] = field(default_factory=list)  # of each response, or empty
+    rewards: dict[str, list[float]] = field(default_factory=dict)  # checkpoint -> of each response
+
+
+def score(config: ScoreConfig) -> None:
+    """Score the responses of `score.input`, write them with their rewards to `score.output`.
+
+    Raises:
+        UserError: no input or output is given, a row has no prompt with a response, or a checkpoint cannot be loaded.
+    """
+    source, target = config.score.input, config.score.output
+    if source is None or target is None:
+        missing = "input" if source is None else "output"
+        raise UserError(f"score.{missing}=FILE is needed: jsonl or parquet, or - for standard {missing}.")
+    if target != STREAM and Path(target).suffix not in (".jsonl", ".parquet"):
+        raise UserError(f"score.output={target}: .jsonl, .parquet or - was expected.")
+    rows, prompts = read_candidates(source)
+    checkpoints = named_checkpoints(config.checkpoint)
+    for name, checkpoint in checkpoints.items():
+        for prompt, rewards in zip(prompts, rewards_of(config, checkpoint, prompts), strict=True):
+            prompt.rewards[name] = rewards
+
+    if not PartialState().is_main_process:
+        return
+    if config.score.best_of is None:
+        written = with_rewards(rows, prompts)
+    else:
+        written = best_of(prompts, config.score.best_of)
+        if all(prompt.gold for prompt in prompts):
+            write_curves(prompts, list(checkpoints), config.score.best_of, target)
+    write_rows(written, target)
+    if target != STREAM:
+        console().print(f"written to {target}: {len(written)} rows", soft_wrap=True)
+
+
+def read_candidates(source: str) -> tuple[list[Row], list[Candidates]]:
+    """The rows as they stand, and the responses by prompt; rows with the same prompt are one prompt's responses.
+
+    Raises:
+        UserError: no rows, or one that has no prompt with a response, or gold scores that do not fit.
+    """
+    placed: Iterable[Placed] = json_lines(sys.stdin.buffer, "standard input") if source == STREAM else read_rows(source)
+    rows: list[Row] = []
+    prompts: dict[str, Candidates] = {}
+    for place, row in placed:
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            prompt, responses = _prompt_and_responses(row)
+            gold = _gold(row, len(responses))
+        except BadRow as bad:
+            raise UserError(f"{place}: {bad}.") from bad
+        candidates = prompts.setdefault(json.dumps(prompt), Candidates(prompt))
+        candidates.responses += responses
+        candidates.places += [len(rows)] * len(responses)
+        candidates.gold += gold
+        rows.append(row)
+    if not rows:
+        raise UserError(f"{source}: no rows.")
+    with_gold = {len(c.gold) == len(c.responses) for c in prompts.values()}
+    if any(c.gold for c in prompts.values()) and with_gold != {True}:
+        raise UserError(f"{source}: some responses have a gold score and some have none.")
+    return rows, list(prompts.values())
+
+
+def _prompt_and_responses(row: Row) -> tuple[list[Message], list[list[Message]]]:
+    """`messages`, or `prompt` with `response` or a list `responses`; texts or lists of messages."""
+    if "messages" in row:
+        turns = _turns(row, "messages", "user")
+        if turns[-1]["role"] != "assistant" or len(turns) < 2:
+            raise BadRow("turn_order", "messages must end with a turn of 'assistant' after a prompt")
+        return turns[:-1], [turns[-1:]]
+    column = next((name for name in ("response", *LISTS) if name in row), None)
+    if "prompt" not in row or column is None:
+        raise BadRow("missing_column", f"no prompt with response or responses, nor messages; found {', '.join(row)}")
+    prompt = _turns(row, "prompt", "user")
+    texts = row[column] if column in LISTS else [row[column]]
+    if not isinstance(texts, list) or not texts:
+        raise BadRow("wrong_type", f"{column} is {texts!r:.40}; a list of responses was expected")
+    return prompt, [_turns({column: text}, column, "assistant") for text in texts]
+
+
+def _turns(row: Row, column: str, role: str) -> list[Message]:
+    side = read_side(row, column, False)
+    return [{"role": role, "content": side}] if isinstance(side, str) else side
+
+
+def _gold(row: Row, n: int) -> list[float]:
+    """The column `gold`: a number for each response; empty without one."""
+    value = row.get("gold")
+    if value is None:
+        return []
+    values = value if isinstance(value, list) else [value]
+    bad = [v for v in values if isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v)]
+    if bad or len(values) != n:
+        raise BadRow("bad_rating", f"gold is {value!r:.60}; {n} finite number(s) were expected, one for each response")
+    return [float(v) for v in values]
+
+
+def named_checkpoints(asked: Any) -> dict[str, str]:
+    """Name -> folder or Hub id.
+
+    Raises:
+        UserError: one is not there, or two have the same name.
+    """
+    places = [find_checkpoint(one) for one in (asked if isinstance(asked, list) else [asked])]
+    names = [name_of_checkpoint(place) if hub.is_local(place) else place for place in places]
+    if len(set(names)) < len(names):
+        raise UserError(f"checkpoint={asked}: the same one twice.")
+    return dict(zip(names, places, strict=True))
+
+
+def rewards_of(config: ScoreConfig, checkpoint: str, prompts: list[Candidates]) -> list[list[float]]:
+    """Each prompt's rewards, in the order of its responses."""
+    accelerator = make_accelerator(config.gpu)
+    model, tokenizer = load_reward_model(
+        checkpoint, config.revision, config.trust_remote_code, config.gpu.attention, config.bits
+    )
+    model.to(accelerator.device)
+    max_length = resolve_max_length(config.score.max_length, tokenizer, model.network.config, "score.max_length")
+    items = [Item(f"{i}", "", p.prompt, p.responses) for i, p in enumerate(prompts)]
+    rows, _ = tokenize_items(items, tokenizer, max_length, "score")
+    layout = choose_layout(config.layout, model, rows, accelerator.device)
+    with accelerator.autocast():
+        scores = score_items(model, rows, layout, accelerator.device, config.gpu.eval_tokens)
+    rewards = [scores[i].rewards for i in range(len(rows))]
+    if n_nan := sum(not math.isfinite(r) for of_prompt in rewards for r in of_prompt):
+        logger.warning("%s: %d rewards are not finite numbers", checkpoint, n_nan)
+    return rewards
+
+
+def with_rewards(rows: list[Row], prompts: list[Candidates]) -> list[Row]:
+    """Every row with `reward` (or `rewards` of a list); of several checkpoints, a number or list by name."""
+    found: list[dict[str, list[float]]] = [{} for _ in rows]
+    for prompt in prompts:
+        for name, rewards in prompt.rewards.items():
+            for place, reward in zip(prompt.places, rewards, strict=True):
+                found[place].setdefault(name, []).append(reward)
+    return [row | _named(row, by_name) for row, by_name in zip(rows, found, strict=True)]
+
+
+def _named(row: Row, by_name: dict[str, list[float]]) -> Row:
+    several = any(name in row for name in LISTS)
+    values = {name: rewards if several else rewards[0] for name, rewards in by_name.items()}
+    return {"rewards" if several else "reward": values if len(values) > 1 else next(iter(values.values()))}
+
+
+def best_of(prompts: list[Candidates], n: int) -> list[Row]:
+    """For each prompt the best of its first `n` responses; the first of equals. NaN is below everything."""
+    picked = []
+    for prompt in prompts:
+        choices = {name: _best(rewards[:n]) for name, rewards in prompt.rewards.items()}
+        columns: dict[str, Any] = {}
+        for name, best in choices.items():
+            text = prompt.responses[best]
+            columns[name] = {
+                "best_index": best,
+                "best_response": text[0]["content"] if len(text) == 1 else text,
+                "best_reward": prompt.rewards[name][best],
+                "of": min(n, len(prompt.responses)),
+                **({"best_gold": prompt.gold[best]} if prompt.gold else {}),
+            }
+        shown = prompt.prompt[0]["content"] if len(prompt.prompt) == 1 else prompt.prompt
+        one = next(iter(columns.values()))
+        picked.append({"prompt": shown, **(one if len(columns) == 1 else {"best_by": columns})})
+    return picked
+
+
+def _best(rewards: list[float]) -> int:
+    return max(range(len(rewards)), key=lambda i: (-math.inf if math.isnan(rewards[i]) else rewards[i], -i))
+
+
+def write_rows(rows: list[Row], target: str) -> None:
+    """JSON lines or parquet, written atomically; JSON lines on standard output for `-`."""
+    if target.endswith(".parquet"):
+        import pyarrow
+        from pyarrow import parquet
+
+        path = Path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
+        os.replace(partial, path)
+        return
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if target == STREAM:
+        sys.stdout.write(text)
+    else:
+        runs.write_text(Path(target), text)
+
+
+def write_curves(prompts: list[Candidates], names: list[str], best_of: int, target: str) -> None:
+    """The gold score of each checkpoint's choice against N: a table, and beside the output a JSON file and a figure."""
+    largest = min(best_of, max(len(prompt.responses) for prompt in prompts))
+    curves = {name: curve([(p.rewards[name], p.gold) for p in prompts], largest) for name in names}
+    if target == STREAM:
+        return
+    stem = Path(target).with_suffix("")
+    runs.write_json(stem.with_name(f"{stem.name}.best_of_n.json"), curves)
+    draw(curves, stem.with_name(f"{stem.name}.best_of_n.png"))
+    table = Table(title="gold score of the best of N by reward, 95 % interval over prompts")
+    for column in ("checkpoint", *(f"N = {point['n']}" for point in curves[names[0]])):
+        table.add_column(column, justify="left" if column == "checkpoint" else "right")
+    for name, points in curves.items():
+        cells = (f"{p['gold']:.3f} [{p['interval'][0]:.3f}, {p['interval'][1]:.3f}]" for p in points)
+        table.add_row(name, *cells)
+    console().print(table)
+
+
+def draw(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Gold score against N, a line and a band for each checkpoint."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    from rmbench.diagnostics.figures import STYLE
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 3.0), layout="constrained")
+        ax = figure.subplots()
+        for (name, points), colour in zip(curves.items(), mpl.color_sequences["petroff10"] * 9, strict=False):
+            n = [point["n"] for point in points]
+            ax.plot(n, [point["gold"] for point in points], marker="o", markersize=3, color=colour, label=name)
+            low, high = zip(*(point["interval"] for point in points), strict=True)
+            ax.fill_between(n, low, high, color=colour, alpha=0.15, linewidth=0)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(n, [str(size) for size in n])
+        ax.minorticks_off()
+        ax.set_xlabel("N: responses that the reward model chooses from")
+        ax.set_ylabel("gold score of its choice")
+        ax.set_title("Best of N (band: 95 % interval over prompts)", loc="left")
+        if len(curves) > 1:
+            ax.legend()
+        figure.savefig(path)

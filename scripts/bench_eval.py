@@ -1,0 +1,86 @@
+"""Times the scoring of a benchmark against RewardBench's way, on the same model and token ids.
+
+    python scripts/bench_eval.py --data rewardbench.jsonl.gz [--out eval.json]
+
+RewardBench's way: dataset order, batches of 8, chosen and rejected in forward passes of their own, each filled up to
+its longest text, through the whole sequence-classification network. Both sides start from token ids, in turns, in one
+process; the largest difference between their scores is printed too.
+"""
+
+import argparse
+import time
+
+import torch
+from benching import parser, read_pairs, report, small_decoder, spread, token_pairs
+
+from rmbench.data.items import Item
+from rmbench.data.text import TokenItem, TokenPair
+from rmbench.modeling.layout import Layout, Padded, Shared
+from rmbench.modeling.model import RewardModel
+from rmbench.modeling.scoring import score_items
+
+BATCH = 8
+
+
+def in_dataset_order(model: RewardModel, pairs: list[TokenPair], device: torch.device) -> list[list[float]]:
+    """Chosen and rejected rewards, the batch's chosen texts first, then its rejected ones."""
+    network = model.network.eval()
+    sides: list[list[float]] = [[], []]
+    for start in range(0, len(pairs), BATCH):
+        for rewards, side in zip(sides, ("chosen", "rejected"), strict=True):
+            texts = [getattr(pair, side) for pair in pairs[start : start + BATCH]]
+            longest = max(map(len, texts))
+            ids = torch.tensor([[*ids, *[model.pad_id] * (longest - len(ids))] for ids in texts], device=device)
+            lengths = torch.tensor([len(ids) for ids in texts], device=device)
+            mask = (torch.arange(longest, device=device) < lengths[:, None]).long()
+            with torch.no_grad():
+                rewards += network(input_ids=ids, attention_mask=mask).logits[:, 0].float().cpu().tolist()
+    return sides
+
+
+def by_length(
+    model: RewardModel, items: list[TokenItem], layout: Layout, device: torch.device, budget_tokens: int | None
+) -> list[list[float]]:
+    """The program's own scorer."""
+    scores = score_items(model, items, layout, device, budget_tokens)
+    return [[scores[i].rewards[side] for i in range(len(items))] for side in (0, 1)]
+
+
+def main() -> None:
+    """Both sides in turns, and the table."""
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--pairs", type=int, default=400, help="pairs that are scored, evenly spread over the file")
+    options.add_argument("--eval-tokens", type=int, help="rmbench's gpu.eval_tokens")
+    options.set_defaults(max_length=2048)
+    chosen: argparse.Namespace = options.parse_args()
+    if chosen.quick:
+        chosen.layers, chosen.hidden, chosen.pairs, chosen.rounds = 1, 64, 32, 1
+
+    device = torch.device(chosen.device)
+    pairs, _ = token_pairs(read_pairs(chosen.data, chosen.pairs), chosen.max_length)
+    items = [TokenItem(Item.from_pair(pair.pair), pair.sequences) for pair in pairs]
+    model = small_decoder(chosen).to(device)
+    contestants = {
+        f"dataset order, batches of {BATCH}, sides apart": lambda: in_dataset_order(model, pairs, device),
+        "rmbench, padded": lambda: by_length(model, items, Padded(model.pad_id), device, chosen.eval_tokens),
+        "rmbench": lambda: by_length(model, items, Shared(model.pad_id), device, chosen.eval_tokens),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    scores = {}
+    for _ in range(chosen.rounds):
+        for name, contestant in contestants.items():
+            started = time.perf_counter()
+            scores[name] = torch.tensor(contestant())
+            rates[name].append(len(pairs) / (time.perf_counter() - started))
+    baseline = next(iter(contestants))
+    ratios = {name: [a / b for a, b in zip(rates[name], rates[baseline], strict=True)] for name in contestants}
+    differences = {name: float((scores[name] - scores[baseline]).abs().max()) for name in contestants}
+    rows = [[name, spread(rates[name]), spread(ratios[name]), f"{differences[name]:.1g}"] for name in contestants]
+    columns = ["", "pairs/s", "of the first", "largest difference"]
+    numbers = {"pairs": len(pairs), "pairs_per_second": rates, "ratios": ratios, "differences": differences}
+    report(f"scoring {len(pairs)} pairs", columns, rows, chosen.out, numbers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Two evaluated checkpoints side by side: differences by hand, and what cannot be compared."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from rmbench.benchmarks.scores import ScoreRow
+from rmbench.cli import app
+from rmbench.compare import compare
+from rmbench.errors import UserError
+from tests.conftest import write_jsonl
+
+
+def scores(folder, margins, benchmark="pairs", subset=lambda i: "a", **more):
+    """A folder as `rmbench eval` leaves it."""
+    folder.mkdir(parents=True)
+    rows = [ScoreRow(str(i), subset(i), (float(m), 0.0), **more) for i, m in enumerate(margins)]
+    write_jsonl(folder / "scores.jsonl", [row.line() for row in rows])
+    (folder / "results.json").write_text(json.dumps({"benchmark": benchmark}))
+    return str(folder)
+
+
+def test_the_difference_is_paired(tmp_path):
+    # both lose 30 of 100; the second wins 6 that the first loses, and loses 1 that the first wins
+    first = [1] * 70 + [-1] * 30
+    second = [1] * 69 + [-1] + [1] * 6 + [-1] * 24
+    a, b = scores(tmp_path / "a", first), scores(tmp_path / "b", second)
+    result = compare(a, b)["pairs"]
+    number = result["numbers"]["score"]
+    assert (number["first"], number["second"]) == (0.70, 0.75)
+    assert number["difference"] == pytest.approx(0.05)
+    low, high = number["interval"]
+    assert low == pytest.approx(0.05 - 1.96 * 0.0260, abs=0.012)  # sd of the 100 differences: sqrt(0.07 - 0.05^2)
+    assert high == pytest.approx(0.05 + 1.96 * 0.0260, abs=0.012)
+    test = result["tests"]["all"]
+    assert (test["first_better"], test["second_better"]) == (1, 6)
+    assert test["p_value"] == pytest.approx(2 * (1 + 7) / 2**7)
+    assert compare(b, a)["pairs"]["numbers"]["score"]["difference"] == pytest.approx(-0.05)
+
+
+def test_a_model_against_itself_differs_in_nothing(tmp_path):
+    a = scores(tmp_path / "a", [1, -1, 0, 2], subset=lambda i: "ab"[i % 2])
+    result = compare(a, a)["pairs"]
+    assert all(n["difference"] == 0 and n["interval"] == [0, 0] for n in result["numbers"].values())
+    assert {test["p_value"] for test in result["tests"].values()} == {1.0}
+
+
+def test_items_of_one_source_are_one_outcome(tmp_path):
+    a = scores(tmp_path / "a", [-1] * 12, cluster="one")
+    b = scores(tmp_path / "b", [1] * 12, cluster="one")
+    test = compare(a, b)["pairs"]["tests"]["all"]
+    assert (test["clusters"], test["second_better"], test["p_value"]) == (1, 1, 1.0)
+
+
+def test_subsets_are_corrected_for_being_many(tmp_path):
+    subset = lambda i: f"s{i // 10}"  # noqa: E731
+    a = scores(tmp_path / "a", [-1] * 30, subset=subset)
+    b = scores(tmp_path / "b", [1] * 10 + [-1] * 20, subset=subset)
+    tests = compare(a, b)["pairs"]["tests"]
+    assert tests["subset s0"]["p_holm"] == pytest.approx(3 * tests["subset s0"]["p_value"])
+    assert tests["all"]["p_holm"] is None
+
+
+def test_rewardbench_without_all_sections_has_no_score_to_compare(tmp_path):
+    a = scores(tmp_path / "a", [1, 1], "rewardbench", lambda i: "hep-go")
+    b = scores(tmp_path / "b", [1, -1], "rewardbench", lambda i: "hep-go")
+    numbers = compare(a, b)["rewardbench"]["numbers"]
+    assert "score" not in numbers
+    assert numbers["sections/Reasoning"]["difference"] == -0.5
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "other items", "other subset", "other benchmark", "no results"])
+def test_what_cannot_be_compared_is_one_message(tmp_path, how):
+    a = scores(tmp_path / "a", [1, 1])
+    benchmark = None
+    if how == "missing":
+        b, says = str(tmp_path / "nowhere"), "no such file"
+    elif how == "empty":
+        (tmp_path / "b").mkdir()
+        b, says = str(tmp_path / "b"), "holds no scores"
+    elif how == "other items":
+        b, says = scores(tmp_path / "b", [1, 1, 1]), "not of the same items: 1 are in one alone"
+    elif how == "other subset":
+        b, says = scores(tmp_path / "b", [1, 1], subset=lambda i: "b"), "2 differ"
+    elif how == "other benchmark":
+        b, says = scores(tmp_path / "b", [1, 1], "synthetic"), "No benchmark that both"
+    else:
+        b, says = scores(tmp_path / "b", [1, 1]), "--benchmark NAME"
+        (tmp_path / "b" / "results.json").unlink()
+    with pytest.raises(UserError, match=says):
+        compare(a, b, benchmark)
+
+
+def test_the_command_takes_run_folders_and_writes_its_numbers(tmp_path):
+    for name, margins in {"a": [1, 1, -1], "b": [1, 1, 1]}.items():
+        scores(tmp_path / name / "eval" / "pairs", margins)
+    out = tmp_path / "out.json"
+    done = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "not distinguishable" in done.output
+    assert json.loads(out.read_text())["benchmarks"]["pairs"]["numbers"]["score"]["second"] == 1.0
+    assert CliRunner().invoke(app, ["compare", str(tmp_path / "a"), "nowhere"]).exit_code == 2

@@ -1,0 +1,135 @@
+"""`rmbench score`: every form of input, rewards that are the model's, the best of N and its curve."""
+
+import io
+import itertools
+import json
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from rmbench.config import GpuConfig, ScoreConfig, ScoringConfig
+from rmbench.data.rowfiles import read_rows
+from rmbench.errors import UserError
+from rmbench.score import score
+from rmbench.statistics.best_of_n import curve, expected_gold
+from tests.conftest import write_jsonl
+from tests.test_evaluate import WORDS, make_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return str(make_checkpoint(tmp_path_factory.mktemp("models") / "first"))
+
+
+def run(checkpoint, source, target, best_of=None):
+    settings = ScoringConfig(input=str(source), output=str(target), best_of=best_of)
+    score(ScoreConfig(gpu=GpuConfig(), score=settings, checkpoint=checkpoint))
+
+
+def rows_of(path):
+    return [row for _, row in read_rows(path)]
+
+
+def test_every_form_of_a_row_has_the_same_reward(checkpoint, tmp_path):
+    user, answer = {"role": "user", "content": WORDS[0]}, {"role": "assistant", "content": WORDS[1]}
+    rows = [
+        {"prompt": WORDS[0], "response": WORDS[1], "note": "kept"},
+        {"prompt": [user], "response": [answer]},
+        {"messages": [user, answer]},
+        {"prompt": WORDS[0], "responses": [WORDS[1], WORDS[2]]},
+        {"prompt": WORDS[3], "completions": [WORDS[2]]},
+    ]
+    run(checkpoint, write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl")
+    out = rows_of(tmp_path / "out.jsonl")
+    assert out[0]["note"] == "kept"
+    same = [out[0]["reward"], out[1]["reward"], out[2]["reward"], out[3]["rewards"][0]]
+    assert same == pytest.approx([same[0]] * 4, abs=1e-6)
+    assert abs(out[3]["rewards"][1] - same[0]) > 1e-3
+    assert len(out[4]["rewards"]) == 1
+
+
+def test_standard_streams_and_parquet(checkpoint, tmp_path, monkeypatch, capsys):
+    line = json.dumps({"prompt": WORDS[0], "response": "ünïcode 🦉"})
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{line}\n\n".encode())))
+    run(checkpoint, "-", "-")
+    (row,) = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    assert row["response"] == "ünïcode 🦉"
+    run(checkpoint, write_jsonl(tmp_path / "in.jsonl", [json.loads(line)]), tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet")["reward"].to_pylist() == [row["reward"]]
+
+
+def test_the_best_of_the_first_n_of_each_prompt(checkpoint, tmp_path):
+    rows = [{"prompt": p, "response": r} for p in WORDS[:2] for r in WORDS]
+    file = write_jsonl(tmp_path / "in.jsonl", rows)
+    run(checkpoint, file, tmp_path / "all.jsonl")
+    run(checkpoint, file, tmp_path / "best.jsonl", best_of=3)
+    rewards = [row["reward"] for row in rows_of(tmp_path / "all.jsonl")]
+    best = rows_of(tmp_path / "best.jsonl")
+    assert [row["best_index"] for row in best] == [int(np.argmax(rewards[i : i + 3])) for i in (0, 4)]
+    assert best[0]["best_response"] == WORDS[best[0]["best_index"]]
+    assert best[0]["of"] == 3
+
+
+def test_gold_scores_give_a_curve_for_each_checkpoint(checkpoint, tmp_path):
+    other = str(make_checkpoint(tmp_path / "second", seed=1))
+    rows = [{"prompt": f"{p} {i}", "responses": list(WORDS), "gold": [0, 1, 2, 3]} for i, p in enumerate(WORDS * 3)]
+    run([checkpoint, other], write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", best_of=4)
+    curves = json.loads((tmp_path / "out.best_of_n.json").read_text())
+    assert len(curves) == 2
+    assert (tmp_path / "out.best_of_n.png").stat().st_size > 1000
+    for points in curves.values():
+        assert [point["n"] for point in points] == [1, 2, 4]
+        assert points[0]["gold"] == pytest.approx(1.5)  # the mean of the candidates
+        assert points[0]["kl"] == 0
+    for row in rows_of(tmp_path / "out.jsonl"):
+        for choice in row["best_by"].values():
+            assert choice["best_gold"] == choice["best_index"]
+
+
+def test_the_expected_choice_equals_a_loop_over_all_subsets():
+    rng = np.random.default_rng(0)
+    proxy, gold = rng.normal(size=7), rng.normal(size=7)
+    for n in range(1, 8):
+        choices = [gold[max(subset, key=lambda i: proxy[i])] for subset in itertools.combinations(range(7), n)]
+        assert expected_gold(proxy, gold, n) == pytest.approx(np.mean(choices))
+    assert expected_gold([1, 1, 1], [0, 3, 6], 2) == pytest.approx(3.0)  # equals: any of them
+    assert expected_gold([np.nan, 1.0], [9.0, 2.0], 2) == 2.0
+
+
+def test_a_curve_leaves_out_prompts_with_fewer_responses_and_says_so():
+    points = curve([([1, 2, 3, 4], [1, 2, 3, 4]), ([1, 2], [5, 6])], best_of=3)
+    assert [(p["n"], p["prompts"]) for p in points] == [(1, 2), (2, 2), (3, 1)]
+    assert points[2]["gold"] == pytest.approx(3.75)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"prompt": "x"}, "line 1: no prompt with response"),
+        ({"prompt": "x", "response": 3}, "line 1: response is of type int"),
+        ({"prompt": "x", "responses": []}, "line 1: responses is \\[\\]"),
+        ({"prompt": "x", "responses": ["a", "b"], "gold": [1]}, "line 1: gold is"),
+        ({"prompt": "x", "response": "a", "gold": "high"}, "line 1: gold is 'high'"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "must end with a turn of 'assistant'"),
+    ],
+)
+def test_a_bad_row_is_one_message_with_its_place(checkpoint, tmp_path, row, says):
+    with pytest.raises(UserError, match=says):
+        run(checkpoint, write_jsonl(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_input_output_and_checkpoints_are_checked_first(checkpoint, tmp_path):
+    file = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "x", "response": "y"}])
+    for source, target, models, says in [
+        (tmp_path / "none.jsonl", "out.jsonl", checkpoint, "no such file"),
+        (file, "out.txt", checkpoint, r"\.jsonl, \.parquet"),
+        (file, "out.jsonl", [checkpoint, checkpoint], "the same one twice"),
+        (file, "out.jsonl", str(tmp_path / "no" / "model"), "no such file or folder"),
+    ]:
+        with pytest.raises(UserError, match=says):
+            run(models, source, tmp_path / target)
+    with pytest.raises(UserError, match=r"score\.output"):
+        score(ScoreConfig(gpu=GpuConfig(), score=ScoringConfig(input=str(file))))
