@@ -4,3 +4,7 @@ A benchmark is a module of pure functions: `load(config)` gives its items, `cred
 ranked, `observations(rows)` and `formula(cells)` say how its numbers follow from score rows. Scores are files, metrics
 are functions of files: any number can be formed again without the model.
 """
+
+from rmbench.benchmarks.registry import find
+
+__all__ = ["find"]
