@@ -34,7 +34,7 @@ WITHIN = {
     "modeling": "features scoring layout_choice throughput memory model heads lora tiny layout output attention "
     "devices",
     "reporting": "page plots charts text verdicts selection collect",
-    "statistics": "seeds paired calibration cells",
+    "statistics": "seeds best_of_n paired calibration cells",
     "training": "trainer guards window feed sampler signals checkpoints",
 }
 
