@@ -454,7 +454,36 @@ class ScoreConfig(Checked):
     bits: int | None = knob(None, "load in 8 or 4 bits through bitsandbytes; scores change; null is float32")
 
 
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig, "score": ScoreConfig}
+@dataclass
+class DiagnoseConfig(Checked):
+    """`rmbench diagnose`."""
+
+    backbone: BackboneConfig = MISSING
+    dataset: DatasetConfig = MISSING
+    benchmark: BenchmarkConfig = MISSING
+    gpu: GpuConfig = MISSING
+    layout: LayoutName = knob(
+        LayoutName.auto, "shared (each prompt computed once), padded, or what the backbone allows"
+    )
+    checkpoint: str | None = knob(
+        None, "run folder, its checkpoint, any local folder or Hub id; null: backbone= as it comes, with a new head"
+    )
+    against: str | None = knob(None, "a second checkpoint: accuracy of both by distance bin")
+    pairs: int = knob(1000, "measure at most so many pairs, evenly spread over the data", low=10)
+    direction_pairs: int = knob(128, "pairs whose gradients are compared in direction; 0 is none", low=0)
+    micro_batch_tokens: int | None = knob(
+        None, "tokens per forward and backward pass; null depends on the device", low=1
+    )
+    seed: int = knob(0, "of a new head's first weights and of the bootstrap", low=0, below=2**32)
+    run_dir: str | None = knob(None, "where the study goes; null is RUN/diagnose/DATA or outputs/diagnose/MODEL/DATA")
+
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "score": ScoreConfig,
+    "diagnose": DiagnoseConfig,
+}
 
 
 def keys(schema: type, prefix: str = "") -> dict[str, str]:

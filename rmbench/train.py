@@ -301,7 +301,8 @@ def _write_diagnostics(recorder: PairRecorder, probe: Probe | None, tracker: Tra
     table = recorder.merge()
     if table is None:
         return
-    tracker.images(step, figures.write_diagnostics(table, folder / "diagnostics"))
+    history = runs.read_jsonl(folder / "history.jsonl")
+    tracker.images(step, figures.write_diagnostics(table, folder / "diagnostics", history))
     tracker.pair_table(step, table)
 
 

@@ -16,11 +16,11 @@ OPTIONS = sorted(
     (path.parent.name, path.stem) for path in conf_dir().glob("*/*.yaml") if path.parent.name not in ("sweep", "hydra")
 )
 EVAL_GROUPS = {"gpu", "benchmark"}
+DIAGNOSE_GROUPS = {"gpu", "benchmark", "dataset", "backbone"}
 # Each imports only what stands after it: of other folders by the first list, within a folder by the others.
 LAYERS = """
-    __main__ __init__ cli commands report reporting compare score train evaluate benchmarks training diagnostics
-    statistics losses
-    modeling data tracking runs config knobs console paths errors
+    __main__ __init__ cli commands report reporting compare score train diagnose evaluate benchmarks training
+    diagnostics statistics losses modeling data tracking runs config knobs console paths errors
 """.split()
 WITHIN = {
     "commands": "losses launch jobs sweep compose words manual catalog registry",
@@ -29,7 +29,7 @@ WITHIN = {
     """,
     "data": "dataset ratings sources tokens records store published cache text items rowfiles formats messages"
     " synthetic hub",
-    "diagnostics": "figures probe records gradients rules directions parts",
+    "diagnostics": "study_figures figures study closeness probe records gradients rules directions parts",
     "losses": "curve_figure cards loss own weighting regularizers pairwise",
     "modeling": "features scoring layout_choice throughput memory model heads lora tiny layout output attention "
     "devices",
@@ -47,6 +47,8 @@ def test_every_option_composes_and_passes_its_checks(group, option):
         assert launch.show("eval", [f"{group}={option}"])
     if group == "gpu":
         assert launch.show("score", [f"{group}={option}"])
+    if group in DIAGNOSE_GROUPS and option != "tiny":
+        assert launch.show("diagnose", [f"{group}={option}", *needs])
 
 
 @pytest.mark.parametrize("name", [path.stem for path in (conf_dir() / "sweep").glob("*.yaml")])

@@ -49,6 +49,16 @@ COMMANDS: dict[str, Command] = {
             ),
         },
     ),
+    "diagnose": Command(
+        config="diagnose",
+        job="rmbench.diagnose:diagnose",
+        about="Study gradient size against distance, pair by pair, on any data.",
+        examples={
+            "rmbench diagnose checkpoint=RUN": "a run's model on the built-in data",
+            "rmbench diagnose checkpoint=RUN benchmark=rewardbench": "the same on a benchmark",
+            "rmbench diagnose backbone=minilm dataset=local dataset.path=pairs.jsonl": "a backbone before any training",
+        },
+    ),
     "sweep": Command(
         config="train",
         job="rmbench.train:train",

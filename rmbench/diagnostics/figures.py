@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +27,31 @@ ERROR_COLOURS = "viridis"  # perceptually even, also in grey
 SHOWN_PAIRS = 4000
 
 
-def write_diagnostics(table: pa.Table, folder: Path) -> dict[str, Path]:
-    """Draw `folder`/gradient_distance.png and section_distance.png from the recorded pairs; name -> file.
+def write_diagnostics(table: pa.Table, folder: Path, history: list[dict[str, Any]] | None = None) -> dict[str, Path]:
+    """Draw what a run recorded into `folder`, as PNG and SVG; name -> PNG.
 
-    The gradient figure is left out where no gradient norm was recorded.
+    The gradient figure is left out where no gradient norm was recorded, the dynamics where `history` has fewer than two
+    recorded steps.
     """
     columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
     files = {}
     if not np.isnan(columns["head_gradient_norm"].astype(float)).all():
-        files["gradient_distance"] = folder / "gradient_distance.png"
-        with _style():
-            gradient_against_distance(columns).savefig(files["gradient_distance"])
-    files["section_distance"] = folder / "section_distance.png"
-    with _style():
-        distance_by_section(columns).savefig(files["section_distance"])
+        files["gradient_distance"] = save(gradient_against_distance, folder / "gradient_distance.png", columns)
+    files["section_distance"] = save(distance_by_section, folder / "section_distance.png", columns)
+    recorded = [row for row in history or [] if "mean_weight" in row]
+    if len(recorded) > 1:
+        files["dynamics"] = save(lambda _: dynamics(history or []), folder / "dynamics.png", columns)
     return files
+
+
+def save(draw: Callable[[dict[str, np.ndarray]], Figure], path: Path, columns: dict[str, np.ndarray]) -> Path:
+    """Draw in the one style; `path` is the PNG, an SVG goes beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):
+        figure = draw(columns)
+        figure.savefig(path)
+        figure.savefig(path.with_suffix(".svg"))
+    return path
 
 
 def gradient_against_distance(columns: dict[str, np.ndarray]) -> Figure:
@@ -78,7 +87,15 @@ def distance_by_section(columns: dict[str, np.ndarray]) -> Figure:
     names = sorted(set(sections), key=lambda s: float(np.median(distance[sections == s])))
     figure = Figure(figsize=(4.4, 0.9 + 0.38 * len(names)), layout="constrained")
     ax = figure.subplots()
-    groups = [distance[sections == name] for name in names]
+    by_section_boxes(ax, names, sections, distance)
+    ax.invert_yaxis()
+    ax.set_xlabel(r"distance $\|h_w - h_l\|$ (box: quartiles, whiskers: 5 and 95 %)")
+    return figure
+
+
+def by_section_boxes(ax: Axes, names: list[str], sections: np.ndarray, values: np.ndarray) -> None:
+    """A box for each section: quartiles, whiskers at 5 and 95 %."""
+    groups = [values[sections == name] for name in names]
     ax.boxplot(
         groups,
         orientation="horizontal",
@@ -91,16 +108,42 @@ def distance_by_section(columns: dict[str, np.ndarray]) -> Figure:
         whiskerprops={"color": "#08519c"},
         capprops={"color": "#08519c"},
     )
-    _label_sections(ax, names, groups)
-    ax.set_xlabel(r"distance $\|h_w - h_l\|$ (box: quartiles, whiskers: 5 and 95 %)")
-    ax.set_xlim(left=0)
-    return figure
-
-
-def _label_sections(ax: Axes, names: list[str], groups: list[np.ndarray]) -> None:
     labels = [f"{_shortened(name)}\nn = {len(group):,}" for name, group in zip(names, groups, strict=True)]
     ax.set_yticks(range(1, len(names) + 1), labels)
-    ax.invert_yaxis()
+    ax.set_xlim(left=0)
+
+
+# panel -> history's columns with the name of each, and the level that would be even
+DYNAMICS: dict[str, tuple[dict[str, str], float | None]] = {
+    "correlation of norm with distance": (
+        {"correlation_norm_distance": "head", "gradient/correlation_norm_distance": "all parameters"},
+        0.0,
+    ),
+    "share of the closest third": (
+        {"share_closest_third": "head", "gradient/share_closest_third": "all parameters"},
+        1 / 3,
+    ),
+    "mean weight": ({"mean_weight": "weight"}, 1.0),
+    "steps clipped, share": ({"clip_fraction": "clipped"}, None),
+}
+
+
+def dynamics(history: list[dict[str, Any]]) -> Figure:
+    """Over training: correlation, share of the update that the closest third takes, mean weight, clipping."""
+    figure = Figure(figsize=(6.6, 4.4), layout="constrained")
+    for ax, (title, (series, even)) in zip(figure.subplots(2, 2, sharex=True).flat, DYNAMICS.items(), strict=True):
+        for (key, name), colour, style in zip(series.items(), ("#0072b2", "#d55e00"), ("-", "--"), strict=False):
+            points = [(row["step"], row[key]) for row in history if row.get(key) is not None]
+            if points:
+                ax.plot(*zip(*points, strict=True), style, color=colour, marker="o", markersize=2.5, label=name)
+        if even is not None:
+            ax.axhline(even, color="0.5", linewidth=0.7, linestyle=":")
+        if len(ax.get_lines()) > 2:
+            ax.legend()
+        ax.set_title(title, loc="left")
+    for ax in figure.axes[2:]:
+        ax.set_xlabel("step")
+    return figure
 
 
 def _shortened(name: str) -> str:
@@ -109,9 +152,3 @@ def _shortened(name: str) -> str:
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(x, y)[0, 1]) if len(x) > 1 and x.std() > 0 and y.std() > 0 else float("nan")
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    with mpl.rc_context(STYLE):
-        yield

@@ -1,0 +1,268 @@
+"""rmbench diagnose: how much of each pair's gradient is prediction error, how much distance; why pairs are close."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+from rich.table import Table
+
+from rmbench import benchmarks, runs
+from rmbench.config import DiagnoseConfig
+from rmbench.console import console, progress
+from rmbench.data.dataset import load_dataset
+from rmbench.data.formats import Pair
+from rmbench.data.text import TokenPair, resolve_max_length, tokenize_pairs
+from rmbench.diagnostics import directions, study_figures
+from rmbench.diagnostics.closeness import likeness
+from rmbench.diagnostics.gradients import PairGradients
+from rmbench.diagnostics.parts import write_parquet
+from rmbench.diagnostics.probe import SKETCH, choose_probe
+from rmbench.diagnostics.study import norms_by_loss, study
+from rmbench.errors import UserError
+from rmbench.evaluate import find_checkpoint
+from rmbench.modeling.devices import make_accelerator, precision_name
+from rmbench.modeling.layout import Layout, token_batches
+from rmbench.modeling.layout_choice import choose_layout
+from rmbench.modeling.memory import first_budget, out_of_memory
+from rmbench.modeling.model import RewardModel, fingerprint, load_reward_model, new_reward_model
+from rmbench.modeling.scoring import score_pairs
+
+logger = logging.getLogger(__name__)
+
+
+def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
+    """Measure every pair, write pairs.parquet, study.json and the figures, print what was found.
+
+    Raises:
+        UserError: the model or the data cannot be had, or the folder holds another study.
+    """
+    # the model and its pairs
+    accelerator = make_accelerator(config.gpu)
+    checkpoint = None if config.checkpoint is None else find_checkpoint(config.checkpoint)
+    model, tokenizer = _model(config, checkpoint)
+    pairs = _pairs(config, model, tokenizer)
+    model.to(accelerator.device).eval()
+    layout = choose_layout(config.layout, model, pairs, accelerator.device)
+    provenance = {
+        "model": fingerprint(model),
+        "pairs": hashlib.sha256(json.dumps([[p.chosen, p.rejected] for p in pairs]).encode()).hexdigest()[:16],
+        "against": config.against,
+        "precision": precision_name(accelerator),
+        "seed": config.seed,
+    }
+    folder = _folder(config, checkpoint)
+    _refuse_another_study(folder, provenance)
+
+    # every pair's gradient, and the directions of some
+    budget = first_budget(config.micro_batch_tokens, accelerator.device)
+    columns, blocks, _ = measure(model, pairs, layout, accelerator, budget)
+    columns |= likeness([p.pair for p in pairs], tokenizer)
+    some = choose_probe(pairs, columns["distance"], config.direction_pairs)
+    way = _directions(model, some, layout, accelerator, budget) if len(some) > 2 else None
+
+    # what follows from them
+    results = {
+        **study(columns, config.seed),
+        "share_of_squared_norm": {block: float(np.mean(share)) for block, share in blocks.items()},
+        "directions": way,
+        "checkpoint": checkpoint or config.backbone.name_or_path,
+        "layout": layout.name,
+        "provenance": provenance | {"device": str(accelerator.device), "environment": runs.environment()},
+    }
+    margins = {"this": columns["margin"]}
+    if config.against is not None:
+        margins["against"] = _margins(config, pairs, accelerator)
+    write_parquet(folder / "pairs.parquet", pa.table(columns | norms_by_loss(columns)))
+    files = study_figures.write_study(columns, margins, folder)
+    runs.write_json(folder / "study.json", results)
+    _show(results, folder, sorted(files))
+    return results
+
+
+def measure(
+    model: RewardModel,
+    pairs: Sequence[TokenPair],
+    layout: Layout,
+    accelerator: Accelerator,
+    budget_tokens: int,
+    sketch: int = 0,
+) -> tuple[dict[str, np.ndarray], dict[str, list[float]], np.ndarray | None]:
+    """Columns `(pairs,)`, each block's share of the pairs' squared gradient norms, and sketches `(pairs, size)`.
+
+    Raises:
+        UserError: a forward and backward pass does not fit into memory.
+    """
+    gradients = PairGradients(model, sketch)
+    rows: list[tuple[int, float, float, float]] = []
+    blocks: dict[str, list[float]] = {}
+    sketches: dict[int, np.ndarray] = {}
+    with progress("gradients", len(pairs)) as advance, accelerator.autocast():
+        for indices in token_batches(pairs, layout, budget_tokens):
+            try:
+                output, measured = gradients.of_margins(layout.rows([pairs[i] for i in indices]).to(accelerator.device))
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                raise UserError(
+                    f"{len(indices)} pairs do not fit into memory: micro_batch_tokens={budget_tokens // 2} needs less."
+                ) from error
+            numbers = (output.margin, output.distance, measured.norms)
+            rows += zip(indices, *(x.detach().double().tolist() for x in numbers), strict=True)
+            for block, shares in measured.block_shares().items():
+                blocks.setdefault(block, []).extend(shares)
+            if measured.sketch is not None:
+                sketches |= dict(zip(indices, measured.sketch.float().cpu().numpy(), strict=True))
+            advance(len(rows))
+    table = np.array([row[1:] for row in sorted(rows)])
+    columns = {
+        "pair_id": np.array([p.pair.id for p in pairs]),
+        "source": np.array([p.pair.source for p in pairs]),
+        "section": np.array([p.pair.section for p in pairs]),
+        "margin": table[:, 0],
+        "prediction_error": 1 / (1 + np.exp(np.clip(table[:, 0], -700, 700))),
+        "distance": table[:, 1],
+        "gradient_distance": table[:, 2],
+    }
+    return columns, blocks, np.stack([sketches[i] for i in range(len(pairs))]) if sketches else None
+
+
+def _directions(
+    model: RewardModel, pairs: Sequence[TokenPair], layout: Layout, accelerator: Accelerator, budget_tokens: int
+) -> dict[str, Any]:
+    """Whether the update of the other pairs serves close pairs, under BT and under NormBT; angles between sections."""
+    columns, _, sketch = measure(model, pairs, layout, accelerator, budget_tokens, SKETCH)
+    assert sketch is not None
+    order = np.argsort(columns["distance"], kind="stable")
+    third = len(order) // 3
+    found: dict[str, Any] = {"pairs": len(pairs), "mean_cosine_of_two_pairs": directions.mean_cosine(sketch)}
+    bt = columns["prediction_error"][:, None] * sketch
+    for loss, gradients in (("bt", bt), ("normbt", bt / np.maximum(columns["distance"], 1e-12)[:, None])):
+        cosine = directions.cosine_with_the_others(gradients)
+        found[f"cosine_with_the_others_{loss}"] = {
+            "closest_third": float(cosine[order[:third]].mean()),
+            "farthest_third": float(cosine[order[-third:]].mean()),
+        }
+    between = directions.section_cosines(bt, columns["section"].tolist())
+    found["between_sections_bt"] = {f"{a}, {b}": value for (a, b), value in between.items()}
+    return found
+
+
+def _model(config: DiagnoseConfig, checkpoint: str | None) -> tuple[RewardModel, Any]:
+    if checkpoint is None:
+        return new_reward_model(config.backbone, config.gpu.attention, config.seed)
+    backbone = config.backbone
+    return load_reward_model(checkpoint, backbone.revision, backbone.trust_remote_code, config.gpu.attention)
+
+
+def _pairs(config: DiagnoseConfig, model: RewardModel, tokenizer: Any) -> list[TokenPair]:
+    """Token ids of the data's pairs, evenly spread; pairs with two equal sides have no gradient and are dropped."""
+    if config.benchmark.name != "none":
+        benchmark = benchmarks.find(config.benchmark.name)
+        section_of = {subset: s for s, subsets in getattr(benchmark, "SECTIONS", {}).items() for subset in subsets}
+        pairs: Sequence[Pair] = [
+            Pair(
+                i.prompt,
+                i.responses[0],
+                i.responses[i.correct],
+                None,
+                i.subset,
+                section_of.get(i.subset, i.subset),
+                i.id,
+            )
+            for i in benchmark.load(config.benchmark)
+            if i.correct < len(i.responses)
+        ]
+        max_length, key = config.benchmark.max_length, "benchmark.max_length"
+    else:
+        pairs, max_length, key = load_dataset(config.dataset).train, config.dataset.max_length, "dataset.max_length"
+    n = min(config.pairs, len(pairs))
+    few = [pairs[i * len(pairs) // n] for i in range(n)]
+    limit = resolve_max_length(max_length, tokenizer, model.network.config, key)
+    kept, _ = tokenize_pairs(few, tokenizer, limit, config.dataset.length_policy, drop_identical=True)
+    return kept
+
+
+def _margins(config: DiagnoseConfig, pairs: Sequence[TokenPair], accelerator: Accelerator) -> np.ndarray:
+    """Those of the other checkpoint, on the same texts in its own tokens."""
+    backbone = config.backbone
+    model, tokenizer = load_reward_model(
+        find_checkpoint(config.against), backbone.revision, backbone.trust_remote_code, config.gpu.attention
+    )
+    limit = resolve_max_length(None, tokenizer, model.network.config, "max_length")
+    theirs, _ = tokenize_pairs([p.pair for p in pairs], tokenizer, limit, config.dataset.length_policy)
+    if len(theirs) != len(pairs):
+        raise UserError(f"against={config.against}: its tokenizer or length limit leaves out some of the pairs.")
+    model.to(accelerator.device)
+    layout = choose_layout(config.layout, model, theirs, accelerator.device)
+    with torch.no_grad(), accelerator.autocast():
+        return score_pairs(model, theirs, layout, accelerator.device, config.gpu.eval_tokens).margin
+
+
+def _folder(config: DiagnoseConfig, checkpoint: str | None) -> Path:
+    if config.run_dir is not None:
+        return Path(config.run_dir)
+    data = config.dataset.name if config.benchmark.name == "none" else config.benchmark.name
+    if checkpoint is not None and (Path(checkpoint).parent / "metrics.json").is_file():
+        return Path(checkpoint).parent / "diagnose" / data
+    name = (checkpoint or config.backbone.name_or_path or "tiny").strip("/.").replace("/", "--")
+    return Path("outputs/diagnose") / name / data
+
+
+def _refuse_another_study(folder: Path, provenance: dict[str, Any]) -> None:
+    """One model on one set of pairs to a folder; the same study may be made again.
+
+    Raises:
+        UserError: the folder's study is of something else.
+    """
+    old = (runs.read_json(folder / "study.json") or {}).get("provenance")
+    changed = [] if old is None else [key for key, value in provenance.items() if old.get(key) != value]
+    if old is not None and changed:
+        listed = ", ".join(f"{key}: {old.get(key)} -> {provenance[key]}" for key in changed)
+        raise UserError(f"{folder} holds another study ({listed}).\nChoose another run_dir, or remove the folder.")
+
+
+def _show(results: dict[str, Any], folder: Path, files: list[str]) -> None:
+    """The main numbers, each with its 95 % interval."""
+    correlation = results["correlation_of_distance_with_gradient_distance"]
+    fixed, variance = results["at_fixed_error"], results["variance_of_log_norm"]
+    lines = {
+        "correlation of distance with gradient distance": correlation["pearson"],
+        "    of their ranks": correlation["spearman"],
+        "share of variance of log norm: prediction error": variance["prediction_error"],
+        "    distance": variance["distance"],
+        "    k": variance["k"],
+        "elasticity of norm in distance at fixed error: head, BT": fixed["head_bt"]["elasticity_in_distance"],
+        "    head, NormBT": fixed["head_normbt"]["elasticity_in_distance"],
+        "    all parameters, BT": fixed["all_bt"]["elasticity_in_distance"],
+        "    all parameters, NormBT": fixed["all_normbt"]["elasticity_in_distance"],
+    }
+    for name, value in results["why_close"].items():
+        together = name == "explained_together"
+        label = "ranks of all these explain, R^2" if together else f"rank correlation of distance with {name}"
+        lines[label.replace("_", " ")] = value
+    table = Table(title=f"gradient against distance: {results['pairs']} pairs")
+    for column in ("", "value", "95 % interval"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, estimate in lines.items():
+        low, high = estimate["interval"]
+        interval = "-" if low is None else f"{low:.3f} to {high:.3f}"
+        table.add_row(name, "-" if estimate["value"] is None else f"{estimate['value']:.3f}", interval)
+    console().print(table)
+    sections = Table(title="sections, closest first")
+    for column in ("section", "pairs", "accuracy", "distance", "prediction error", "norm, BT", "norm, NormBT", "k"):
+        sections.add_column(column, justify="left" if column == "section" else "right")
+    for name, row in results["sections"].items():
+        keys = ("accuracy", "distance", "prediction_error", "all_bt", "all_normbt", "median_k")
+        sections.add_row(name, str(row["pairs"]), *(f"{row[key]:.3f}" for key in keys))
+    console().print(sections)
+    console().print(f"the paper's correlation is {results['paper_correlation']}; figures: {', '.join(files)}")
+    console().print(f"written to {folder}", soft_wrap=True)

@@ -1,0 +1,179 @@
+"""The study's numbers by hand, and `rmbench diagnose` from words to files."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import write_jsonl
+
+from rmbench import runs
+from rmbench.config import BackboneConfig, BenchmarkConfig, DatasetConfig, DiagnoseConfig, GpuConfig
+from rmbench.data.formats import Pair
+from rmbench.diagnose import diagnose
+from rmbench.diagnostics.closeness import likeness
+from rmbench.diagnostics.study import elasticity, pearson, spearman, study, variance_shares
+from rmbench.diagnostics.study_figures import wilson
+from rmbench.errors import UserError
+from rmbench.modeling.tiny import tiny_tokenizer
+from rmbench.train import train
+
+N = 400
+
+
+def made(gradient_distance=lambda d, rng: 2 * d, error_spread=1.0):
+    rng = np.random.default_rng(0)
+    distance = np.exp(rng.normal(size=N))
+    margin = error_spread * rng.normal(size=N)
+    return {
+        "margin": margin,
+        "prediction_error": 1 / (1 + np.exp(margin)),
+        "distance": distance,
+        "gradient_distance": gradient_distance(distance, rng),
+        "section": np.array(["near", "far"])[(distance > 1).astype(int)],
+        "token_overlap": 1 / (1 + distance),
+        "edit_distance": rng.uniform(size=N),
+        "length_difference": rng.uniform(size=N),
+        "shared_prefix": rng.uniform(size=N),
+    }
+
+
+def test_proportional_gradients_are_described_as_such():
+    found = study(made())
+    correlation = found["correlation_of_distance_with_gradient_distance"]["pearson"]
+    assert correlation["value"] == pytest.approx(1)
+    assert correlation["interval"] == pytest.approx([1, 1])
+    assert found["k"]["fitted"] == pytest.approx(2)
+    assert found["k"]["sd_of_log"] == pytest.approx(0, abs=1e-12)
+    fixed = {name: value["elasticity_in_distance"]["value"] for name, value in found["at_fixed_error"].items()}
+    assert fixed == pytest.approx(
+        {name: float(name.endswith("_bt")) for name in fixed}, abs=1e-9
+    )  # 1 under BT, 0 under NormBT, of the head, the backbone and all
+    inside = {name: value["spearman_within_bins"]["value"] for name, value in found["at_fixed_error"].items()}
+    assert inside == pytest.approx({name: float(name.endswith("_bt")) for name in inside}, abs=1e-9)
+    assert list(found["sections"]) == ["near", "far"]
+    assert found["sections"]["near"]["pairs"] + found["sections"]["far"]["pairs"] == N
+    assert found["why_close"]["token_overlap"]["value"] == pytest.approx(-1)
+    assert found["why_close"]["explained_together"]["value"] == pytest.approx(1)
+    assert abs(found["why_close"]["edit_distance"]["value"]) < 0.15
+    low, high = found["why_close"]["edit_distance"]["interval"]
+    assert low < found["why_close"]["edit_distance"]["value"] < high
+
+
+def test_what_remains_in_the_backbone_shows():
+    columns = made(lambda d, rng: np.sqrt(d**2 + 9 * d))  # the backbone's part grows with the root of the distance
+    fixed = study(columns)["at_fixed_error"]
+    assert fixed["head_normbt"]["elasticity_in_distance"]["value"] == pytest.approx(0, abs=1e-9)
+    assert fixed["backbone_bt"]["elasticity_in_distance"]["value"] == pytest.approx(0.5)
+    assert fixed["backbone_normbt"]["elasticity_in_distance"]["value"] == pytest.approx(-0.5)
+
+
+def test_variance_shares_by_hand():
+    # independent terms of log norm with variances 1, 4 and 0.25, as near as two values each can be
+    a, b, c = np.meshgrid([-1.0, 1.0], [-2.0, 2.0], [-0.5, 0.5])
+    columns = {"prediction_error": np.exp(a.ravel() - 3), "distance": np.exp(b.ravel())}
+    columns["gradient_distance"] = columns["distance"] * np.exp(c.ravel())
+    shares = variance_shares(columns)
+    assert shares == pytest.approx({"prediction_error": 1 / 5.25, "distance": 4 / 5.25, "k": 0.25 / 5.25})
+    assert elasticity(columns, "gradient_distance") == pytest.approx(1)
+
+
+def test_correlations_by_hand():
+    assert pearson(np.array([1.0, 2, 3]), np.array([1.0, 2, 4])) == pytest.approx(3 / math.sqrt(2 * 14 / 3))
+    assert spearman(np.array([1.0, 2, 3, 4]), np.array([1.0, 8, 27, 20])) == pytest.approx(0.8)
+    assert math.isnan(pearson(np.array([1.0, 2]), np.array([0.1 + 0.2, 0.3])))
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)  # Wilson's interval of 50 in 100
+
+
+def test_pairs_without_a_gradient_are_counted():
+    columns = made()
+    columns["distance"][:7] = columns["gradient_distance"][:7] = 0.0
+    found = study(columns)
+    assert (found["pairs"], found["without_gradient"]) == (N - 7, 7)
+    nothing = {name: values[:7] for name, values in columns.items()}
+    with pytest.raises(UserError, match="0 of 7 pairs"):
+        study(nothing)
+
+
+def test_likeness_by_hand():
+    words = {"x": "user", "a": "red", "b": "blue"}
+
+    def side(text):
+        return [{"role": "assistant", "content": text}]
+
+    pair = Pair([{"role": "user", "content": words["x"]}], side("1 1 2 3"), side("1 1 3"))
+
+    class Digits:
+        def __call__(self, text, **_):
+            return {"input_ids": [int(word) for word in text.split()]}
+
+    found = {name: float(values[0]) for name, values in likeness([pair], Digits()).items()}
+    assert found == pytest.approx(
+        {"token_overlap": 3 / 4, "edit_distance": 1 / 4, "length_difference": 1 / 4, "shared_prefix": 2 / 3}
+    )
+    empty = likeness([dataclasses.replace(pair, chosen=side(""))], tiny_tokenizer())
+    assert float(empty["edit_distance"][0]) == 1
+    assert likeness([], tiny_tokenizer()) == {}
+
+
+def config(folder, **changes):
+    return DiagnoseConfig(
+        **{
+            "backbone": BackboneConfig(),
+            "dataset": DatasetConfig(name="synthetic", train_size=40, eval_size=8),
+            "benchmark": BenchmarkConfig(name="none"),
+            "gpu": GpuConfig(),
+            "pairs": 40,
+            "direction_pairs": 12,
+            "run_dir": str(folder),
+            **changes,
+        }
+    )
+
+
+def test_a_study_of_a_new_head_and_of_a_trained_run(train_config, tmp_path):
+    run = tmp_path / "run"
+    train(train_config(max_steps=2), run)
+    diagnose(config(tmp_path / "new"))
+    first = (tmp_path / "new" / "study.json").read_bytes()
+    results = diagnose(config(None, checkpoint=str(run), against=str(run), run_dir=None))
+    folder = run / "diagnose" / "synthetic"
+    assert runs.read_json(folder / "study.json")["pairs"] == 40
+    for where in (tmp_path / "new", folder):
+        table = pq.read_table(where / "pairs.parquet").to_pydict()
+        x, y = np.array(table["distance"]), np.array(table["gradient_distance"])
+        stored = runs.read_json(where / "study.json")
+        value = stored["correlation_of_distance_with_gradient_distance"]["pearson"]["value"]
+        assert value == pytest.approx(np.corrcoef(x, y)[0, 1])
+        assert (y > x).all()
+        names = ("gradient_against_distance", "norm_within_error_bins", "sections", "accuracy_by_distance")
+        assert all((where / f"{name}.{kind}").stat().st_size > 2000 for name in names for kind in ("png", "svg"))
+    assert sum(results["share_of_squared_norm"].values()) == pytest.approx(1)
+    assert -1 <= results["directions"]["cosine_with_the_others_bt"]["closest_third"] <= 1
+
+    diagnose(config(tmp_path / "new"))  # the same again
+    assert len((tmp_path / "new" / "study.json").read_bytes()) == pytest.approx(len(first), abs=200)
+    with pytest.raises(UserError, match="holds another study"):
+        diagnose(config(tmp_path / "new", pairs=20))
+
+
+def test_a_benchmarks_pairs_by_section(tmp_path):
+    row = {"prompt": "p", "chosen": "a b", "rejected": "c d e"}
+    rows = [{**row, "prompt": f"p {i}", "subset": ["one", "two"][i % 2]} for i in range(12)]
+    path = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    found = diagnose(
+        config(tmp_path / "out", benchmark=BenchmarkConfig(name="pairs", path=str(path)), direction_pairs=0)
+    )
+    assert set(found["sections"]) == {"one", "two"}
+    assert found["directions"] is None
+
+
+def test_what_cannot_be_studied_is_one_message(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        diagnose(config(tmp_path, dataset=DatasetConfig(name="local", path="missing.jsonl")))
+    with pytest.raises(UserError, match="no model there"):
+        diagnose(config(tmp_path, checkpoint=str(tmp_path)))
+    same = write_jsonl(tmp_path / "same.jsonl", [{"prompt": "p", "chosen": "a", "rejected": "a"}] * 12)
+    with pytest.raises(UserError):
+        diagnose(config(tmp_path, dataset=DatasetConfig(name="local", path=str(same))))
