@@ -215,7 +215,9 @@ class LossConfig(Checked):
 
     prefix: ClassVar[str] = "loss."
     pairwise: str = knob("bt", "name of a pairwise loss; `rmbench losses` lists them")
-    weighting: str = knob("none", "weight of a pair: none, distance (NormBT)")
+    weighting: str = knob(
+        "none", "weight of a pair: none, distance (NormBT), exact (by the norm of its whole gradient)"
+    )
     temperature: float = knob(2.0, "tau of bt_temperature", above=0)
     smoothing: float = knob(0.1, "alpha of bt_label_smoothing and bt_robust: share of wrong labels", low=0, below=0.5)
     gamma: float = knob(2.0, "of the focal losses: how much less an easy pair counts", low=0)

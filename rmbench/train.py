@@ -187,10 +187,10 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
                 store.features(pairs, layout, name) for name, pairs in (("train", train_pairs), ("eval", eval_pairs))
             )
     if config.gpu.compile:
-        if config.diagnostics.gradient is Gradient.exact:
-            raise UserError(
-                "diagnostics.gradient=exact looks into the layers, which gpu.compile=true hides. Choose one."
-            )
+        exact = {"diagnostics.gradient": config.diagnostics.gradient.name, "loss.weighting": config.loss.weighting}
+        for key, value in exact.items():
+            if value == "exact":
+                raise UserError(f"{key}=exact looks into the layers, which gpu.compile=true hides. Choose one.")
         compile_backbone(model)
     facts = {
         "device": str(accelerator.device),
@@ -292,6 +292,7 @@ def _diagnostics(
     with accelerator.autocast():
         scores = score_pairs(inputs.model, candidates, inputs.eval_layout, accelerator.device, config.gpu.eval_tokens)
     pairs = choose_probe(candidates, scores.distance, asked.probe_pairs)
+    exact = exact or inputs.loss.needs_gradient_norm
     return recorder, Probe(folder, pairs, inputs.eval_layout, inputs.model, exact, accelerator.device)
 
 

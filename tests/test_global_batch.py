@@ -4,11 +4,13 @@ Run by `torch.distributed.run` with a folder as its argument, this file trains u
 """
 
 import dataclasses
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -30,10 +32,11 @@ from rmbench.data.text import tokenize_pairs
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
-from rmbench.modeling.layout import Padded, Shared
+from rmbench.modeling.layout import Padded, Shared, run_rows
 from rmbench.modeling.model import new_reward_model
 from rmbench.runs import read_jsonl
 from rmbench.tracking import Tracker
+from rmbench.train import train
 from rmbench.training.trainer import Trainer
 
 
@@ -48,6 +51,7 @@ LOSSES = {
     "centred_cosine": by_distance(measure=Measure.centred_cosine),
     "mean_one": by_distance(normalize=True),
     "whitened_batch_mean": by_distance(measure=Measure.whitened, ema=False),
+    "exact": LossConfig(weighting="exact"),
     "margin_out_pos_reg": dataclasses.replace(
         by_distance(), pairwise="bt_margin_out", regularizer=RegularizerConfig(pos_reg=0.2)
     ),
@@ -99,6 +103,23 @@ def test_micro_batches_do_not_change_what_is_learnt(tmp_path, name, layout):
     splits = {"1": {"micro_batch_size": 1}, "2": {"micro_batch_size": 2}, "8": {"micro_batch_size": 8}}
     for split, changes in {**splits, "tokens": {"micro_batch_tokens": 150}}.items():
         assert_same(trained_in_float64(LOSSES[name], layout, tmp_path / split, **changes), expected)
+
+
+def test_exact_weights_are_mu_over_the_norm_of_each_pairs_whole_gradient(tmp_path, train_config):
+    config = dataclasses.replace(train_config(max_steps=1, micro_batch_size=3), loss=LOSSES["exact"])
+    diagnostics = dataclasses.replace(config.diagnostics, every=1, probe_pairs=0)
+    train(dataclasses.replace(config, diagnostics=diagnostics), tmp_path / "run")
+    rows = pq.read_table(tmp_path / "run" / "diagnostics" / "pairs.parquet").to_pylist()
+    model, tokenizer = new_reward_model(config.backbone, "sdpa", seed=0)
+    pairs, _ = tokenize_pairs(load_dataset(config.dataset).train, tokenizer, 512)
+    of_id = {pair.pair.id: pair for pair in pairs}
+    norms = []
+    for row in rows:  # the slow way: one backward pass per pair
+        margin = run_rows(model, Padded(model.pad_id).rows([of_id[row["pair_id"]]])).margin.sum()
+        norms.append(math.hypot(*(g.norm().item() for g in torch.autograd.grad(margin, list(model.parameters())))))
+    mu = sum(norms) / len(norms)
+    assert len(rows) == 16
+    assert [row["weight"] for row in rows] == pytest.approx([mu / norm for norm in norms], rel=1e-4)
 
 
 def test_two_processes_learn_what_one_does_under_every_loss(tmp_path):

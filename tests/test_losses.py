@@ -336,7 +336,7 @@ def test_pairs_that_hardly_differ_are_counted():
     ("config", "says"),
     [
         ({"pairwise": "btt"}, r"loss\.pairwise=btt.*Did you mean loss\.pairwise=bt\?.*There are: bt"),
-        ({"weighting": "distanc"}, r"loss\.weighting=distanc: no such name\. There are: none, distance"),
+        ({"weighting": "distanc"}, r"loss\.weighting=distanc: no such name\. There are: none, distance, exact"),
     ],
 )
 def test_an_unknown_name_lists_those_there_are(config, says):

@@ -7,6 +7,7 @@ probe's pairs are held out, spread over all sources and over the whole range of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,15 @@ class Probe:
     def _statistics(self, parts: list[list[TokenPair]], loss: PairLoss) -> Statistics | None:
         if not loss.needs_global_batch:
             return None
-        return loss.statistics(PairBatch.joined([self._forward(part) for part in parts]), reduce)
+        return loss.statistics(PairBatch.joined([self._seen(part, loss) for part in parts]), reduce)
+
+    def _seen(self, part: list[TokenPair], loss: PairLoss) -> PairBatch:
+        """What the loss's statistics are made of."""
+        if not loss.needs_gradient_norm or self.gradients is None:
+            return self._forward(part)
+        with self.gradients.watch(self.layout.rows(part)):
+            batch = self._forward(part)
+            return replace(batch, gradient_norm=self.gradients.collect(batch.output.margin).norms).detached()
 
     def _of(
         self, part: list[TokenPair], loss: PairLoss, statistics: Statistics | None
@@ -128,8 +137,8 @@ class Probe:
                 return batch.output, loss(batch, statistics), None, None
         with self.gradients.watch(self.layout.rows(part)):
             batch = self._forward(part)
-            terms = loss(batch, statistics)
             of_margin = self.gradients.collect(batch.output.margin)
+            terms = loss(replace(batch, gradient_norm=of_margin.norms), statistics)
             if torch.equal(terms.slope_chosen, -terms.slope_rejected):
                 return batch.output, terms, of_margin, of_margin.times(terms.slope_chosen)
             return batch.output, terms, of_margin, self.gradients.collect(terms.loss)

@@ -15,7 +15,7 @@ from torch import Tensor
 from rmbench.config import DistanceConfig, LossConfig, Measure, RegularizerConfig
 from rmbench.losses.loss import PairBatch, PairLoss
 from rmbench.losses.regularizers import KL_FORMULA, KL_SOURCE
-from rmbench.losses.weighting import FORMULA
+from rmbench.losses.weighting import EXACT_FORMULA, FORMULA
 from rmbench.modeling.output import PairOutput
 
 PAPER = "NormBT, arXiv 2512.06343"
@@ -55,7 +55,8 @@ class Card:
             return None
         distance = self.config.distance
         mean = "μ" if distance.ema else "batch mean"
-        ratio = f"{mean} / ({FORMULA[distance.measure]} + ε)"
+        size = EXACT_FORMULA if self.loss.needs_gradient_norm else FORMULA[distance.measure]
+        ratio = f"{mean} / ({size} + ε)"
         weight = ratio if distance.exponent == 1 else f"({ratio})^{distance.exponent:g}"
         return f"{weight}, divided by their mean" if distance.normalize else weight
 
@@ -81,8 +82,10 @@ class Card:
         return found
 
     def _distance_knobs(self) -> list[str]:
-        whitened = self.config.distance.measure is Measure.whitened
-        return [f.name for f in fields(DistanceConfig) if f.name != "shrinkage" or whitened]
+        unread = {"measure", "shrinkage"} if self.loss.needs_gradient_norm else {"shrinkage"}
+        if self.config.distance.measure is Measure.whitened:
+            unread -= {"shrinkage"}
+        return [f.name for f in fields(DistanceConfig) if f.name not in unread]
 
 
 def _nonzero(regularizer: RegularizerConfig) -> list[str]:
@@ -97,11 +100,13 @@ def curves(card: Card, margins: Sequence[float]) -> tuple[str, dict[float, tuple
     """
     distance = replace(card.config.distance, measure=Measure.l2, ema=True, normalize=False)
     regularizer = replace(card.config.regularizer, kl=0.0)  # a constant of the margin
-    loss = PairLoss(replace(card.config, distance=distance, regularizer=regularizer))
+    weighting = "distance" if card.loss.weighs else "none"
+    loss = PairLoss(replace(card.config, weighting=weighting, distance=distance, regularizer=regularizer))
     loss.update(1.0)
     what, values = "", [1.0]
     if loss.weighs:
-        what, values = "distance / μ", [0.25, 0.5, 1.0, 2.0, 4.0]
+        size = "gradient norm" if card.loss.needs_gradient_norm else "distance"
+        what, values = f"{size} / μ", [0.25, 0.5, 1.0, 2.0, 4.0]
     elif loss.needs_rating:
         what, values = "rating margin m", [0.0, 0.5, 1.0, 2.0, 3.0]
     found = {}

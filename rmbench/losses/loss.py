@@ -6,7 +6,7 @@ Every part is pure, works per pair and states its derivative; the caller reduces
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +33,12 @@ class PairBatch:
 
     output: PairOutput
     rating_margin: Tensor | None = None
+    gradient_norm: Tensor | None = None  # ||grad(r_w - r_l)|| over all trained parameters
+
+    def detached(self) -> PairBatch:
+        """The same without the graph that made it."""
+        given = {name: values.detach() for name, values in vars(self.output).items() if values is not None}
+        return replace(self, output=PairOutput(**given))
 
     @staticmethod
     def joined(parts: Sequence[PairBatch]) -> PairBatch:
@@ -41,7 +47,8 @@ class PairBatch:
         names = [name for name, values in outputs[0].items() if values is not None]
         output = PairOutput(**{name: torch.cat([o[name] for o in outputs]) for name in names})
         ratings = [part.rating_margin for part in parts if part.rating_margin is not None]
-        return PairBatch(output, torch.cat(ratings) if ratings else None)
+        norms = [part.gradient_norm for part in parts if part.gradient_norm is not None]
+        return PairBatch(output, torch.cat(ratings) if ratings else None, torch.cat(norms) if norms else None)
 
 
 def rating_margins(pairs: Sequence[TokenPair]) -> Tensor | None:
@@ -127,6 +134,11 @@ class PairLoss:
         return self.pairwise.needs_rating
 
     @property
+    def needs_gradient_norm(self) -> bool:
+        """Its weights divide by the norm of each pair's whole gradient."""
+        return self.config.weighting == "exact"
+
+    @property
     def needs_global_batch(self) -> bool:
         """This step's loss of a pair depends on the whole global batch, so all of it has to be seen first."""
         distance = self.config.distance
@@ -134,7 +146,7 @@ class PairLoss:
             self.mu is None
             or not distance.ema
             or distance.normalize
-            or distance.measure in (Measure.centred_cosine, Measure.whitened)
+            or (distance.measure in (Measure.centred_cosine, Measure.whitened) and not self.needs_gradient_norm)
         )
         return of_weights or any(r.part is not None for _, r in self.regularizers.values())
 
@@ -162,13 +174,14 @@ class PairLoss:
             return Statistics(means=means)
         distance = self.config.distance
         centre = batch_covariance = factor = mean_weight = None
-        if distance.measure is Measure.centred_cosine:
+        measure = None if self.needs_gradient_norm else distance.measure
+        if measure is Measure.centred_cosine:
             centre = mean((output.embeddings_chosen + output.embeddings_rejected) / 2)
-        if distance.measure is Measure.whitened:
+        if measure is Measure.whitened:
             batch_covariance = covariance(output, total)
             running = batch_covariance if self.covariance is None else self.covariance.to(batch_covariance)
             factor = whitener(running, distance.shrinkage)
-        size = embedding_distance(output, distance.measure, centre, factor)
+        size = self._size(batch, output, Statistics(centre=centre, whitener=factor))
         mu = mean(size) if self.mu is None or not distance.ema else size.new_tensor(self.mu)
         if distance.normalize:
             mean_weight = mean(pair_weight(size, mu, distance))
@@ -183,7 +196,7 @@ class PairLoss:
         statistics = self.statistics(batch) if statistics is None else statistics
         output = _float32(batch.output)
         chosen, rejected = output.rewards_chosen, output.rewards_rejected
-        size, weight = self._weight(output, statistics)
+        size, weight = self._weight(batch, output, statistics)
         rating = self._rating(batch, chosen)
         coordinate = self.pairwise.coordinate(chosen, rejected)
         loss = weight * self.pairwise.value(coordinate.x, rating, self.config)
@@ -226,12 +239,19 @@ class PairLoss:
         self.mu = float(state["mu"]) if "mu" in state else None
         self.covariance = state.get("covariance")
 
-    def _weight(self, output: PairOutput, statistics: Statistics) -> tuple[Tensor, Tensor]:
+    def _size(self, batch: PairBatch, output: PairOutput, statistics: Statistics) -> Tensor:
+        """What each weight divides by; `output` is the batch's in at least float32."""
+        if not self.needs_gradient_norm:
+            return embedding_distance(output, self.config.distance.measure, statistics.centre, statistics.whitener)
+        assert batch.gradient_norm is not None, "loss.weighting=exact needs the norms of the pairs' gradients"
+        return batch.gradient_norm.detach().to(output.margin.dtype)
+
+    def _weight(self, batch: PairBatch, output: PairOutput, statistics: Statistics) -> tuple[Tensor, Tensor]:
         """What each weight divides by, and the weights."""
         distance = self.config.distance
         if not self.weighs:
             return output.distance, torch.ones_like(output.margin).detach()
-        size = embedding_distance(output, distance.measure, statistics.centre, statistics.whitener)
+        size = self._size(batch, output, statistics)
         assert statistics.mu is not None
         weight = pair_weight(size, statistics.mu, distance)
         return size, weight if statistics.mean_weight is None else weight / statistics.mean_weight

@@ -14,7 +14,8 @@ from torch import Tensor
 from rmbench.config import DistanceConfig, Measure
 from rmbench.modeling.output import PairOutput
 
-WEIGHTING = ("none", "distance")
+WEIGHTING = ("none", "distance", "exact")
+EXACT_FORMULA = "‖∇(r_w - r_l)‖"
 FORMULA = {
     Measure.l2: "‖h_w - h_l‖",
     Measure.cosine: "1 - cos(h_w, h_l)",

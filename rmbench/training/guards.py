@@ -28,7 +28,7 @@ def not_finite(
     found: list[dict[str, Any]] = []
     for pair in [pair for part in parts for pair in part.pairs]:
         output = run_rows(model, layout.rows([pair]).to(device))
-        batch = PairBatch(output, rating_margins([pair]))
+        batch = PairBatch(output, rating_margins([pair]), torch.ones_like(output.margin))
         value = loss(batch, loss.statistics(batch, lambda tensor: tensor)).loss.sum()
         gradients = torch.autograd.grad(value, trained, allow_unused=True)
         norms = [float(gradient.norm()) for gradient in gradients if gradient is not None]

@@ -26,6 +26,7 @@ from rmbench.config import TrainingConfig
 from rmbench.console import progress
 from rmbench.data.text import TokenPair
 from rmbench.data.tokens import lengths
+from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.errors import Stopped
@@ -77,6 +78,9 @@ class Trainer:
         self.eval_pairs, self.eval_layout, self.eval_tokens = eval_pairs, eval_layout, eval_tokens
         self.folder, self.recorder, self.tracker, self.layout = folder, recorder, tracker, layout
         self.probe = probe
+        # loss.weighting=exact measures every pair, in the step's own graph
+        exact = loss.needs_gradient_norm
+        self.margin_gradients = (recorder.gradients or PairGradients(model)) if exact else None
         rank, world = accelerator.process_index, accelerator.num_processes
         self.batches = StepBatches(lengths(train_pairs), config.batch_size, seed, world)
         self.feed = StepFeed(train_pairs, self.batches, layout, rank, world, config.micro_batch_size)
@@ -171,6 +175,7 @@ class Trainer:
         scale = self.accelerator.num_processes / step_input.pairs
         recording = self.recorder.wants(self.state.step + 1)
         gradients = self.recorder.gradients if recording else None
+        watching = self.margin_gradients or gradients
         sums = torch.zeros(len(SUMS), device=self.accelerator.device, dtype=self.sum_dtype)
         parts = step_input.micro_batches
         part = parts[0]
@@ -180,7 +185,7 @@ class Trainer:
                 measured = None
                 with (
                     self.accelerator.no_sync(self.model) if part is not parts[-1] else nullcontext(),
-                    gradients.watch(part.rows) if gradients else nullcontext(),
+                    watching.watch(part.rows) if watching else nullcontext(),
                 ):
                     batch = self._forward(part)
                     if statistics is None:
@@ -207,13 +212,17 @@ class Trainer:
         """For losses that depend on the whole global batch, where one forward pass does not hold this rank's part."""
         if len(parts) == 1 or not self.loss.needs_global_batch:
             return None
-        with torch.no_grad():
-            batches = [self._forward(part) for part in parts]
+        batches = []
+        for part in parts:
+            watched = self.margin_gradients.watch(part.rows) if self.margin_gradients else torch.no_grad()
+            with self.accelerator.no_sync(self.model), watched:
+                batches.append(self._forward(part).detached())
         return self.loss.statistics(PairBatch.joined(batches), self._total)
 
     def _forward(self, part: MicroBatch) -> PairBatch:
         output = run_rows(self.model, part.rows.to(self.accelerator.device))
-        return PairBatch(output, part.rating_margin)
+        norms = None if self.margin_gradients is None else self.margin_gradients.collect(output.margin).norms
+        return PairBatch(output, part.rating_margin, norms)
 
     def _total(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks."""
