@@ -9,6 +9,7 @@ process; the largest difference between their scores is printed too.
 
 import argparse
 import time
+from typing import Any
 
 import torch
 from benching import parser, read_pairs, report, small_decoder, spread, token_pairs
@@ -22,15 +23,16 @@ from rmbench.modeling.scoring import score_items
 BATCH = 8
 
 
-def in_dataset_order(model: RewardModel, pairs: list[TokenPair], device: torch.device) -> list[list[float]]:
+def in_dataset_order(network: Any, pairs: list[TokenPair], device: torch.device) -> list[list[float]]:
     """Chosen and rejected rewards, the batch's chosen texts first, then its rejected ones."""
-    network = model.network.eval()
     sides: list[list[float]] = [[], []]
     for start in range(0, len(pairs), BATCH):
         for rewards, side in zip(sides, ("chosen", "rejected"), strict=True):
             texts = [getattr(pair, side) for pair in pairs[start : start + BATCH]]
             longest = max(map(len, texts))
-            ids = torch.tensor([[*ids, *[model.pad_id] * (longest - len(ids))] for ids in texts], device=device)
+            ids = torch.tensor(
+                [[*ids, *[network.config.pad_token_id] * (longest - len(ids))] for ids in texts], device=device
+            )
             lengths = torch.tensor([len(ids) for ids in texts], device=device)
             mask = (torch.arange(longest, device=device) < lengths[:, None]).long()
             with torch.no_grad():
@@ -61,8 +63,9 @@ def main() -> None:
     pairs, _ = token_pairs(read_pairs(chosen.data, chosen.pairs), chosen.max_length)
     items = [TokenItem(Item.from_pair(pair.pair), pair.sequences) for pair in pairs]
     model = small_decoder(chosen).to(device)
+    plain = small_decoder(chosen).network.to(device).eval()  # the same weights; ours exchanges its attention
     contestants = {
-        f"dataset order, batches of {BATCH}, sides apart": lambda: in_dataset_order(model, pairs, device),
+        f"dataset order, batches of {BATCH}, sides apart": lambda: in_dataset_order(plain, pairs, device),
         "rmbench, padded": lambda: by_length(model, items, Padded(model.pad_id), device, chosen.eval_tokens),
         "rmbench": lambda: by_length(model, items, Shared(model.pad_id), device, chosen.eval_tokens),
     }
