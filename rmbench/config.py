@@ -426,8 +426,7 @@ class EvalConfig(Checked):
 
     def check(self) -> None:
         """bitsandbytes knows two widths."""
-        if self.bits not in (None, 4, 8):
-            raise UserError(f"bits={self.bits}: there are 4, 8 and null.")
+        _check_bits(self.bits)
 
 
 @dataclass
@@ -454,6 +453,15 @@ class ScoreConfig(Checked):
     revision: str | None = knob(None, "branch, tag or commit of a checkpoint on the Hub")
     trust_remote_code: bool = knob(False, "run Python code that comes with the model")
     bits: int | None = knob(None, "load in 8 or 4 bits through bitsandbytes; scores change; null is float32")
+
+    def check(self) -> None:
+        """bitsandbytes knows two widths."""
+        _check_bits(self.bits)
+
+
+def _check_bits(bits: int | None) -> None:
+    if bits not in (None, 4, 8):
+        raise UserError(f"bits={bits}: there are 4, 8 and null.")
 
 
 @dataclass

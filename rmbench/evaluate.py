@@ -147,6 +147,8 @@ def results_table(results: dict[str, Any]) -> Table:
 
     for name, accuracy in results["sections"].items():
         add(name, f"sections/{name}", accuracy)
+    for name, accuracy in results.get("difficulty", {}).items():
+        add(name, f"difficulty/{name}", accuracy)
     table.add_section()
     if results["score"] is None:
         table.add_row(f"score: none, {results['reason']}", "", "")

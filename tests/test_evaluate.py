@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -285,3 +286,12 @@ def test_a_checkpoint_without_a_head_or_with_two_labels_is_refused(checkpoint, t
         says = "head with 1 output, this one has 2"
     with pytest.raises(UserError, match=says):
         evaluate(eval_config(checkpoint, "pairs", pair_file(tmp_path), tmp_path / "out"))
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_fewer_bits_are_loaded_only_where_that_is_possible(checkpoint, tmp_path):
+    with pytest.raises(UserError, match=r"Loading in 8 bits needs bitsandbytes"):
+        evaluate(eval_config(checkpoint, "pairs", pair_file(tmp_path), tmp_path / "out", bits=8))
+    with pytest.raises(UserError, match="bits=5"):
+        eval_config(checkpoint, "pairs", None, tmp_path / "out", bits=5)
+    assert not (tmp_path / "out").exists()

@@ -78,8 +78,8 @@ def quantization(bits: int | None) -> Any:
         return None
     if find_spec("bitsandbytes") is None:
         raise UserError(
-            f"backbone.lora.bits={bits} needs bitsandbytes: pip install 'rmbench[qlora]'.\n"
-            "backbone.lora.bits=null keeps the frozen weights in float32."
+            f"Loading in {bits} bits needs bitsandbytes: pip install 'rmbench[qlora]'.\n"
+            "Without backbone.lora.bits (rmbench train) or bits (eval, score), weights are float32."
         )
     from transformers import BitsAndBytesConfig
 

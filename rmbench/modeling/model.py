@@ -294,9 +294,12 @@ def _load(
         name = str(local)
     own_head = heads.find_own_head(name, revision)
     adapter = None if own_head else lora.find_adapter(name, revision)
+    if adapter is not None and bits is not None:
+        raise UserError(f"{name} is an adapter: it is merged into its base in float32; leave bits={bits} out.")
     if adapter is not None:
         network, tokenizer, _ = _load(adapter.base, adapter.base_revision, trust_remote_code, attention, 1)
         return lora.merged(network, adapter, _head_weight(network)), tokenizer, False
+    quantized = lora.quantization(bits)
     where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     inside = {"subfolder": heads.BACKBONE_FOLDER} if own_head else {}
     num_labels = 1 if own_head else num_labels
@@ -314,7 +317,7 @@ def _load(
                 use_safetensors=True,
                 ignore_mismatched_sizes=num_labels is not None,
                 output_loading_info=True,
-                quantization_config=lora.quantization(bits),
+                quantization_config=quantized,
                 **where,
                 **inside,
             )
