@@ -158,3 +158,14 @@ def test_a_broken_loss_of_ones_own_is_refused_with_the_reason(own, name, says):
 def test_a_module_that_is_not_there_says_where_it_was_looked_for():
     with pytest.raises(UserError, match=r"No module named 'nowhere'.*working directory"):
         PairLoss(LossConfig(pairwise="nowhere:loss"))
+
+
+@pytest.mark.slow
+def test_every_named_loss_trains_on_the_built_in_data_and_stands_in_one_table(tmp_path):
+    done = rmbench("sweep", "loss=glob(*)", "training=smoke", "tracking=none", "sweep_dir=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = {one.name for one in all_cards()}
+    runs = {path.parent.name.removeprefix("loss=").rpartition("-")[0] for path in tmp_path.rglob("metrics.json")}
+    assert runs == names
+    table = (tmp_path / "sweep" / "report.md").read_text()
+    assert all(f"loss={name}" in table for name in names)

@@ -327,6 +327,22 @@ def test_extreme_inputs_stay_finite_and_the_head_gradient_bounded(name, dtype):
         assert (terms.loss_slope * terms.distance <= 3.0 * unweighted * (1 + 1e-6)).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("measure", Measure)
+def test_every_measure_is_finite_for_vectors_of_any_length(measure, dtype):
+    lengths = tensor([0.0, 1e-30, 1e-6, 1.0, 1e8], dtype)
+    h_w = torch.stack([lengths, torch.zeros_like(lengths)], dim=1)
+    for h_l in (torch.zeros_like(h_w), h_w, h_w.flip(1), -h_w):
+        zeros = torch.zeros(len(h_w), dtype=dtype)
+        distance = DistanceConfig(measure=measure, exponent=0.5)
+        terms = PairLoss(LossConfig(weighting="distance", distance=distance))(PairOutput(zeros, zeros, h_w, h_l))
+        assert torch.isfinite(terms.size).all()
+        assert torch.isfinite(terms.weight).all()
+        assert (terms.size >= 0).all()
+        if measure is Measure.cosine:
+            assert (terms.size <= 2 + 1e-6).all()
+
+
 def test_pairs_that_hardly_differ_are_counted():
     terms = PairLoss(LossConfig())(output([1.0] * 3, [0.0] * 3, [[1.0], [1.0], [1.0]], [[1.0], [1.0 + 1e-5], [1.1]]))
     assert terms.close.tolist() == [1, 1, 0]

@@ -36,8 +36,9 @@ def cosine(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    length = vectors.norm(dim=-1, keepdim=True)
-    return vectors / length.clamp_min(torch.finfo(vectors.dtype).tiny)
+    smallest = torch.finfo(vectors.dtype).tiny
+    scaled = vectors / vectors.abs().amax(dim=-1, keepdim=True).clamp_min(smallest)  # its square is no underflow
+    return scaled / scaled.norm(dim=-1, keepdim=True).clamp_min(smallest)
 
 
 def covariance(output: PairOutput, total: Callable[[Tensor], Tensor]) -> Tensor:
