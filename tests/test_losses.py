@@ -327,6 +327,26 @@ def test_extreme_inputs_stay_finite_and_the_head_gradient_bounded(name, dtype):
         assert (terms.loss_slope * terms.distance <= 3.0 * unweighted * (1 + 1e-6)).all()
 
 
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (LossConfig(pairwise="bt_margin"), "rating_margin"),
+        (LossConfig(weighting="exact"), "gradient_norm"),
+        (LossConfig(regularizer=RegularizerConfig(kl=1.0)), "bottleneck"),
+    ],
+)
+def test_a_batch_that_lacks_what_the_loss_reads_is_refused(config, says):
+    with pytest.raises(UserError, match=says):
+        PairLoss(config)(FAR)
+
+
+def test_embeddings_that_are_not_finite_make_a_loss_that_is_not():
+    nan = torch.full((2, 3), torch.nan)
+    distance = DistanceConfig(measure=Measure.whitened)
+    terms = PairLoss(LossConfig(weighting="distance", distance=distance))(PairOutput(nan[:, 0], nan[:, 0], nan, nan))
+    assert not torch.isfinite(terms.loss).any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("measure", Measure)
 def test_every_measure_is_finite_for_vectors_of_any_length(measure, dtype):

@@ -191,6 +191,9 @@ class PairLoss:
         """Per-pair terms. Nothing is updated.
 
         Without `statistics`, the batch is taken for the whole global batch.
+
+        Raises:
+            UserError: the batch lacks what this loss reads.
         """
         batch = batch if isinstance(batch, PairBatch) else PairBatch(batch)
         statistics = self.statistics(batch) if statistics is None else statistics
@@ -211,7 +214,8 @@ class PairLoss:
                 slope_chosen = slope_chosen + coefficient * by_chosen
                 slope_rejected = slope_rejected + coefficient * by_rejected
         if self.config.regularizer.kl:
-            assert output.kl is not None, "loss.regularizer.kl needs a model with a bottleneck"
+            if output.kl is None:
+                raise UserError("loss.regularizer.kl needs a model with a bottleneck, whose KL is PairOutput.kl.")
             loss = loss + self.config.regularizer.kl * output.kl
         margin, distance = output.margin.detach(), output.distance
         return LossTerms(loss, margin, distance, size, weight, slope_chosen, slope_rejected, _close(output))
@@ -243,7 +247,8 @@ class PairLoss:
         """What each weight divides by; `output` is the batch's in at least float32."""
         if not self.needs_gradient_norm:
             return embedding_distance(output, self.config.distance.measure, statistics.centre, statistics.whitener)
-        assert batch.gradient_norm is not None, "loss.weighting=exact needs the norms of the pairs' gradients"
+        if batch.gradient_norm is None:
+            raise UserError("loss.weighting=exact needs PairBatch.gradient_norm, which PairGradients measures.")
         return batch.gradient_norm.detach().to(output.margin.dtype)
 
     def _weight(self, batch: PairBatch, output: PairOutput, statistics: Statistics) -> tuple[Tensor, Tensor]:
@@ -260,7 +265,8 @@ class PairLoss:
         """m, scaled; zeros for losses that do not read it."""
         if not self.pairwise.needs_rating:
             return torch.zeros_like(like).detach()
-        assert batch.rating_margin is not None, f"{self.config.pairwise} needs rating margins"
+        if batch.rating_margin is None:
+            raise UserError(f"loss.pairwise={self.config.pairwise} needs PairBatch.rating_margin.")
         return self.config.rating_factor * batch.rating_margin.to(like)
 
 

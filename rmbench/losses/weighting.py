@@ -63,7 +63,9 @@ def whitener(covariance: Tensor, shrinkage: float) -> Tensor:
     size = len(covariance)
     mean_variance = (covariance.trace() / size).clamp_min(torch.finfo(covariance.dtype).tiny ** 0.5)
     identity = torch.eye(size, dtype=covariance.dtype, device=covariance.device)
-    return torch.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * mean_variance * identity)
+    shrunk = (1 - shrinkage) * covariance + shrinkage * mean_variance * identity
+    factor, failed = torch.linalg.cholesky_ex(shrunk)  # fails for embeddings that are not finite alone
+    return torch.where(failed > 0, torch.nan, factor)
 
 
 def embedding_distance(
