@@ -19,7 +19,6 @@ from rmbench.commands.registry import COMMANDS
 from rmbench.errors import RunFailed, Stopped, UserError
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich" if sys.stdout and sys.stdout.isatty() else None,  # plain text for files and pipes
@@ -39,8 +38,17 @@ class WordsCommand(TyperCommand):
         formatter.write(page(ctx.info_name or ""))
 
 
+def _suggestions(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
+    from rmbench.commands.completion import suggestions
+
+    return suggestions(ctx.params.get("command") or ctx.info_name, ctx.params.get("words") or [], incomplete)
+
+
 ConfigOf = StrEnum("ConfigOf", list(COMMANDS))  # type: ignore[misc]
-Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", show_default=False, autocompletion=_suggestions),
+]
 FORWARDED = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 
 

@@ -6,6 +6,7 @@ receives the finished objects; nothing below the jobs sees a `DictConfig`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -54,6 +55,16 @@ class Device(Enum):
     cpu = "cpu"
     cuda = "cuda"
     mps = "mps"
+
+
+class Strategy(Enum):
+    """How several devices share a run: whole copies (DDP), or parts of weights, gradients and optimiser on each."""
+
+    none = "none"
+    ddp = "ddp"
+    fsdp = "fsdp"
+    deepspeed_zero2 = "deepspeed_zero2"
+    deepspeed_zero3 = "deepspeed_zero3"
 
 
 class Precision(Enum):
@@ -328,6 +339,10 @@ class GpuConfig(Checked):
 
     prefix: ClassVar[str] = "gpu."
     device: Device = knob(Device.auto, "cuda, mps, cpu, or the first of these that there is")
+    strategy: Strategy = knob(
+        Strategy.none, "how several devices share a run: none, ddp, fsdp, deepspeed_zero2, _zero3"
+    )
+    count: int | None = knob(None, "processes, one per device; null is one for each GPU of this machine", low=1)
     precision: Precision = knob(Precision.auto, "autocast precision; weights, head and loss stay float32")
     attention: str = knob("sdpa", "attention implementation of transformers: sdpa, eager, flash_attention_2")
     eval_tokens: int | None = knob(
@@ -336,6 +351,11 @@ class GpuConfig(Checked):
         low=1,
     )
     compile: bool = knob(False, "torch.compile the backbone: faster steps after a minute or more of compiling")
+
+    def check(self) -> None:
+        """Several processes share a run in one of the named ways."""
+        if self.strategy is Strategy.none and (self.count or 1) > 1:
+            raise UserError(f"gpu.count={self.count} needs a way to share the run: gpu=ddp (or fsdp, deepspeed_zero2).")
 
 
 @dataclass
@@ -381,6 +401,19 @@ class TrackingConfig(Checked):
 
 
 @dataclass
+class HubConfig(Checked):
+    """What is uploaded: nothing, unless it is asked for."""
+
+    prefix: ClassVar[str] = "hub."
+    push: str | None = knob(None, "ORG/NAME: upload the checkpoint there at the end, as a private repository")
+
+    def check(self) -> None:
+        """An owner and a name."""
+        if self.push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push):
+            raise UserError(f"hub.push={self.push}: write ORG/NAME.")
+
+
+@dataclass
 class TrainConfig(Checked):
     """`rmbench train` and each job of `rmbench sweep`."""
 
@@ -392,6 +425,7 @@ class TrainConfig(Checked):
     diagnostics: DiagnosticsConfig = MISSING
     benchmark: BenchmarkConfig = MISSING
     tracking: TrackingConfig = MISSING
+    hub: HubConfig = field(default_factory=HubConfig)
     layout: LayoutName = knob(
         LayoutName.auto, "shared (each prompt computed once), padded, or what the backbone allows"
     )
@@ -507,6 +541,19 @@ def keys(schema: type, prefix: str = "") -> dict[str, str]:
             default = "" if f.default in (NO_DEFAULT, MISSING) else f" (default: {_shown(f.default)})"
             found[prefix + f.name] = f.metadata["doc"] + default
     return found
+
+
+def choices(schema: type, key: str) -> list[str]:
+    """The values of a dotted key that has only a few; none otherwise."""
+    name, _, rest = key.partition(".")
+    for f in fields(schema):
+        if f.name == name and rest:
+            return choices(_GROUP_TYPES[str(f.type)], rest) if str(f.type) in _GROUP_TYPES else []
+        if f.name == name and isinstance(f.default, Enum):
+            return [member.name for member in type(f.default)]
+        if f.name == name and isinstance(f.default, bool):
+            return ["true", "false"]
+    return []
 
 
 def _shown(value: Any) -> str:

@@ -27,7 +27,7 @@ from rmbench.errors import UserError
 logger = logging.getLogger(__name__)
 
 # Keys that say where a run is kept and how it is watched, not what it computes.
-BOOKKEEPING = ("run_dir", "sweep_dir", "training.resume", "tracking")
+BOOKKEEPING = ("run_dir", "sweep_dir", "training.resume", "tracking", "hub")
 PACKAGES = ("rmbench", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "wandb")
 NAME_LIMIT = 80
 
@@ -226,8 +226,16 @@ def run_name(root: DictConfig) -> str:
 
 
 def register_resolvers() -> None:
-    """`${rmbench_run_name:}` for conf/train.yaml."""
+    """`${rmbench_run_name:}` for conf/train.yaml; `${rmbench_gpus:}`, the number of GPUs, for the launchers."""
     OmegaConf.register_new_resolver("rmbench_run_name", lambda *, _root_: run_name(_root_), replace=True)
+    OmegaConf.register_new_resolver("rmbench_gpus", _number_of_gpus, replace=True)
+
+
+def _number_of_gpus() -> int:
+    """At least one: without a GPU, the CPU is the device."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
 
 
 def clear_temporary(folder: Path) -> None:

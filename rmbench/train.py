@@ -6,17 +6,19 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from omegaconf import OmegaConf
 from rich.table import Table
 from transformers import set_seed
 
-from rmbench import runs
+from rmbench import handover, runs
 from rmbench.benchmarks.registry import find
 from rmbench.benchmarks.run import Prepared, benchmark_layout, numbers_now, prepare_benchmark, run_benchmark
 from rmbench.benchmarks.scores import ScoreLog, ScoreRow
@@ -34,10 +36,12 @@ from rmbench.errors import UserError
 from rmbench.evaluate import results_table
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator, precision_name
+from rmbench.modeling.estimate import estimate
 from rmbench.modeling.features import FeatureStore
 from rmbench.modeling.heads import kind_of
 from rmbench.modeling.layout import Layout
-from rmbench.modeling.layout_choice import choose_layout
+from rmbench.modeling.layout_choice import choose_layout, pairs_of_all_lengths
+from rmbench.modeling.memory import first_budget
 from rmbench.modeling.model import RewardModel, compile_backbone, freeze_backbone, load_reward_model, new_reward_model
 from rmbench.modeling.scoring import score_pairs, summarize
 from rmbench.tracking import Tracker, open_tracker
@@ -71,7 +75,8 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: a value, file or name cannot be used; nothing of an earlier run is touched then.
     """
-    accelerator = make_accelerator(config.gpu)
+    accelerator = make_accelerator(config.gpu, config.training.max_grad_norm)
+    folder = Path(broadcast_object_list([str(folder)])[0])  # under torchrun each rank was given one of its own
     with runs.locked(folder) if accelerator.is_main_process else nullcontext():
         return _train(config, folder, accelerator)
 
@@ -79,6 +84,7 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
 def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[str, Any]:
     if runs.claim(folder, config):
         logger.info("%s is finished already", folder)
+        _push(config, folder, accelerator)
         return dict(runs.read_json(folder / "metrics.json"))
     accelerator.wait_for_everyone()  # every rank has seen the folder as it was
 
@@ -111,6 +117,7 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
             seed=config.seed,
             probe=probe,
             benchmark=_benchmark_during(inputs, config, accelerator),
+            strategy=config.gpu.strategy,
         )
         started = time.perf_counter()
         state = trainer.train()
@@ -118,14 +125,14 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
 
         # keep the last model or the best, and say how good it is
         best = folder / "checkpoints" / "best" if config.training.keep_best and state.best_step else None
-        model = trainer.unwrapped()
         if best is None:
-            trainer.export(model, folder / "checkpoint")
+            trainer.export(folder / "checkpoint")
         elif accelerator.is_main_process:
             checkpoints.copy_folder(best, folder / "checkpoint")
         accelerator.wait_for_everyone()
-        if best is not None or config.backbone.lora.r:
-            model = _exported(folder / "checkpoint", config, accelerator)  # the best, or with its adapters merged
+        # adapters are merged there, and divided weights are whole
+        reload = best is not None or config.backbone.lora.r or trainer.sharded
+        model = _exported(folder / "checkpoint", config, accelerator) if reload else trainer.unwrapped()
         metrics = {
             "steps": state.step,
             "kept_step": state.best_step if best else state.step,
@@ -133,6 +140,7 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
             "skipped_steps": state.skipped_steps,
             "train_seconds": seconds,
             "train_pairs": len(inputs.train_pairs),
+            "peak_memory": torch.cuda.max_memory_allocated() if accelerator.device.type == "cuda" else None,
             "mu": inputs.loss.mu,
             "eval": _evaluate(model, inputs, config, accelerator, folder),
             "benchmark": _benchmark(model, inputs, config, accelerator, folder),
@@ -142,10 +150,17 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
         if accelerator.is_main_process:
             _write_diagnostics(recorder, probe, tracker, state.step, folder)
             tracker.summary(_flat(metrics))
+            handover.write_card(folder, config, metrics)
             runs.write_json(folder / "metrics.json", metrics)
             _show(metrics, folder)
         accelerator.wait_for_everyone()
+    _push(config, folder, accelerator)
     return metrics
+
+
+def _push(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
+    if config.hub.push and accelerator.is_main_process:
+        logger.info("uploaded to %s", handover.push(folder, config.hub.push))
 
 
 def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
@@ -192,6 +207,12 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
             if value == "exact":
                 raise UserError(f"{key}=exact looks into the layers, which gpu.compile=true hides. Choose one.")
         compile_backbone(model)
+    few = pairs_of_all_lengths(train_pairs, 2)
+    with accelerator.autocast():
+        memory = estimate(model, layout, few, config.gpu.strategy, accelerator.num_processes)
+    budget = first_budget(config.training.micro_batch_tokens, accelerator.device)
+    if accelerator.is_main_process and accelerator.device.type != "cpu":
+        memory.tell(budget, accelerator.device)
     facts = {
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
@@ -200,6 +221,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "max_length": max_length,
         "layout": layout.name,
+        "estimated_memory": asdict(memory) | {"tokens": budget, "total": memory.total(budget)},
         "dataset": {
             "fingerprint": dataset.fingerprint,
             "tokenizer": tokenizer_fingerprint(tokenizer),  # and its template

@@ -19,11 +19,11 @@ EVAL_GROUPS = {"gpu", "benchmark"}
 DIAGNOSE_GROUPS = {"gpu", "benchmark", "dataset", "backbone"}
 # Each imports only what stands after it: of other folders by the first list, within a folder by the others.
 LAYERS = """
-    __main__ __init__ cli commands report reporting compare score train diagnose evaluate benchmarks training
+    __main__ __init__ cli commands report reporting compare score train handover diagnose evaluate benchmarks training
     diagnostics statistics losses modeling data tracking runs config knobs console paths errors
 """.split()
 WITHIN = {
-    "commands": "losses launch jobs sweep compose words manual catalog registry",
+    "commands": "losses launch jobs ranks pool sweep completion compose words manual catalog registry",
     "benchmarks": """
         rewardbench_files run registry rewardbench rewardbench2 rm_bench judgebench pairs synthetic formula rows scores
     """,
@@ -31,11 +31,11 @@ WITHIN = {
     " synthetic hub",
     "diagnostics": "study_figures figures study closeness probe records gradients rules directions parts",
     "losses": "curve_figure cards loss own weighting regularizers pairwise",
-    "modeling": "features scoring layout_choice throughput memory model heads lora tiny layout output attention "
-    "devices",
+    "modeling": "features estimate scoring layout_choice throughput memory model heads lora tiny layout output"
+    " attention devices",
     "reporting": "page plots charts text verdicts selection collect",
     "statistics": "seeds best_of_n paired calibration cells",
-    "training": "trainer guards window feed sampler signals checkpoints",
+    "training": "trainer guards window feed optimizer sampler signals checkpoints",
 }
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from test_model import ROWS, decoder
 from rmbench import runs
 from rmbench.config import BackboneConfig, DatasetConfig, TrackingConfig
 from rmbench.errors import UserError
+from rmbench.tracking import Tracker
 from rmbench.train import train
 
 RUN = """
@@ -29,6 +31,7 @@ import sys
 from omegaconf import OmegaConf
 from pathlib import Path
 from rmbench.config import TrainConfig
+from rmbench.tracking import Tracker
 from rmbench.train import train
 config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(sys.argv[1])))
 train(config, Path(sys.argv[2]))
@@ -197,7 +200,7 @@ def test_data_deleted_after_the_start_are_not_missed(train_config, tmp_path):
 
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     def rmbench(*words):
-        return [sys.executable, "-m", "rmbench", "train", *SMALL, "training.max_steps=200", *words]
+        return [sys.executable, "-m", "rmbench", "train", *SMALL, "training.max_steps=90", *words]
 
     words = rmbench("run_dir=run", "training.logging_steps=1", "training.max_grad_norm=0", "loss=normbt")
     process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -216,7 +219,36 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     assert subprocess.run(whole, cwd=tmp_path, capture_output=True).returncode == 0
     assert same(tmp_path / "run", tmp_path / "whole")
     steps = [row["step"] for row in runs.read_jsonl(tmp_path / "run" / "history.jsonl")]
-    assert steps == list(range(1, 201))
+    assert steps == list(range(1, 91))
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_who_listened_for_a_signal_before_has_it_after_the_save(train_config, tmp_path, monkeypatch, ends):
+    heard = []
+
+    def listener(number, frame):
+        heard.append((number, sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())))
+        if ends:
+            sys.exit(7)  # as submitit does once the job is in the queue again
+
+    class Signalling(Tracker):
+        def log(self, step, values):
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGUSR2)
+
+    monkeypatch.setattr("rmbench.train.open_tracker", lambda *args: Signalling())
+    before = signal.signal(signal.SIGUSR2, listener)
+    try:
+        config = train_config("distance", max_steps=5, logging_steps=1, max_grad_norm=0)
+        with pytest.raises(SystemExit) if ends else nullcontext():
+            train(config, tmp_path / "run")
+        assert signal.getsignal(signal.SIGUSR2) is listener
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    ((number, saved),) = heard
+    assert number == signal.SIGUSR2
+    assert saved in (["step-3"], ["step-4"])
+    assert (tmp_path / "run" / "metrics.json").exists() is not ends
 
 
 @pytest.fixture

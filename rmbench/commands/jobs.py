@@ -20,7 +20,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from rmbench import runs
+from rmbench.commands import ranks
 from rmbench.commands.compose import config_name, config_object
+from rmbench.commands.pool import take_gpu
 from rmbench.commands.registry import job_of
 from rmbench.commands.sweep import SweepCallback, finish
 from rmbench.config import TrainConfig
@@ -48,6 +50,10 @@ def train_job(config: DictConfig) -> None:
 
     def job() -> None:
         """The run itself: the heavy imports come only now."""
+        if _in_sweep() and "joblib" in str(HydraConfig.get().launcher.get("_target_")):
+            take_gpu()
+        if ranks.rank() > 0:
+            logging.getLogger("rmbench").setLevel(logging.ERROR)  # rank 0 says it
         from rmbench.train import train
 
         built = config_object(config)
@@ -56,9 +62,14 @@ def train_job(config: DictConfig) -> None:
             log.info("run %d: %s", HydraConfig.get().job.num + 1, folder.name)
             built.training.resume = True  # a sweep called again on its folder goes on
             built.tracking.group = built.tracking.group or Path(built.sweep_dir).name
-        train(built, folder)
+        if ranks.starts_group(built.gpu):
+            ranks.train_in_group(built, folder)
+        else:
+            train(built, folder)
 
     _attempt(job, folder)
+    if ranks.rank() > 0:
+        _remove_unused(folder)  # rank 0 has made another for all of them
 
 
 def plain_job(config: DictConfig) -> None:
@@ -115,7 +126,7 @@ def _attempt(job: Callable[[], None], folder: Path | None) -> None:
         job()
     except BaseException as error:
         outcome.error = error
-        if isinstance(error, KeyboardInterrupt):
+        if not isinstance(error, Exception):  # Ctrl-C, a signal, or submitit putting the job back into the queue
             raise
         if folder is not None and (_in_sweep() or not isinstance(error, UserError)):
             runs.record_failure(folder, error)

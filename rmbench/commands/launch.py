@@ -87,6 +87,7 @@ def understood(command: str, typed: list[str]) -> Request:
     """
     parser = get_args_parser()
     parser.error = _bad_flag  # type: ignore[method-assign]
+    parser.allow_abbrev = False
     options = parser.parse_intermixed_args(typed)
     for flag in ("config_path", "config_name", "experimental_rerun"):
         if getattr(options, flag):

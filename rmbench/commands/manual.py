@@ -13,7 +13,11 @@ from rmbench.commands.catalog import groups
 from rmbench.commands.registry import COMMANDS
 from rmbench.config import SCHEMAS, keys
 
-SPECIAL = {"from=RUN": "repeat a run: the words it recorded, then the new ones; its folder is not inherited"}
+SPECIAL = {
+    "from=RUN": "repeat a run: the words it recorded, then the new ones; its folder is not inherited",
+    "hydra/launcher=parallel": "rmbench sweep: several runs at once, a GPU each; on a CPU hydra.launcher.n_jobs=N",
+    "hydra/launcher=slurm": "rmbench sweep: each run a job of a Slurm cluster; hydra.launcher.partition=NAME",
+}
 FLAGS = {
     "-m, --multirun": "what `rmbench sweep` sets: a key may have several values",
     "--config-dir DIR": "a folder of your own options (DIR/loss/mine.yaml -> loss=mine)",
@@ -32,7 +36,7 @@ def page(name: str) -> str:
         _section(console, "Examples", _rows(command.examples.items(), stacked=console.width < 100))
         _section(console, "Groups: NAME=OPTION (* = default)", _group_table(command.config))
         if command.config == "train":
-            _section(console, "Special word", _rows(SPECIAL.items()))
+            _section(console, "Special words", _rows(SPECIAL.items()))
         for group, rows in _keys_by_group(command.config).items():
             _section(console, f"Keys: {group}", _rows(rows))
         _section(console, "Flags (passed on to Hydra)", _rows(FLAGS.items()))

@@ -1,35 +1,119 @@
-"""The device and precision of a run, as an Accelerator."""
+"""The device and precision of a run, and how several devices share it, as an Accelerator."""
 
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
+from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DeepSpeedPlugin, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 
-from rmbench.config import Device, GpuConfig, Precision
+from rmbench.config import Device, GpuConfig, Precision, Strategy
 from rmbench.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+ZERO_STAGE = {Strategy.deepspeed_zero2: 2, Strategy.deepspeed_zero3: 3}
 
-def make_accelerator(config: GpuConfig) -> Accelerator:
-    """An Accelerator on the configured device; under torchrun it joins the group.
+
+def make_accelerator(config: GpuConfig, max_grad_norm: float = 0.0) -> Accelerator:
+    """An Accelerator on the configured device; under torchrun or `accelerate launch` it joins the group.
 
     Raises:
-        UserError: the configured device is not there.
+        UserError: the configured device is not there, or the devices cannot share a run in the configured way.
     """
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
+    plugins = _plugins(config.strategy, device, precision, max_grad_norm)
     torch.set_float32_matmul_precision("high" if precision is Precision.tf32 else "highest")
     # A sweep runs several jobs in one process; each has its own precision.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if precision is Precision.bf16 else "no",
         step_scheduler_with_optimizer=False,
+        **plugins,
     )
+    if config.count not in (None, accelerator.num_processes) and accelerator.num_processes > 1:
+        raise UserError(f"gpu.count={config.count}, but {accelerator.num_processes} processes were started.")
+    return accelerator
+
+
+def _plugins(strategy: Strategy, device: str, precision: Precision, max_grad_norm: float) -> dict[str, Any]:
+    """What Accelerate is told of the strategy beyond the group's size.
+
+    Raises:
+        UserError: the strategy needs CUDA or a package.
+    """
+    if strategy in (Strategy.none, Strategy.ddp):
+        return {}
+    if device != "cuda":  # Accelerate would take DDP and say nothing
+        raise UserError(f"gpu={strategy.name} needs CUDA, this is {device}; gpu=ddp works here too.")
+    if strategy is Strategy.fsdp:
+        return {
+            "fsdp_plugin": FullyShardedDataParallelPlugin(
+                fsdp_version=2,
+                reshard_after_forward=True,
+                auto_wrap_policy="transformer_based_wrap",
+                state_dict_type="SHARDED_STATE_DICT",
+                cpu_ram_efficient_loading=False,
+            )
+        }
+    if find_spec("deepspeed") is None:
+        raise UserError(
+            f"gpu={strategy.name} needs DeepSpeed: pip install 'rmbench[deepspeed]'. gpu=fsdp needs nothing."
+        )
+    return {"deepspeed_plugin": DeepSpeedPlugin(hf_ds_config=deepspeed_config(strategy, precision, max_grad_norm))}
+
+
+def deepspeed_config(strategy: Strategy, precision: Precision, max_grad_norm: float) -> dict[str, Any]:
+    """DeepSpeed's own settings. The batch size is a formality: the loop divides its batches itself."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": max_grad_norm,
+        "bf16": {"enabled": precision is Precision.bf16},
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {
+            "stage": ZERO_STAGE[strategy],
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+    }
+
+
+def wrapped(accelerator: Accelerator, strategy: Strategy, model: nn.Module, optimizer: Any) -> tuple[Any, Any]:
+    """Model and optimizer as the strategy needs them; a model that is sharded already is taken as it is.
+
+    Raises:
+        RuntimeError: Accelerate made something else of the model than was asked for.
+    """
+    if isinstance(model, FSDPModule):
+        return accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare_optimizer(optimizer)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    kinds: dict[Strategy, str] = {Strategy.ddp: DistributedDataParallel.__name__, Strategy.fsdp: FSDPModule.__name__}
+    expected = "DeepSpeedEngine" if strategy in ZERO_STAGE else kinds.get(strategy)
+    if strategy is Strategy.ddp and accelerator.num_processes == 1:
+        expected = None  # nothing to share
+    if expected is not None and expected not in {kind.__name__ for kind in type(model).__mro__}:
+        raise RuntimeError(f"gpu={strategy.name}: Accelerate made a {type(model).__name__} of the model")
+    return model, optimizer
+
+
+def sharded(accelerator: Accelerator, model: nn.Module) -> bool:
+    """No rank has all weights, so every rank must run as many forward passes as the others."""
+    stage = getattr(accelerator.state.deepspeed_plugin, "zero_stage", 0) if accelerator.state.deepspeed_plugin else 0
+    return isinstance(model, FSDPModule) or stage == 3
+
+
+def whole_state(accelerator: Accelerator, model: nn.Module) -> dict[str, Tensor]:
+    """All weights by their names, on every rank or on rank 0 alone; every rank has to call it."""
+    state: dict[str, Tensor] = accelerator.get_state_dict(model)
+    return state
 
 
 def precision_name(accelerator: Accelerator) -> str:
@@ -52,6 +136,19 @@ def pick_device(device: Device) -> str:
         have = ", ".join(name for name, available in there.items() if available)
         raise UserError(f"gpu.device={device.name}: this machine has none; it has {have}. gpu=auto takes the best.")
     return device.name
+
+
+def processes(config: GpuConfig) -> int:
+    """How many processes the strategy means on this machine.
+
+    Raises:
+        UserError: on a CPU their number has to be said.
+    """
+    if config.count is not None or config.strategy is Strategy.none:
+        return config.count or 1
+    if pick_device(config.device) != "cuda":
+        raise UserError(f"gpu={config.strategy.name} without a GPU: say how many processes, such as gpu.count=2.")
+    return torch.cuda.device_count()
 
 
 def pick_precision(precision: Precision, device: str) -> Precision:

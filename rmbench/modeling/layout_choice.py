@@ -53,7 +53,7 @@ def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGrou
         return f"the backbone has layers of another kind ({', '.join(sorted(other))})"
     if not model.network._can_set_attn_implementation():
         return "the backbone's attention cannot be exchanged"
-    few = _spread(pairs, PAIRS_TRIED)
+    few = pairs_of_all_lengths(pairs, PAIRS_TRIED)
     packed = shared.rows(few).to(device)
     try:
         expected = _embeddings(model, Padded(model.pad_id).rows(few).to(device))
@@ -89,7 +89,7 @@ def _embeddings(model: RewardModel, rows: Rows) -> Tensor:
     return embeddings.float()
 
 
-def _spread(pairs: Sequence[TokenGroup], n: int) -> list[TokenGroup]:
+def pairs_of_all_lengths(pairs: Sequence[TokenGroup], n: int) -> list[TokenGroup]:
     """`n` pairs of all lengths, out of at most `PAIRS_LOOKED_AT`."""
     some = [pairs[i] for i in range(0, len(pairs), -(-len(pairs) // PAIRS_LOOKED_AT))]
     ordered = sorted(some, key=lambda pair: pair.distinct_tokens)

@@ -251,16 +251,19 @@ def recompute_activations(model: RewardModel) -> None:
         network.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path) -> None:
+def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path, whole: dict[str, Tensor] | None = None) -> None:
     """A plain transformers folder in float32: loading it with transformers alone gives the same rewards.
 
     With a head that transformers does not know, a folder that it refuses. Adapters are merged into the weights, and lie
-    in the folder `adapter` inside for themselves.
+    in the folder `adapter` inside for themselves. `whole`: all weights of `model`, if its own are parted among devices.
     """
     network, state = model.network, None
+    if whole is not None:
+        state = {name.removeprefix("network."): tensor for name, tensor in whole.items()}
     if model.adapters is not None:
-        network, state = lora.plain_network(model.adapters, model.network.state_dict())
-        model.adapters.save_pretrained(folder / lora.ADAPTER_FOLDER)
+        of_adapters = {f"base_model.model.{name}": tensor for name, tensor in state.items()} if state else None
+        model.adapters.save_pretrained(folder / lora.ADAPTER_FOLDER, state_dict=of_adapters)
+        network, state = lora.plain_network(model.adapters, state or model.network.state_dict())
         tokenizer.save_pretrained(folder / lora.ADAPTER_FOLDER)
     elif any(p.dtype not in (torch.float32, torch.float64) for p in network.parameters()):
         network = network.float()
@@ -324,6 +327,9 @@ def _load(
     except Exception as error:  # the Hub's clients raise errors of many kinds
         if "attention" in str(error).lower() or "attn_impl" in str(error):
             raise _no_attention(attention, error) from error
+        if "trust_remote_code" in str(error):
+            key = "trust_remote_code" if num_labels is None else "backbone.trust_remote_code"
+            raise UserError(f"{name} needs Python code that comes with it. If you trust that: {key}=true") from error
         remedy = "checkpoint=FOLDER" if num_labels is None else "backbone.name_or_path=FOLDER"
         raise hub.explain("model", name, error, remedy) from error
     if own_head is not None:

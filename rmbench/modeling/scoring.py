@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from rmbench.console import progress
 from rmbench.data.text import TokenGroup, TokenItem, TokenPair
@@ -182,7 +183,9 @@ def forward_groups(
     was_training = model.training
     model.eval()
     budget_tokens = first_budget(budget_tokens, device)
-    batches = token_batches(groups, layout, budget_tokens)[rank::world]
+    whole = token_batches(groups, layout, budget_tokens)
+    batches = whole[rank::world]
+    alone = isinstance(model, FSDPModule) and 0 < len(whole) % world <= rank  # the others have one batch more
     try:
         while batches:
             if all(i in done for i in batches[0]):
@@ -198,6 +201,8 @@ def forward_groups(
                 batches = [[left[i] for i in batch] for batch in again]
                 continue
             yield batches.pop(0), *output
+        if alone:  # divided weights are gathered by all ranks or by none
+            _forward(model, layout.rows([groups[i] for i in whole[0]]).to(device))
     finally:
         model.train(was_training)
 

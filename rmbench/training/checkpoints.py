@@ -68,7 +68,7 @@ def save(
                 shutil.rmtree(old)
 
     for part in (begin, lambda: accelerator.save_state(str(staging)), end):
-        fault = _fault_of_any_rank(part)
+        fault = fault_of_any_rank(part)
         if fault is not None:
             if is_main:
                 shutil.rmtree(staging, ignore_errors=True)
@@ -129,8 +129,8 @@ def disk_fault(error: Exception) -> bool:
     return by_torch or isinstance(error, (OSError, SafetensorError))
 
 
-def _fault_of_any_rank(action: Callable[[], Any]) -> str | None:
-    """Do it on every rank; the first rank's disk fault, the same answer on all."""
+def fault_of_any_rank(action: Callable[[], Any]) -> str | None:
+    """Do it on every rank; the first rank's disk fault, if any: the same answer on all, once all are done."""
     fault = None
     try:
         action()

@@ -44,6 +44,7 @@ class StepFeed:
         layout: how pairs become rows.
         rank: this process of `world`.
         max_pairs: at most so many pairs per forward pass, or None.
+        in_step: every rank makes as many forward passes as the others, since their weights are divided among them.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class StepFeed:
         rank: int,
         world: int,
         max_pairs: int | None,
+        in_step: bool = False,
     ) -> None:
         self.pairs, self.batches, self.layout = pairs, batches, layout
-        self.rank, self.world, self.max_pairs = rank, world, max_pairs
+        self.rank, self.world, self.max_pairs, self.in_step = rank, world, max_pairs, in_step
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._next: tuple[tuple[int, int], Future[StepInput]] | None = None
 
@@ -79,11 +81,25 @@ class StepFeed:
         batch = self.batches.at(step)
         # dealt out by length, so that every rank has about as much to do
         ordered = sorted(batch, key=lambda i: (-self.batches.lengths[i], i))
-        mine = [self.pairs[i] for i in ordered[self.rank :: self.world]]
+        shares = [[self.pairs[i] for i in ordered[rank :: self.world]] for rank in range(self.world)]
         micro_batches = []
-        for indices in token_batches(mine, self.layout, budget_tokens, self.max_pairs):
-            part = [mine[i] for i in indices]
+        for part in self._parts(shares, budget_tokens):
             rows = self.layout.rows(part)
             rows = rows.pin() if torch.cuda.is_available() else rows
             micro_batches.append(MicroBatch(part, rows, rating_margins(part)))
         return StepInput(micro_batches, len(batch))
+
+    def _parts(self, shares: list[list[TokenPair]], budget_tokens: int) -> list[list[TokenPair]]:
+        """This rank's share in forward passes."""
+
+        def divided(share: list[TokenPair]) -> list[list[TokenPair]]:
+            """One rank's share, within the budget."""
+            batches = token_batches(share, self.layout, budget_tokens, self.max_pairs)
+            return [[share[i] for i in batch] for batch in batches]
+
+        parts = divided(shares[self.rank])
+        while self.in_step and len(parts) < max(len(divided(share)) for share in shares):
+            longest = max(parts, key=len)
+            at, half = parts.index(longest), len(longest) // 2
+            parts[at : at + 1] = [longest[:half], longest[half:]]
+        return parts

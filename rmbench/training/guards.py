@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from rmbench.modeling.layout import Layout, run_rows
 from rmbench.modeling.model import RewardModel
 from rmbench.runs import read_jsonl, write_text
 from rmbench.training.feed import MicroBatch
+
+logger = logging.getLogger(__name__)
 
 REPORT = "nonfinite.jsonl"
 
@@ -46,9 +49,11 @@ def not_finite(
 
 
 def report(folder: Path, rows: list[dict[str, Any]], step: int) -> None:
-    """Add the rows of `step` to nonfinite.jsonl."""
+    """Add the rows of `step`, which was skipped, to nonfinite.jsonl, and say it."""
     file = folder / REPORT
     before = read_jsonl(file) if file.is_file() else []
     kept = [row for row in before if row["step"] < step]  # a resumed run comes here a second time
     lines = [json.dumps(row) + "\n" for row in kept + [{"step": step, **row} for row in rows]]
     write_text(file, "".join(lines))
+    names = ", ".join(str(row["pair_id"]) for row in rows[:5]) or "none of its pairs alone"
+    logger.warning("step %d skipped: loss or gradient not finite (%s)", step, names)

@@ -5,7 +5,6 @@ So does SIGUSR2 where somebody listens for it already: submitit, which then puts
 
 from __future__ import annotations
 
-import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any
@@ -33,11 +32,22 @@ class EndingSignals:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Those who listened before hear the signals again, and at once the one that came."""
+        """Those who listened before hear the signals again."""
         for number, listener in self._before.items():
             signal.signal(number, listener)
-        if self.received is not None and callable(self._before.get(self.received)):
-            os.kill(os.getpid(), self.received)
+
+    def pass_on(self) -> bool:
+        """Let those who listened before have the signal that came; False if there are none.
+
+        They end the process, or the run goes on: submitit answers SIGTERM by waiting for SIGUSR2.
+        """
+        number = self.received
+        listener = self._before.get(number) if number is not None else None
+        if not callable(listener):
+            return False
+        self.received = None
+        listener(number, None)
+        return True
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.received = number

@@ -18,19 +18,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch import Tensor
-from transformers import get_scheduler
+from torch.distributed.tensor import DTensor
 
-from rmbench.config import TrainingConfig
+from rmbench.config import Strategy, TrainingConfig
 from rmbench.console import progress
 from rmbench.data.text import TokenPair
 from rmbench.data.tokens import lengths
 from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe
 from rmbench.diagnostics.records import PairRecorder
-from rmbench.errors import Stopped
+from rmbench.errors import Stopped, UserError
 from rmbench.losses import PairBatch, PairLoss, Statistics
+from rmbench.modeling.devices import sharded, whole_state, wrapped
 from rmbench.modeling.layout import Layout, run_rows
 from rmbench.modeling.memory import first_budget, halved, out_of_memory
 from rmbench.modeling.model import RewardModel, recompute_activations, save_reward_model
@@ -40,6 +41,7 @@ from rmbench.runs import History
 from rmbench.tracking import Tracker
 from rmbench.training import checkpoints, guards
 from rmbench.training.feed import MicroBatch, StepFeed, StepInput
+from rmbench.training.optimizer import new_optimizer, new_schedule
 from rmbench.training.sampler import StepBatches
 from rmbench.training.signals import EndingSignals
 from rmbench.training.window import SUMS, TrainState, step_sums
@@ -72,6 +74,7 @@ class Trainer:
         seed: int,
         probe: Probe | None = None,
         benchmark: BenchmarkNow | None = None,
+        strategy: Strategy = Strategy.none,
     ) -> None:
         self.config, self.loss, self.accelerator, self.tokenizer = config, loss, accelerator, tokenizer
         self.benchmark = benchmark
@@ -81,22 +84,28 @@ class Trainer:
         # loss.weighting=exact measures every pair, in the step's own graph
         exact = loss.needs_gradient_norm
         self.margin_gradients = (recorder.gradients or PairGradients(model)) if exact else None
-        rank, world = accelerator.process_index, accelerator.num_processes
-        self.batches = StepBatches(lengths(train_pairs), config.batch_size, seed, world)
-        self.feed = StepFeed(train_pairs, self.batches, layout, rank, world, config.micro_batch_size)
-        self.total_steps = config.max_steps or math.ceil(config.epochs * self.batches.steps_per_epoch)
-        self.state = TrainState(budget_tokens=first_budget(config.micro_batch_tokens, accelerator.device))
+        if config.gradient_checkpointing:
+            recompute_activations(model)
+        optimizer = new_optimizer(model, config)
         self.cost = model_cost(model.network)
+        self.model, self.optimizer = wrapped(accelerator, strategy, model, optimizer)
+        self.sharded = sharded(accelerator, self.model)
+
+        rank, world = accelerator.process_index, accelerator.num_processes
+        if self.sharded and config.batch_size % world:
+            raise UserError(
+                f"training.batch_size={config.batch_size}: with divided weights, a multiple of {world} devices."
+            )
+        smallest = config.batch_size if self.sharded else world
+        self.batches = StepBatches(lengths(train_pairs), config.batch_size, seed, smallest)
+        self.feed = StepFeed(train_pairs, self.batches, layout, rank, world, config.micro_batch_size, self.sharded)
+        self.total_steps = config.max_steps or math.ceil(config.epochs * self.batches.steps_per_epoch)
+        self.schedule = new_schedule(optimizer, config, self.total_steps)  # of what Accelerate has wrapped
+        self.state = TrainState(budget_tokens=first_budget(config.micro_batch_tokens, accelerator.device))
         compute_dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
         self.matrix_rate = matrix_rate(accelerator.device, compute_dtype) * world
         # So that sums do not depend on how a batch is split; MPS has no float64.
         self.sum_dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
-        if config.gradient_checkpointing:
-            recompute_activations(model)
-        self.model, self.optimizer = accelerator.prepare(model, _optimizer(model, config))
-        self.scheduler = get_scheduler(
-            config.scheduler.name, self.optimizer.optimizer, _warmup_steps(config, self.total_steps), self.total_steps
-        )
         checkpoints.keep_trained_alone(accelerator)
         self.signals, self._told_to_end, self._saved = EndingSignals(), False, False
 
@@ -125,7 +134,7 @@ class Trainer:
                     self._log(row)
                 if self._due(self.config.save_steps) or self._told_to_end:
                     self._save()
-                if self._told_to_end:
+                if self._told_to_end and not self.signals.pass_on():
                     self._end()
                 advance(self.state.step)
         return self.state
@@ -182,9 +191,10 @@ class Trainer:
         try:
             statistics = self._first_pass(parts)
             for part in parts:
-                measured = None
+                measured, last = None, part is parts[-1]
+                self.accelerator.sync_gradients = last  # DeepSpeed's way to hear of it
                 with (
-                    self.accelerator.no_sync(self.model) if part is not parts[-1] else nullcontext(),
+                    nullcontext() if last else self.accelerator.no_sync(self.model),
                     watching.watch(part.rows) if watching else nullcontext(),
                 ):
                     batch = self._forward(part)
@@ -232,11 +242,13 @@ class Trainer:
     def _optimizer_step(self, finite: bool) -> float | None:
         """The gradient's norm before clipping; None if it or the loss is not finite: then the weights stay."""
         limit = self.config.max_grad_norm or math.inf
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
+        norm = float(_whole(self.accelerator.clip_grad_norm_(self.model.parameters(), limit)))
         finite = finite and math.isfinite(norm)
+        if not finite and self.accelerator.distributed_type is DistributedType.DEEPSPEED:
+            raise FloatingPointError("loss or gradient not finite, and DeepSpeed has taken the step already")
         if finite:
             self.optimizer.step()
-        self.scheduler.step()
+        self.schedule.step()
         self.optimizer.zero_grad()
         return norm if finite else None
 
@@ -245,13 +257,13 @@ class Trainer:
         self.recorder.forget()
         self.state.skipped_steps += 1
         self.state.count(skipped_steps=1.0)
-        parts = self.feed.at(self.state.step, self.state.budget_tokens).micro_batches
-        network = self.accelerator.unwrap_model(self.model)
-        rows = guards.not_finite(network, self.loss, parts, self.layout, self.accelerator.device)
+        rows: list[dict[str, Any]] = []
+        if not self.sharded:  # no rank can try a pair alone there
+            parts = self.feed.at(self.state.step, self.state.budget_tokens).micro_batches
+            network = self.accelerator.unwrap_model(self.model)
+            rows = guards.not_finite(network, self.loss, parts, self.layout, self.accelerator.device)
         if self.accelerator.is_main_process:
             guards.report(self.folder, rows, self.state.step + 1)
-            names = ", ".join(str(row["pair_id"]) for row in rows[:5]) or "none of its pairs alone"
-            logger.warning("step %d skipped: loss or gradient not finite (%s)", self.state.step + 1, names)
         if self.state.skipped_steps > self.config.max_skipped_steps:
             raise FloatingPointError(
                 f"{self.state.skipped_steps} steps had a loss or gradient that is not finite,"
@@ -261,18 +273,16 @@ class Trainer:
     def _close_window(self) -> dict[str, float]:
         return self.state.close_window(self.cost, self.matrix_rate) | {
             "mu": self.loss.mu or 0.0,
-            "learning_rate": self.scheduler.get_last_lr()[0],
+            "learning_rate": self.schedule.get_last_lr()[0],
             "epoch": self.state.step / self.batches.steps_per_epoch,
         }
 
     def _evaluate(self) -> dict[str, Any]:
         metrics = self.evaluate()
         accuracy = metrics["accuracy"]
-        if self.state.best_accuracy is None or accuracy > self.state.best_accuracy:
+        better = self.state.best_accuracy is None or accuracy > self.state.best_accuracy
+        if better and (not self.config.keep_best or self._keep_best()):
             self.state.best_accuracy, self.state.best_step = accuracy, self.state.step
-            if self.config.keep_best:
-                network = self.accelerator.unwrap_model(self.model)
-                self.export(network, self.folder / "checkpoints" / "best")
         behind = (self.state.step - self.state.best_step) // self.config.eval_steps
         patience = self.config.early_stopping_patience
         if patience and behind >= patience:
@@ -280,6 +290,13 @@ class Trainer:
             self.state.stopped_early = True
         flat = {f"eval/{k}": v for k, v in metrics.items() if not isinstance(v, dict)}
         return flat | {f"eval/accuracy/{section}": v for section, v in metrics["sections"].items()}
+
+    def _keep_best(self) -> bool:
+        """False if the disk did not take it: the best one before is kept."""
+        fault = checkpoints.fault_of_any_rank(lambda: self.export(self.folder / "checkpoints" / "best"))
+        if fault is not None:
+            logger.error("the best model, of step %d, is not kept: %s. The run goes on.", self.state.step, fault)
+        return fault is None
 
     def evaluate(self) -> dict[str, Any]:
         """`scoring.summarize` of the evaluation pairs under the model as it is now."""
@@ -291,13 +308,13 @@ class Trainer:
         model: RewardModel = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         return model
 
-    def export(self, model: RewardModel, folder: Path) -> None:
-        """`model` as a plain transformers folder, written atomically by rank 0."""
+    def export(self, folder: Path) -> None:
+        """The model as it is now as a plain transformers folder, written atomically by rank 0."""
+        state = whole_state(self.accelerator, self.model) if self.sharded else None
         if self.accelerator.is_main_process:
             staging = folder.with_name(f".{folder.name}.partial")
-            save_reward_model(model, self.tokenizer, staging)
+            save_reward_model(self.accelerator.unwrap_model(self.model), self.tokenizer, staging, state)
             checkpoints.replace_folder(staging, folder)
-        self.accelerator.wait_for_everyone()
 
     def _log(self, row: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
@@ -308,7 +325,7 @@ class Trainer:
         return every > 0 and self.state.step % every == 0
 
     def _save(self) -> None:
-        self.state.scheduler = self.scheduler.state_dict()
+        self.state.scheduler = self.schedule.state_dict()
         folder, keep = self.folder / "checkpoints", self.config.save_total_limit
         state, tensors = asdict(self.state), self.loss.state_dict()
         self._saved = checkpoints.save(self.accelerator, folder, self.state.step, state, tensors, keep)
@@ -327,21 +344,10 @@ class Trainer:
         state, tensors = found
         self.state = TrainState(**state)
         self.loss.load_state_dict(tensors)
-        self.scheduler.load_state_dict(self.state.scheduler)
+        self.schedule.load_state_dict(self.state.scheduler)
         logger.info("resumed at step %d of %d", self.state.step, self.total_steps)
 
 
-def _optimizer(model: RewardModel, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW; weight decay on matrices alone, as is usual."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    betas = (config.adam_beta1, config.adam_beta2)
-    fused = {p.device.type for p in trained} <= {"cpu", "cuda"}  # one kernel instead of one per operation
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=fused)
-
-
-def _warmup_steps(config: TrainingConfig, total_steps: int) -> int:
-    return math.ceil(config.warmup * total_steps) if config.warmup < 1 else int(config.warmup)
+def _whole(norm: Any) -> Any:
+    """Of divided gradients the norm is divided too."""
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -1,0 +1,107 @@
+"""How much memory a training step will take on one device, from one small forward pass, before the first step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rmbench.config import Strategy
+from rmbench.data.text import TokenGroup
+from rmbench.modeling.layout import Layout, run_rows
+from rmbench.modeling.model import RewardModel
+
+logger = logging.getLogger(__name__)
+
+GIGABYTE = 1e9
+ADAMW_STATES = 2  # first and second moment
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one device; `per_token` are activations that the backward pass needs, for a token of a forward pass."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    per_token: float
+
+    def total(self, tokens: int) -> float:
+        """With a forward pass of so many tokens."""
+        return self.weights + self.gradients + self.optimizer + self.per_token * tokens
+
+    def text(self, tokens: int) -> str:
+        """One line for the log."""
+        parts = {
+            "weights": self.weights,
+            "gradients": self.gradients,
+            "optimiser": self.optimizer,
+            f"activations of {tokens} tokens": self.per_token * tokens,
+        }
+        listed = " + ".join(f"{size / GIGABYTE:.2f} {name}" for name, size in parts.items())
+        return f"memory per device, estimated: {self.total(tokens) / GIGABYTE:.2f} GB = {listed}"
+
+    def tell(self, tokens: int, device: torch.device) -> None:
+        """Into the log; with what to do where a CUDA device has less."""
+        logger.info("%s", self.text(tokens))
+        there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else float("inf")
+        if self.total(tokens) > there:
+            logger.warning(
+                "this device has %.2f GB. What needs less: forward passes are halved by themselves; backbone.lora.r=16"
+                " (weights and adapters only), training.gradient_checkpointing=true, gpu=fsdp over several devices.",
+                there / GIGABYTE,
+            )
+
+
+def estimate(
+    model: RewardModel,
+    layout: Layout,
+    pairs: Sequence[TokenGroup],
+    strategy: Strategy = Strategy.none,
+    devices: int = 1,
+) -> MemoryEstimate:
+    """The memory of a step of AdamW; `pairs`, a few, go through the model once to see what it keeps for a token.
+
+    What is not in it: the libraries themselves (about 0.5 GB on CUDA), and what the backward pass holds for a moment.
+    """
+    weights = sum(tensor.nbytes for tensor in {*model.parameters(), *model.buffers()})
+    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    all_parted = strategy in (Strategy.fsdp, Strategy.deepspeed_zero3)
+    parted = all_parted or strategy is Strategy.deepspeed_zero2
+    share = 1 / devices
+    return MemoryEstimate(
+        weights=weights * (share if all_parted else 1),
+        gradients=trained * (share if parted else 1),
+        optimizer=ADAMW_STATES * trained * (share if parted else 1),
+        per_token=_kept_per_token(model, layout, pairs),
+    )
+
+
+def _kept_per_token(model: RewardModel, layout: Layout, pairs: Sequence[TokenGroup]) -> float:
+    """Bytes that autograd keeps between forward and backward pass, the weights themselves apart, for each token."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        """Count a storage once, however many views of it are kept."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    device = next(model.parameters()).device
+    rows = layout.rows(pairs).to(device)
+    was_training = model.training
+    model.train()
+    with torch.random.fork_rng(enabled=device.type == "cpu"), torch.autograd.graph.saved_tensors_hooks(pack, _same):
+        output = run_rows(model, rows)  # alive until all is counted, so that no address is used twice
+    model.train(was_training)
+    del output
+    return sum(kept.values()) / max(1, sum(layout.cost(pair) for pair in pairs))
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor

@@ -1,0 +1,133 @@
+"""Estimated memory against what a step takes, and the shapes of the larger backbones."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, GemmaConfig, LlamaConfig
+
+from rmbench.config import BackboneConfig, LoraConfig, Strategy
+from rmbench.data.formats import parse_row
+from rmbench.data.text import TokenPair, tokenize_pairs
+from rmbench.modeling.estimate import GIGABYTE, estimate
+from rmbench.modeling.layout import Padded, Shared
+from rmbench.modeling.lora import add_adapters
+from rmbench.modeling.model import RewardModel, new_reward_model
+
+GEMMA_2B = {
+    "hidden_size": 2048,
+    "intermediate_size": 16384,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 1,
+    "head_dim": 256,
+}
+LLAMA_3B = {
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
+
+
+def pairs_of(n, length):
+    message = [{"role": "user", "content": "x"}]
+    pair = parse_row({"prompt": message, "chosen": "yes", "rejected": "no"})
+    return [TokenPair(pair, [1] * length + [2], [1] * length + [3]) for _ in range(n)]
+
+
+def network(kind, layers, vocabulary=64, **shape):
+    config = {"gemma": GemmaConfig, "llama": LlamaConfig}[kind](
+        vocab_size=vocabulary, num_hidden_layers=layers, pad_token_id=0, num_labels=1, **shape
+    )
+    return AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+
+
+def test_weights_gradients_and_moments_by_hand():
+    model, tokenizer = new_reward_model(BackboneConfig(), "sdpa", seed=0)
+    pairs, _ = tokenize_pairs([parse_row({"prompt": "a", "chosen": "b c", "rejected": "d"})], tokenizer, 64)
+    n = sum(p.numel() for p in model.parameters())
+    buffers = sum(b.nbytes for b in model.buffers())
+    one = estimate(model, Shared(model.pad_id), pairs)
+    assert (one.weights, one.gradients, one.optimizer) == (4 * n + buffers, 4 * n, 8 * n)
+    four = {s: estimate(model, Shared(model.pad_id), pairs, s, 4) for s in Strategy}
+    assert four[Strategy.ddp] == one
+    zero2, zero3 = four[Strategy.deepspeed_zero2], four[Strategy.deepspeed_zero3]
+    assert (zero2.weights, zero2.gradients, zero2.optimizer) == (one.weights, n, 2 * n)
+    assert four[Strategy.fsdp] == zero3
+    assert zero3.weights == one.weights / 4
+    assert one.total(1000) == one.weights + 12 * n + 1000 * one.per_token
+
+
+def test_adapters_need_no_gradients_or_moments_of_the_base():
+    model, _ = new_reward_model(BackboneConfig(lora=LoraConfig(r=2)), "sdpa", seed=0)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    found = estimate(model, Padded(model.pad_id), pairs_of(1, 8))
+    assert (found.gradients, found.optimizer) == (4 * trained, 8 * trained)
+    assert found.gradients < found.weights / 4
+
+
+def test_what_a_token_costs_does_not_depend_on_how_many_there_are():
+    model = RewardModel(network("llama", 2, hidden_size=64, intermediate_size=128, num_attention_heads=4))
+    small = estimate(model, Padded(0), pairs_of(2, 63)).per_token
+    large = estimate(model, Padded(0), pairs_of(8, 255)).per_token
+    assert large == pytest.approx(small, rel=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "shape", "layers", "vocabulary", "parameters"),
+    [("gemma", GEMMA_2B, 18, 256000, 2_506_174_464), ("llama", LLAMA_3B, 28, 128256, 3_212_752_896)],
+)
+def test_the_shapes_of_the_papers_backbones(kind, shape, layers, vocabulary, parameters):
+    """All weights counted without being made; activations of one and of two real layers, carried on to all."""
+    with torch.device("meta"):
+        whole = network(kind, layers, vocabulary, **shape)
+    assert sum(p.numel() for p in whole.parameters()) == parameters  # the head included
+    one, two = (RewardModel(network(kind, n, **shape)) for n in (1, 2))
+    kept = [estimate(model, Shared(0), pairs_of(1, 63)).per_token for model in (one, two)]
+    per_layer = kept[1] - kept[0]
+    total = 16 * parameters + 4096 * (kept[0] + (layers - 1) * per_layer)
+    # weights, gradients and moments in float32 alone: 16 bytes a parameter
+    assert 16 * parameters / GIGABYTE == pytest.approx({"gemma": 40.1, "llama": 51.4}[kind], abs=0.1)
+    assert 1.5 < total / (16 * parameters) < 1.8  # with 4,096 tokens a forward pass
+    add_adapters(one.network, LoraConfig(r=8), None, None, 0)
+
+
+MEASURED = """
+import sys, torch
+sys.path[:0] = sys.argv[1].split(":")
+from test_estimate import *
+layout = {"padded": Padded(0), "shared": Shared(0)}[sys.argv[2]]
+kind = sys.argv[3]
+shape = dict(hidden_size=512, intermediate_size=1408, num_attention_heads=8, num_key_value_heads=4, head_dim=64)
+model = RewardModel(network(kind, 6, **shape))
+few, many = pairs_of(2, 40), pairs_of(8, 1000 if sys.argv[2] == "shared" else 500)
+found = estimate(model, layout, few)
+optimizer = torch.optim.AdamW(model.parameters())
+def step(pairs):
+    output = run_rows(model, layout.rows(pairs))
+    output.margin.sum().backward()
+    optimizer.step()
+from rmbench.modeling.layout import run_rows
+step(few)
+def peak():  # of this process since it began; ru_maxrss is that of its parent, too
+    lines = dict(line.split(":") for line in open("/proc/self/status").read().splitlines())
+    return int(lines["VmHWM"].split()[0]) * 1024
+before = peak()
+step(many)
+print(found.per_token * sum(map(layout.cost, many)), peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("layout", ["padded", "shared"])
+@pytest.mark.parametrize("kind", ["llama", "gemma"])
+def test_activations_against_the_measured_peak(layout, kind):
+    words = [sys.executable, "-c", MEASURED, ":".join(sys.path), layout, kind]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    estimated, measured = map(float, done.stdout.split())
+    assert estimated == pytest.approx(measured, rel=0.25), f"{estimated / 1e6:.0f} MB, {measured / 1e6:.0f} MB"

@@ -1,0 +1,155 @@
+"""The model card is made from the run; nothing is uploaded unless asked; TRL and RewardBench take what a run leaves."""
+
+import ast
+import dataclasses
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import write_jsonl
+
+from rmbench import handover, runs
+from rmbench.config import BenchmarkConfig, HubConfig
+from rmbench.errors import UserError
+from rmbench.modeling.model import load_reward_model
+from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
+from rmbench.train import train
+
+needs_trl = pytest.mark.skipif(find_spec("trl") is None, reason="needs the extra compat")
+
+
+def test_the_card_says_what_the_run_did(train_config, tmp_path):
+    config = train_config("distance", max_steps=4)
+    metrics = train(config, tmp_path / "run")
+    text = (tmp_path / "run" / "checkpoint" / "README.md").read_text()
+    _, head, body = text.split("---\n", 2)
+    assert yaml.safe_load(head)["library_name"] == "transformers"
+    assert "base_model" not in yaml.safe_load(head)
+    facts = json.loads((tmp_path / "run" / "environment.json").read_text())
+    accuracy = metrics["eval"]["accuracy"]
+    assert f"| accuracy on held-out pairs | {accuracy:.3f} (" in body
+    assert f"n = {metrics['eval']['n']}" in body
+    assert facts["dataset"]["fingerprint"] in body
+    assert "weighting: distance" in body
+    assert 'AutoModelForSequenceClassification.from_pretrained("PATH/TO/checkpoint")' in body
+    assert str(tmp_path) not in text  # where a run lay is nobody's business
+    code = body.partition("```python\n")[2].partition("```")[0].replace("PATH/TO", str(tmp_path / "run"))
+    names: dict = {}
+    with torch.no_grad():
+        exec(code, names)
+    assert names["reward"].shape == ()
+
+
+def test_wilson_interval_by_hand():
+    # 8 of 10 at z = 1.96: (0.8 + 0.19207 -+ 1.96 sqrt(0.016 + 0.009604)) / 1.38415
+    assert handover._accuracy(0.8, 10) == "0.800 (0.490 to 0.943), n = 10"
+
+
+def test_text_of_users_is_shown_and_not_interpreted():
+    assert handover._plain("<script>|`x\n# y") == r"\<script\>\|\`x # y"
+
+
+@pytest.mark.parametrize("name", ["name", "a/b/c", "a b/c", "../x/y", "https://hf.co/a/b"])
+def test_a_name_on_the_hub_has_an_owner(name):
+    with pytest.raises(UserError, match="write ORG/NAME"):
+        HubConfig(push=name)
+
+
+def test_an_upload_that_fails_leaves_a_finished_run_and_the_way_to_go_on(train_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_of_mine")
+    config = dataclasses.replace(train_config(max_steps=2), hub=HubConfig(push="me/model"))
+    with pytest.raises(UserError, match=r"(?s)not uploaded.*training\.resume=true hub\.push=me/model") as failed:
+        train(config, tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.json").is_file()
+    assert "hf_secret_of_mine" not in str(failed.value)
+    again = dataclasses.replace(config, hub=HubConfig())
+    again.training.resume = True
+    assert train(again, tmp_path / "run")["steps"] == 2
+    for file in (tmp_path / "run").rglob("*"):
+        assert not file.is_file() or b"hf_secret_of_mine" not in file.read_bytes()
+
+
+@needs_trl
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_trl_takes_a_checkpoint_as_its_reward_model(train_config, tmp_path):
+    from datasets import Dataset
+    from transformers import LlamaForCausalLM
+    from trl import GRPOConfig, GRPOTrainer
+
+    train(train_config(max_steps=4), tmp_path / "run")
+    checkpoint = str(tmp_path / "run" / "checkpoint")
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side = "left"
+    prompts = [[{"role": "user", "content": text}] for text in ("a question", "another", "one more", "the last")]
+    seen = []
+
+    class Watching(GRPOTrainer):
+        def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            seen.append((prompts, completions, rewards))
+            return rewards
+
+    settings = GRPOConfig(
+        str(tmp_path / "grpo"),
+        per_device_train_batch_size=4,
+        num_generations=2,
+        max_completion_length=6,
+        max_steps=1,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        logging_steps=1,
+        disable_tqdm=True,
+    )
+    trainer = Watching(
+        LlamaForCausalLM(tiny_config(tokenizer)),
+        reward_funcs=checkpoint,
+        args=settings,
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    model, own = load_reward_model(checkpoint)
+    (asked, answered, rewards) = seen[0]
+    for prompt, completion, reward in zip(asked, answered, rewards, strict=True):
+        ids = own.apply_chat_template([*prompt, *completion], tokenize=True, return_dict=True)["input_ids"]
+        with torch.no_grad():
+            expected = model.network(torch.tensor([ids])).logits[0, 0]
+        torch.testing.assert_close(reward[0].float().cpu(), expected, rtol=0, atol=1e-4)
+
+
+def rewardbench_function(name):
+    """One function of the installed package, without what its package imports (it pins transformers 4.51)."""
+    spec = find_spec("rewardbench")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    names: dict = {}
+    exec((folder / "constants.py").read_text(), names)
+    tree = ast.parse((folder / "utils.py").read_text())
+    (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    exec(compile(ast.Module([function], []), "utils.py", "exec"), names)
+    return names
+
+
+@pytest.mark.skipif(find_spec("rewardbench") is None, reason="pip install --no-deps rewardbench")
+def test_rewardbench_forms_the_same_sections_from_the_score_file(train_config, tmp_path):
+    names = rewardbench_function("calculate_scores_per_section")
+    subsets = [subset for tests in names["SUBSET_MAPPING"].values() for subset in tests]
+    rows = [
+        {"prompt": f"p{i}", "chosen": f"yes {i}", "rejected": f"no {i} {i}", "subset": subset, "id": f"{subset}-{i}"}
+        for subset in subsets
+        for i in range(3)
+    ]
+    benchmark = BenchmarkConfig(name="rewardbench", path=str(write_jsonl(tmp_path / "rows.jsonl", rows)))
+    config = dataclasses.replace(train_config(max_steps=4), benchmark=benchmark)
+    metrics = train(config, tmp_path / "run")
+    scores = runs.read_jsonl(tmp_path / "run" / "eval" / "rewardbench" / "scores.jsonl")
+    of = {subset: [row for row in scores if row["subset"] == subset] for subset in subsets}
+    accuracy = {name: sum(r["score_chosen"] > r["score_rejected"] for r in of[name]) / len(of[name]) for name in of}
+    expected = names["calculate_scores_per_section"](names["EXAMPLE_COUNTS"], names["SUBSET_MAPPING"], accuracy)
+    assert metrics["benchmark"]["sections"] == pytest.approx(expected)
+    assert metrics["benchmark"]["score"] == pytest.approx(sum(expected.values()) / len(expected))
