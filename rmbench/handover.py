@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from rmbench import __version__, runs
-from rmbench.config import TrainConfig
+from rmbench.config import HeadKind, TrainConfig
 from rmbench.data import hub
 from rmbench.errors import UserError
 
@@ -39,6 +39,19 @@ In TRL: `GRPOTrainer(reward_funcs="{place}", ...)`. In RewardBench: `rewardbench
 `rmbench eval checkpoint={place} benchmark=rewardbench`.
 """
 
+OWN_LOADING = """## Loading
+
+Only rmbench loads this folder: transformers does not know its head ({head}) and refuses it rather than leave it out.
+
+```python
+from rmbench.modeling.model import load_reward_model
+
+model, tokenizer = load_reward_model("{place}")
+```
+
+`rmbench eval checkpoint={place} benchmark=rewardbench` scores it on a benchmark.
+"""
+
 
 def write_card(folder: Path, config: TrainConfig, metrics: dict[str, Any]) -> None:
     """`folder`/checkpoint/README.md from the run in `folder`: data, loss, settings, results with intervals, loading."""
@@ -51,8 +64,9 @@ def card(config: TrainConfig, facts: dict[str, Any], metrics: dict[str, Any]) ->
     place = config.hub.push or "PATH/TO/checkpoint"
     base = config.backbone.name_or_path
     is_id = base is not None and not hub_path(base)
+    plain = config.backbone.head is HeadKind.linear
     head = {
-        "library_name": "transformers",
+        "library_name": "transformers" if plain else "rmbench",
         "pipeline_tag": "text-classification",
         "tags": ["reward-model", "rmbench"],
         **({"base_model": base} if is_id else {}),
@@ -62,7 +76,7 @@ def card(config: TrainConfig, facts: dict[str, Any], metrics: dict[str, Any]) ->
         "# Reward model\n",
         f"{_origin(config, base)} It gives a response one number; of two responses to one prompt, the better one should"
         " have the higher.\n",
-        LOADING.format(place=_plain(place)),
+        (LOADING if plain else OWN_LOADING).format(place=_plain(place), head=config.backbone.head.name),
         "## Data\n",
         _table(_data(config, facts, metrics)),
         "## Results\n",

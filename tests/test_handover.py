@@ -12,7 +12,7 @@ import yaml
 from conftest import write_jsonl
 
 from rmbench import handover, runs
-from rmbench.config import BenchmarkConfig, HubConfig
+from rmbench.config import BenchmarkConfig, HeadKind, HubConfig
 from rmbench.errors import UserError
 from rmbench.modeling.model import load_reward_model
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
@@ -41,6 +41,16 @@ def test_the_card_says_what_the_run_did(train_config, tmp_path):
     with torch.no_grad():
         exec(code, names)
     assert names["reward"].shape == ()
+
+
+def test_a_head_that_transformers_does_not_know_is_marked(train_config):
+    config = train_config()
+    backbone = dataclasses.replace(config.backbone, head=HeadKind.mlp)
+    metrics = {"train_pairs": 8, "eval": {"accuracy": 0.5, "n": 4}}
+    text = handover.card(dataclasses.replace(config, backbone=backbone), {}, metrics)
+    assert "library_name: rmbench" in text
+    assert "Only rmbench loads this folder" in text
+    assert "AutoModel" not in text
 
 
 def test_wilson_interval_by_hand():
