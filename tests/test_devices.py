@@ -65,6 +65,12 @@ def test_ddp_starts_its_own_processes_and_writes_one_run(tmp_path):
     assert "no.jsonl: no such file" in broken.stderr
 
 
+def test_a_command_that_starts_no_processes_says_how_it_gets_some(tmp_path):
+    done = rmbench("eval", "checkpoint=nowhere/model", "gpu=ddp", "gpu.count=2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "torchrun --nproc-per-node N -m rmbench eval" in done.stderr
+
+
 @pytest.mark.slow
 def test_under_torchrun_without_a_run_dir_the_ranks_share_one_folder(tmp_path):
     words = ["-m", "rmbench", "train", *SMALL, "gpu=ddp", "training.max_steps=2"]

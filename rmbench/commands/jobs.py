@@ -77,8 +77,15 @@ def plain_job(config: DictConfig) -> None:
 
     def job() -> None:
         """The heavy imports come only now."""
-        module, _, function = job_of(config_name(config)).partition(":")
-        getattr(import_module(module), function)(config_object(config))
+        name, built = config_name(config), config_object(config)
+        gpu = getattr(built, "gpu", None)
+        if gpu is not None and ranks.starts_group(gpu):
+            raise UserError(
+                f"gpu={gpu.strategy.name}: rmbench {name} starts no processes itself; it joins those of"
+                f" `torchrun --nproc-per-node N -m rmbench {name} ...`."
+            )
+        module, _, function = job_of(name).partition(":")
+        getattr(import_module(module), function)(built)
 
     _attempt(job, None)
 
