@@ -36,8 +36,8 @@ class Tracker:
     def images(self, step: int, files: dict[str, Path]) -> None:
         """PNG files under their names."""
 
-    def pair_table(self, step: int, table: pa.Table) -> None:
-        """Recorded pairs: a table, and the scatter of head gradient norm against distance."""
+    def pair_table(self, step: int, table: pa.Table, name: str = "pairs") -> None:
+        """Recorded pairs: a table, and the scatter of gradient norm against distance."""
 
     def summary(self, values: dict[str, Any]) -> None:
         """The run's final numbers."""
@@ -115,8 +115,11 @@ class WandbTracker(Tracker):
 
         self._attempt(lambda: self._run.log({"step": step} | {k: wandb.Image(str(v)) for k, v in files.items()}))
 
-    def pair_table(self, step: int, table: pa.Table) -> None:
-        """Recorded pairs, evenly spread: a table, and the scatter of head gradient norm against distance."""
+    def pair_table(self, step: int, table: pa.Table, name: str = "pairs") -> None:
+        """Recorded pairs, evenly spread: a table, and the scatter of gradient norm against distance.
+
+        The norm over all parameters where it was measured, else the head's.
+        """
         import wandb
 
         def send() -> None:
@@ -124,8 +127,9 @@ class WandbTracker(Tracker):
             n = min(len(table), TABLE_ROWS)
             rows = table.take([i * len(table) // n for i in range(n)])
             shown = wandb.Table(columns=[*rows.column_names], data=[list(r.values()) for r in rows.to_pylist()])
-            chart = wandb.plot.scatter(shown, "distance", "head_gradient_norm", title="gradient norm against distance")
-            self._run.log({"step": step, "pairs": shown, "pairs_scatter": chart})
+            norm = "head_gradient_norm" if rows["gradient_norm"].null_count else "gradient_norm"
+            chart = wandb.plot.scatter(shown, "distance", norm, title=f"{norm} against distance, {name}")
+            self._run.log({"step": step, name: shown, f"{name}_scatter": chart})
 
         self._attempt(send)
 

@@ -319,8 +319,9 @@ def _diagnostics(
 
 
 def _write_diagnostics(recorder: PairRecorder, probe: Probe | None, tracker: Tracker, step: int, folder: Path) -> None:
-    if probe is not None:
-        probe.merge()
+    probed = None if probe is None else probe.merge()
+    if probed is not None:
+        tracker.pair_table(step, probed, "probe")
     table = recorder.merge()
     if table is None:
         return

@@ -45,6 +45,14 @@ def test_the_benchmark_of_frozen_backbones(script, tmp_path):
     assert len(json.loads((tmp_path / "numbers.json").read_text())["ratios"]) == 1
 
 
+def test_the_benchmark_of_diagnostics(script, tmp_path):
+    script("bench_diagnostics", "--quick", f"--out={tmp_path / 'numbers.json'}")
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert len(numbers["ratios"]) == 4
+    assert all(0 < mean <= bound for mean, bound in numbers["ratios"].values())
+    assert len(numbers["memory_mib"]) == 3
+
+
 def test_the_benchmark_of_scoring(script, tmp_path):
     script("bench_eval", "--quick", f"--out={tmp_path / 'numbers.json'}")
     numbers = json.loads((tmp_path / "numbers.json").read_text())

@@ -1,6 +1,8 @@
 """W&B goes offline by itself, keeps tables and figures, and never stops a run."""
 
+import json
 import socket
+import struct
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -95,6 +97,57 @@ def test_offline_where_the_key_is_refused(tmp_path, no_login, monkeypatch):
     with open_tracker(TrackingConfig(name="wandb"), tmp_path, {"seed": 0}, "a run") as tracker:
         used(tracker, tmp_path)
     assert list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def wandb_records(path):
+    """Every record of a run-*.wandb file: blocks of 32 KiB with fragments, after a header of seven bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, whole, records = path.read_bytes(), 7, b"", []
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a full record, or the last fragment of one
+            records.append(Record.FromString(whole))
+            whole = b""
+    return records
+
+
+def test_everything_can_be_read_back_from_the_files(tmp_path, no_login):
+    with open_tracker(TrackingConfig(name="wandb", group="a sweep"), tmp_path, {"seed": 7}, "a run") as tracker:
+        tracker.log(1, {"gradient/share/head": 0.25, "probe/cosine/pairs": 0.5})
+        used(tracker, tmp_path)
+        tracker.pair_table(1, TABLE, "probe")
+        assert tracker._run is not None, "given up"
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    records, until = [], time.monotonic() + 20
+    while not any(record.HasField("exit") for record in records) and time.monotonic() < until:
+        records = wandb_records(next(run.glob("run-*.wandb")))  # W&B's own process may be writing the last of it
+    logged = [
+        {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.HasField("history")
+    ]
+    scalars = [(row["step"], row["gradient/share/head"]) for row in logged if "gradient/share/head" in row]
+    assert scalars == [(1, 0.25)], logged
+    assert [row["loss"] for row in logged if "loss" in row] == [0.5]
+    kinds = {name.removesuffix("._type"): value for row in logged for name, value in row.items() if "._type" in name}
+    assert kinds["pairs"] == kinds["probe"] == "table-file"
+    assert kinds["gradient_distance"] == "image-file"
+    assert next(record.run.run_group for record in records if record.HasField("run")) == "a sweep"
+    (table,) = run.rglob("files/media/table/probe_*.table.json")
+    stored = json.loads(table.read_text())
+    assert stored["columns"] == TABLE.column_names
+    assert len(stored["data"]) == N
+    assert stored["data"][3][stored["columns"].index("gradient_norm")] == TABLE["gradient_norm"][3].as_py()
+    images = list(run.rglob("files/media/images/*.png"))
+    assert all(image.read_bytes().startswith(b"\x89PNG") for image in images)
+    assert len(images) == 2
 
 
 def test_a_tracker_that_cannot_start_is_a_warning(tmp_path, no_login, monkeypatch, caplog):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from rmbench.diagnostics.figures import ERROR_COLOURS, SHOWN_PAIRS, by_section_boxes, save
 from rmbench.diagnostics.study import ERROR_BINS, Columns, error_bins, norms_by_loss, spearman_within_bins
@@ -60,6 +61,7 @@ def gradient_against_distance(columns: Columns) -> Figure:
             )
             ax.set_ylim(0, 1.2 * max(np.percentile(columns[f"{part}_{name}"], 99) for name in LOSSES))
             ax.set_xlim(left=0)
+            ax.xaxis.set_major_locator(MaxNLocator(5, prune="upper"))
         row[0].set_ylabel("gradient norm of the pair")
     for ax in axes[1]:
         ax.set_xlabel(r"distance $\|h_w - h_l\|$")
