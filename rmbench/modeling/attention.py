@@ -150,20 +150,21 @@ def by_segments(
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    sizes = [n for span in packing.spans for n in (span.prefix, *span.branches)]
+    # prefix and first branch lie side by side: one piece, nothing to join
+    sizes = [n for span in packing.spans for n in (span.prefix + span.branches[0], *span.branches[1:])]
     sizes.append(query.shape[2] - sum(sizes))  # filler, if any
     # split, not slices: its backward writes each gradient once instead of adding up full-length zeros
     queries, keys, values = (x.split(sizes, dim=2) for x in (query, key, value))
     outputs: list[Tensor] = []
-    at = 0
+    first = 0
     for span in packing.spans:
-        for i in range(len(span.branches)):
-            own = [at, at + 1 + i]
-            q = _join([queries[j] for j in own]) if i == 0 else queries[own[1]]
+        for i in range(first, first + len(span.branches)):
+            q, k, v = queries[i], keys[i], values[i]
+            if i > first and q.shape[2]:
+                k, v = (_join([x[first][:, :, : span.prefix], x[i]]) for x in (keys, values))
             if q.shape[2]:
-                k, v = _join([keys[j] for j in own]), _join([values[j] for j in own])
                 outputs.append(_attend(q, k, v, packing, scaling, window))
-        at += 1 + len(span.branches)
+        first += len(span.branches)
     outputs.append(torch.zeros_like(queries[-1]))
     return _join(outputs)
 
