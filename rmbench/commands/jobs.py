@@ -25,7 +25,7 @@ from rmbench.commands.compose import config_name, config_object
 from rmbench.commands.pool import take_gpu
 from rmbench.commands.registry import job_of
 from rmbench.commands.sweep import SweepCallback, finish
-from rmbench.config import TrainConfig
+from rmbench.config import Device, Strategy, TrainConfig
 from rmbench.errors import RunFailed, Stopped, UserError
 
 log = logging.getLogger(__name__)
@@ -50,14 +50,15 @@ def train_job(config: DictConfig) -> None:
 
     def job() -> None:
         """The run itself: the heavy imports come only now."""
-        if _in_sweep() and "joblib" in str(HydraConfig.get().launcher.get("_target_")):
+        built = config_object(config)
+        assert isinstance(built, TrainConfig)
+        at_once = _in_sweep() and "joblib" in str(HydraConfig.get().launcher.get("_target_"))
+        if at_once and built.gpu.strategy is Strategy.none and built.gpu.device is not Device.cpu:
             take_gpu()
         if ranks.rank() > 0:
             logging.getLogger("rmbench").setLevel(logging.ERROR)  # rank 0 says it
         from rmbench.train import train
 
-        built = config_object(config)
-        assert isinstance(built, TrainConfig)
         if _in_sweep():
             log.info("run %d: %s", HydraConfig.get().job.num + 1, folder.name)
             built.training.resume = True  # a sweep called again on its folder goes on
