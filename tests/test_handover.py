@@ -12,6 +12,8 @@ import yaml
 from conftest import write_jsonl
 
 from rmbench import handover, runs
+from rmbench.commands import launch
+from rmbench.commands.words import with_recorded
 from rmbench.config import BenchmarkConfig, HeadKind, HubConfig
 from rmbench.errors import UserError
 from rmbench.modeling.model import load_reward_model
@@ -66,6 +68,14 @@ def test_text_of_users_is_shown_and_not_interpreted():
 def test_a_name_on_the_hub_has_an_owner(name):
     with pytest.raises(UserError, match="write ORG/NAME"):
         HubConfig(push=name)
+
+
+def test_an_upload_is_neither_swept_nor_inherited(tmp_path):
+    with pytest.raises(UserError, match="a sweep uploads nothing"):
+        launch.show("sweep", ["hub.push=me/model", "seed=0,1"])
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("- seed=3\n- hub.push=me/model\n")
+    assert with_recorded([f"from={tmp_path}"]) == ["seed=3"]
 
 
 def test_an_upload_that_fails_leaves_a_finished_run_and_the_way_to_go_on(train_config, tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from rmbench.config import BackboneConfig, DatasetConfig, TrackingConfig
 from rmbench.errors import UserError
 from rmbench.tracking import Tracker
 from rmbench.train import train
+from rmbench.training import checkpoints
 
 RUN = """
 import sys
@@ -33,6 +34,7 @@ from pathlib import Path
 from rmbench.config import TrainConfig
 from rmbench.tracking import Tracker
 from rmbench.train import train
+from rmbench.training import checkpoints
 config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(sys.argv[1])))
 train(config, Path(sys.argv[2]))
 """
@@ -97,6 +99,20 @@ def test_frozen_weights_are_not_in_a_checkpoint(train_config, tmp_path):
     shutil.rmtree(unfinished(tmp_path / "run") / "checkpoints" / "step-4")
     train(with_training(config, resume=True), tmp_path / "run")
     assert same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_weights_of_several_processes_are_those_of_one(tmp_path):
+    wrapped, alone = torch.nn.Module(), torch.nn.Linear(3, 1)
+    wrapped.module = torch.nn.Linear(3, 1)
+    wrapped.module.bias.requires_grad_(False)
+    alone.bias.requires_grad_(False)
+    state = wrapped.state_dict()
+    checkpoints._drop_frozen([wrapped], [state], "")
+    assert set(state) == {"weight"}
+    save_file(state, tmp_path / checkpoints.WEIGHTS_FILE)
+    checkpoints._load_trained([alone], str(tmp_path))
+    assert torch.equal(alone.weight, wrapped.module.weight)
+    assert not torch.equal(alone.bias, wrapped.module.bias)
 
 
 def with_a_poisoned_word(folder):

@@ -19,7 +19,7 @@ from rmbench.commands.catalog import did_you_mean, groups, nearest
 from rmbench.config import SCHEMAS, keys
 from rmbench.errors import UserError
 
-NOT_INHERITED = {"from", "run_dir", "sweep_dir", "sweep", "training.resume"}
+NOT_INHERITED = {"from", "run_dir", "sweep_dir", "sweep", "training.resume", "hub.push"}
 QUOTES = "A value with special characters needs quotes of its own: '{key}=\"...\"'."
 
 
@@ -141,6 +141,9 @@ def _check_place(override: Override, multirun: bool) -> None:
         raise UserError(f"{word}: give the values as words, KEY=VALUE,VALUE, or in a file of the group `sweep`.")
     if key == "run_dir" and multirun:
         raise UserError(f"{word}: every run of a sweep has its own folder; write sweep_dir=FOLDER for the one around.")
+    if key == "hub.push" and multirun:
+        once = f"rmbench train from=RUN run_dir=RUN training.resume=true {word}"
+        raise UserError(f"{word}: a sweep uploads nothing. For the run that you choose: {once}")
     if key == "sweep_dir" and multirun and override.is_sweep_override():
         raise UserError(f"{word}: a sweep has one folder.")
     if key in ("sweep", "sweep_dir") and not multirun:

@@ -30,6 +30,7 @@ STATE_FILE = "state.json"
 CHECKSUMS_FILE = "sha256.json"  # file name -> checksum
 WEIGHTS_FILE = "model.safetensors"
 TENSORS_FILE = "loss.safetensors"
+WRAPPER = "module."  # before the names of DDP's weights; a run may go on with another number of processes
 TORCH_WRITER_FAULTS = ("PytorchStreamWriter", "inline_container", "iostream error")
 
 
@@ -143,17 +144,19 @@ def fault_of_any_rank(action: Callable[[], Any]) -> str | None:
 
 def _drop_frozen(models: list[nn.Module], weights: list[dict[str, Tensor]], _folder: str) -> None:
     for model, state in zip(models, weights, strict=True):
-        for name in state.keys() - _trained(model):
-            del state[name]
+        kept = {name.removeprefix(WRAPPER): state[name] for name in _trained(model)}
+        state.clear()
+        state.update(kept)
 
 
 def _load_trained(models: list[nn.Module], folder: str) -> None:
     while models:  # what is left here, Accelerate loads in its own way
         model = models.pop()
+        names = {name.removeprefix(WRAPPER): name for name in _trained(model)}
         state = load_file(Path(folder) / WEIGHTS_FILE)
-        if state.keys() != _trained(model):
+        if state.keys() != names.keys():
             raise RuntimeError(f"{folder} holds other weights than those that are trained here")
-        model.load_state_dict(state, strict=False)
+        model.load_state_dict({names[name]: tensor for name, tensor in state.items()}, strict=False)
 
 
 def _trained(model: nn.Module) -> set[str]:
