@@ -33,6 +33,13 @@ class OnBadRow(Enum):
     drop = "drop"
 
 
+class OnTie(Enum):
+    """What happens to a pair whose two sides are rated alike."""
+
+    keep = "keep"
+    drop = "drop"
+
+
 class OnSharedPrompt(Enum):
     """What happens to a prompt that is in both splits: it stays in both, or its training pairs are dropped."""
 
@@ -261,6 +268,21 @@ class SyntheticConfig(Checked):
 
 
 @dataclass
+class NoiseConfig(Checked):
+    """Noise put into training pairs on purpose, for experiments."""
+
+    prefix: ClassVar[str] = "dataset.noise."
+    seed: int = knob(0, "which pairs are changed; independent of the run's seed", low=0)
+    label_flips: float = knob(0.0, "share of training pairs whose sides are swapped", low=0, high=1)
+    near_duplicates: float = knob(
+        0.0,
+        "share of training pairs made of chosen and a near-identical copy, labels by coin flip",
+        low=0,
+        high=1,
+    )
+
+
+@dataclass
 class DatasetConfig(Checked):
     """Preference pairs to train on."""
 
@@ -281,10 +303,12 @@ class DatasetConfig(Checked):
     max_length: int | None = knob(None, "tokens of prompt and response; null is min(model's context, 2048)", low=8)
     length_policy: LengthPolicy = knob(LengthPolicy.truncate_prompt_left, "what happens to longer pairs")
     on_bad_row: OnBadRow = knob(OnBadRow.error, "stop at a malformed row, or drop and count it")
+    on_tie: OnTie = knob(OnTie.keep, "a pair whose sides are rated alike: keep it, or drop and count it")
     on_shared_prompt: OnSharedPrompt = knob(
         OnSharedPrompt.keep, "a prompt in both splits: keep it in both, or drop its training pairs"
     )
     cache: str = knob("outputs/data", "folder of pairs and token ids, shared by runs; may be deleted at any time")
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
 
 
@@ -522,11 +546,25 @@ class DiagnoseConfig(Checked):
     run_dir: str | None = knob(None, "where the study goes; null is RUN/diagnose/DATA or outputs/diagnose/MODEL/DATA")
 
 
+@dataclass
+class InspectConfig(Checked):
+    """`rmbench inspect`."""
+
+    training: TrainingConfig = MISSING
+    backbone: BackboneConfig = MISSING
+    dataset: DatasetConfig = MISSING
+    benchmark: BenchmarkConfig = MISSING
+    rows: int = knob(3, "so many pairs are shown as the model sees them", low=0)
+    export: str | None = knob(None, "write the pairs here in TRL's form (.jsonl, .parquet), evaluation pairs beside it")
+    run_dir: str = knob(MISSING, "where inspection.json and inspection.html go")
+
+
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "eval": EvalConfig,
     "score": ScoreConfig,
     "diagnose": DiagnoseConfig,
+    "inspect": InspectConfig,
 }
 
 

@@ -19,16 +19,18 @@ EVAL_GROUPS = {"gpu", "benchmark"}
 DIAGNOSE_GROUPS = {"gpu", "benchmark", "dataset", "backbone"}
 # Each imports only what stands after it: of other folders by the first list, within a folder by the others.
 LAYERS = """
-    __main__ __init__ cli commands report reporting compare score train handover diagnose evaluate benchmarks training
-    diagnostics statistics losses modeling data tracking runs config knobs console paths errors
+    __main__ __init__ cli commands report reporting compare score train handover diagnose evaluate inspect_data
+    benchmarks inspection training diagnostics statistics losses modeling data tracking runs config knobs console
+    paths errors
 """.split()
 WITHIN = {
     "commands": "losses launch jobs ranks pool sweep completion compose words manual catalog registry",
     "benchmarks": """
         rewardbench_files run registry rewardbench rewardbench2 rm_bench judgebench pairs synthetic formula rows scores
     """,
-    "data": "dataset ratings sources tokens records store published cache text items rowfiles formats messages"
-    " synthetic hub",
+    "data": "dataset export noise ratings sources tokens records store published cache text items rowfiles formats"
+    " messages synthetic hub",
+    "inspection": "page token_checks pair_checks label_checks overlap findings",
     "diagnostics": "study_figures figures study closeness probe records gradients rules directions parts",
     "losses": "curve_figure cards loss own weighting regularizers pairwise",
     "modeling": "features estimate scoring layout_choice throughput memory model heads lora tiny layout output"

@@ -180,6 +180,8 @@ def _raise_for_sweep(folder: Path, failed: int) -> None:
 def _raise_for_run() -> None:
     errors = [outcome.error for outcome in _outcomes if outcome.error is not None]
     if errors:
+        if isinstance(errors[0], RunFailed):  # a job's own verdict, not a fault
+            raise errors[0]
         folder = _outcomes[-1].folder
         where = f"Traceback: {folder / 'failed.json'}" if folder else "HYDRA_FULL_ERROR=1 shows the traceback."
         told = dict.fromkeys(_headline(error) for error in errors)

@@ -59,6 +59,16 @@ COMMANDS: dict[str, Command] = {
             "rmbench diagnose backbone=minilm dataset=local dataset.path=pairs.jsonl": "a backbone before any training",
         },
     ),
+    "inspect": Command(
+        config="inspect",
+        job="rmbench.inspect_data:inspect",
+        about="What a dataset looks like to a backbone, before hours are spent on it; exit 1 if a run would be ruined.",
+        examples={
+            "rmbench inspect dataset=local dataset.path=pairs.jsonl backbone=minilm": "your own pairs",
+            "rmbench inspect dataset=hh_rlhf backbone=qwen3_0_6b benchmark=rewardbench": "overlap with a test",
+            "rmbench inspect dataset=helpsteer3 export=pairs.parquet": "the pairs in TRL's form",
+        },
+    ),
     "sweep": Command(
         config="train",
         job="rmbench.train:train",

@@ -6,7 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,11 +14,12 @@ import numpy as np
 
 from rmbench.config import DatasetConfig, OnSharedPrompt
 from rmbench.data.formats import Pair
+from rmbench.data.noise import with_noise
 from rmbench.data.published import PUBLISHED
 from rmbench.data.records import Dropped, load_pairs
 from rmbench.data.rowfiles import read_rows
 from rmbench.data.sources import Split, derived, from_file, from_hub, from_program, hub_rows
-from rmbench.data.store import PairTable, fingerprint, prompt_digests
+from rmbench.data.store import PairTable, digests, fingerprint, prompt_digests
 from rmbench.errors import UserError
 
 __all__ = ["Dataset", "fingerprint", "hold_out", "hub_rows", "load_dataset", "load_pairs", "read_rows", "subsample"]
@@ -63,8 +64,23 @@ def load_dataset(config: DatasetConfig) -> Dataset:
         log.warning(
             "%d of %d evaluation pairs have a prompt that is trained on too; %s.", shared, len(evaluation.pairs), mend
         )
+    if config.noise.label_flips or config.noise.near_duplicates:
+        pairs = _noisy(pairs, config)
     dropped = {"train": train.dropped, "eval": evaluation.dropped}
     return Dataset(pairs, evaluation.pairs, fingerprint(pairs, evaluation.pairs), dropped, train.origin)
+
+
+def _noisy(train: PairTable, config: DatasetConfig) -> PairTable:
+    """The pairs with noise in them, kept like those that were read."""
+
+    def pairs() -> Iterator[Pair]:
+        """One after the other; how many were changed is logged."""
+        counts: Counter[str] = Counter()
+        for pair, digest in zip(train, digests(train), strict=True):
+            yield with_noise(pair, digest, config.noise, counts)
+        log.info("noise in %d training pairs: %s", len(train), dict(counts))
+
+    return derived(config, "noise", [fingerprint(train), asdict(config.noise)], pairs)
 
 
 def _part(config: DatasetConfig) -> tuple[Split, Split]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from rmbench.config import OnBadRow
+from rmbench.config import OnBadRow, OnTie
 from rmbench.data.formats import Pair, is_empty, parse_row
 from rmbench.data.messages import BadRow, NoPreference, Row
 from rmbench.data.published import as_it_is
@@ -53,11 +53,13 @@ def read_pairs(
     on_bad_row: OnBadRow,
     read: Callable[[Row], Row] = as_it_is,
     for_training: bool = True,
+    on_tie: OnTie = OnTie.keep,
 ) -> Iterator[tuple[int, Pair]]:
     """One pair after the other with the number of its row (from 1), ids as the rows have them.
 
     Args:
         rows, name, source, on_bad_row, for_training: as for `load_pairs`.
+        on_tie: whether a pair with a rating margin of 0 is used.
         dropped: receives how many rows were left out by which rule.
         read: turns a row as published into one that `parse_row` knows.
 
@@ -78,7 +80,7 @@ def read_pairs(
                 raise UserError(f"{place}: {bad}.{hint}") from bad
             counts[bad.rule] += 1
             continue
-        useless = _useless(pair) if for_training else None
+        useless = _useless(pair, on_tie) if for_training else None
         if useless:
             counts[useless] += 1
         else:
@@ -98,7 +100,9 @@ def _pair(row: Row | BadRow, read: Callable[[Row], Row], source: str) -> Pair:
     return parse_row(read(row), source)
 
 
-def _useless(pair: Pair) -> str | None:
+def _useless(pair: Pair, on_tie: OnTie) -> str | None:
+    if on_tie is OnTie.drop and pair.rating_margin == 0:
+        return "tie"
     if is_empty(pair.chosen) or is_empty(pair.rejected):
         return "empty_response"
     return "identical" if pair.chosen == pair.rejected else None

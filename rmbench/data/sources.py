@@ -146,11 +146,11 @@ def _kept(
         """Read them all; the counts stand beside them."""
         dropped: Dropped = {}
         with progress(f"reading {name}", None) as advance:
-            pairs = read_pairs(rows, name, dropped, source, config.on_bad_row, read)
+            pairs = read_pairs(rows, name, dropped, source, config.on_bad_row, read, on_tie=config.on_tie)
             write_pairs(folder, _counted(pairs, advance))
         (folder / "dropped.json").write_text(json.dumps(dropped), encoding="utf-8")
 
-    entry = f"pairs-{cache.key(config.name, source, state, split, config.on_bad_row.name)}"
+    entry = f"pairs-{cache.key(config.name, source, state, split, config.on_bad_row.name, config.on_tie.name)}"
     there = (Path(config.cache) / entry).is_dir()
     folder = cache.entry(Path(config.cache), entry, build)
     pairs, dropped = PairTable(folder), json.loads((folder / "dropped.json").read_text(encoding="utf-8"))

@@ -193,9 +193,13 @@ def token_pairs(
     """
     special = frozenset(tokenizer.all_special_ids)
     for start in range(0, len(pairs), ENCODE_BATCH):
-        accepted = _accepted_by_template(pairs[start : start + ENCODE_BATCH], tokenizer, drop_refused, counts)
-        ids = encode([[*p.prompt, *side] for _, p in accepted for side in (p.chosen, p.rejected)], tokenizer)
-        for (place, pair), chosen, rejected in zip(accepted, ids[::2], ids[1::2], strict=True):
+        batch = list(enumerate(pairs[start : start + ENCODE_BATCH], start))
+        try:
+            ids = _encode_sides(batch, tokenizer)
+        except jinja2.TemplateError:
+            batch = _accepted_by_template(batch, tokenizer, drop_refused, counts)
+            ids = _encode_sides(batch, tokenizer)
+        for (place, pair), chosen, rejected in zip(batch, ids[::2], ids[1::2], strict=True):
             if max(len(chosen), len(rejected)) > max_length:
                 if policy is LengthPolicy.drop:
                     counts["dropped: longer than max_length"] += 1
@@ -206,7 +210,7 @@ def token_pairs(
                 counts["dropped: equal token ids" if drop_identical else "ties: equal token ids"] += 1
                 if drop_identical:
                     continue
-            yield start + place, row
+            yield place, row
 
 
 def check_some_left(n_kept: int, n_pairs: int, name: str, counts: Counter[str]) -> None:
@@ -285,17 +289,19 @@ def resolve_max_length(asked: int | None, tokenizer: Any, config: Any, key: str)
     return asked
 
 
+def _encode_sides(batch: Sequence[tuple[int, Pair]], tokenizer: Any) -> list[list[int]]:
+    """Token ids of the first pair's chosen, its rejected, the second pair's chosen, ..."""
+    if not batch:
+        return []
+    return encode([[*pair.prompt, *side] for _, pair in batch for side in (pair.chosen, pair.rejected)], tokenizer)
+
+
 def _accepted_by_template(
-    pairs: Sequence[Pair], tokenizer: Any, drop_refused: bool, counts: Counter[str]
+    batch: Sequence[tuple[int, Pair]], tokenizer: Any, drop_refused: bool, counts: Counter[str]
 ) -> list[tuple[int, Pair]]:
-    """The pairs whose conversations the template renders, with their places; one by one only if all at once fails."""
-    pairs = list(pairs)
-    try:
-        render([[*p.prompt, *side] for p in pairs for side in (p.chosen, p.rejected)], tokenizer)
-        return list(enumerate(pairs))
-    except jinja2.TemplateError:
-        accepted = []
-    for place, pair in enumerate(pairs):
+    """Those pairs, with their places, whose conversations the template renders."""
+    accepted = []
+    for place, pair in batch:
         try:
             render([[*pair.prompt, *pair.chosen], [*pair.prompt, *pair.rejected]], tokenizer)
             accepted.append((place, pair))

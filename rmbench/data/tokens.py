@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from datetime import date
@@ -23,6 +24,7 @@ from rmbench.data.text import TokenPair, check_some_left, listed, token_pairs
 
 logger = logging.getLogger(__name__)
 
+UNCUT = sys.maxsize  # as a `max_length`
 TOKENS = pa.schema(
     [
         ("place", pa.int64()),
@@ -87,7 +89,8 @@ def tokenized(
     path = cache.entry(folder, entry, build)
     table, counts = TokenTable(path, pairs), Counter(json.loads((path / "counts.json").read_text(encoding="utf-8")))
     where = f", tokenised before, from {path}" if before else ""
-    logger.info("%s: %d pairs, at most %d tokens%s%s", name, len(table), max_length, listed(counts), where)
+    limit = "uncut" if max_length == UNCUT else f"at most {max_length} tokens"
+    logger.info("%s: %d pairs, %s%s%s", name, len(table), limit, listed(counts), where)
     check_some_left(len(table), len(pairs), name, counts)
     return table, counts
 

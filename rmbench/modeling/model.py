@@ -370,7 +370,50 @@ def _no_dropout(config: Any) -> None:
                 setattr(part, key, 0.0)
 
 
+def load_tokenizer(config: BackboneConfig) -> tuple[Any, Any, int | None, bool]:
+    """A backbone's tokenizer as training uses it, without its weights.
+
+    Returns:
+        the tokenizer, the model's config, the pad id that the tokenizer came with, and whether the reward is read at
+        the last token (decoders) rather than where an encoder pools.
+
+    Raises:
+        UserError: the name is no model whose tokenizer can be loaded.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    if config.name_or_path is None:
+        tokenizer = tiny_tokenizer()
+        return tokenizer, tiny_config(tokenizer), tokenizer.pad_token_id, True
+    local = hub.local_path(config.name_or_path)
+    if local is None:
+        hub.prepare()
+    name = config.name_or_path if local is None else str(local)
+    where: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    try:
+        network_config = AutoConfig.from_pretrained(name, num_labels=1, **where)
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        with torch.device("meta"):
+            network = AutoModelForSequenceClassification.from_config(
+                network_config, trust_remote_code=config.trust_remote_code
+            )
+    except Exception as error:  # the Hub's clients raise errors of many kinds
+        raise hub.explain("model", name, error, "backbone.name_or_path=FOLDER") from error
+    own_pad_id = tokenizer.pad_token_id
+    _mend_text(tokenizer)
+    return tokenizer, network_config, own_pad_id, isinstance(getattr(network, "score", None), nn.Linear)
+
+
 def _mend_tokenizer(tokenizer: Any, network: Any) -> None:
+    """`_mend_text`, and a row of the embedding for a pad token that is new."""
+    _mend_text(tokenizer)
+    if tokenizer.pad_token_id >= network.get_input_embeddings().num_embeddings:
+        network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    network.config.pad_token_id = tokenizer.pad_token_id
+    network.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
+def _mend_text(tokenizer: Any) -> None:
     """A chat template, right padding, and a pad token that never occurs in text.
 
     Plain transformers pools a decoder at the last id that is not the pad id; with pad = EOS that is one token early.
@@ -382,7 +425,3 @@ def _mend_tokenizer(tokenizer: Any, network: Any) -> None:
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         vocabulary = tokenizer.get_vocab()
         tokenizer.pad_token = next((t for t in PAD_TOKENS if t in vocabulary), PAD_TOKENS[0])
-        if tokenizer.pad_token_id >= network.get_input_embeddings().num_embeddings:
-            network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    network.config.pad_token_id = tokenizer.pad_token_id
-    network.config.get_text_config().pad_token_id = tokenizer.pad_token_id

@@ -1,0 +1,124 @@
+"""rmbench inspect: what a dataset looks like to a backbone, top to bottom."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rmbench import runs
+from rmbench.benchmarks.registry import find
+from rmbench.config import InspectConfig, LengthPolicy, OnBadRow
+from rmbench.console import console
+from rmbench.data.dataset import Dataset, load_dataset
+from rmbench.data.export import export_pairs
+from rmbench.data.formats import Pair
+from rmbench.data.text import resolve_max_length
+from rmbench.data.tokens import UNCUT, TokenTable, tokenized, tokenizer_fingerprint
+from rmbench.errors import RunFailed
+from rmbench.inspection.findings import Finding, Severity, worst_first
+from rmbench.inspection.label_checks import check_labels
+from rmbench.inspection.overlap import check_overlap
+from rmbench.inspection.page import as_html, as_tables
+from rmbench.inspection.pair_checks import check_pairs
+from rmbench.inspection.token_checks import Reading, check_refused, check_tokenizer, check_tokens, first_rows
+from rmbench.modeling.model import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def inspect(config: InspectConfig) -> dict[str, Any]:
+    """Look at every pair, write inspection.json and inspection.html, print the findings.
+
+    Raises:
+        UserError: the data, the backbone or the benchmark cannot be had as the config says.
+        RunFailed: a finding would ruin a run; everything is written by then.
+    """
+    # what is looked at, and by whom
+    dataset = load_dataset(config.dataset)
+    tokenizer, network_config, own_pad_id, reads_last = load_tokenizer(config.backbone)
+    max_length = resolve_max_length(config.dataset.max_length, tokenizer, network_config, "dataset.max_length")
+    reading = Reading(tokenizer, own_pad_id, reads_last, max_length, config.dataset.length_policy)
+
+    # what is found
+    tokens, findings, numbers = _tokens(dataset.train, reading, config)
+    findings += check_tokenizer(dataset.train, reading)
+    for check in (_texts(dataset.train, reading), check_labels(dataset.train), _overlaps(dataset, config)):
+        findings += check[0]
+        numbers |= check[1]
+    findings = worst_first([*findings, *_dropped(dataset)])
+    report = {
+        "dataset": config.dataset.path or config.dataset.name,
+        "backbone": config.backbone.name_or_path or "tiny",
+        "fingerprint": dataset.fingerprint,
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "origin": dataset.origin,
+        "pairs": {"train": len(dataset.train), "eval": len(dataset.eval)},
+        "rows_dropped": dataset.dropped,
+        "findings": [finding.as_dict() for finding in findings],
+        "numbers": numbers,
+        "rows": first_rows(tokens, reading, config.rows),
+        "environment": runs.environment(),
+    }
+
+    # where it is told
+    folder = Path(config.run_dir)
+    runs.write_json(folder / "inspection.json", report)
+    runs.write_text(folder / "inspection.html", as_html(report))
+    terminal = console()
+    for part in as_tables(report):
+        terminal.print(part)
+    if config.export:
+        for path, pairs in export_pairs(dataset.train, dataset.eval, Path(config.export)):
+            terminal.print(f"{len(pairs)} pairs written to {path}", soft_wrap=True)
+    terminal.print(f"inspection.json and inspection.html in {folder}", soft_wrap=True)
+    ruinous = [finding for finding in findings if finding.severity is Severity.ruin]
+    if ruinous:
+        sys.stdout.flush()
+        raise RunFailed("A run on these data would be ruined: " + ", ".join(finding.name for finding in ruinous) + ".")
+    return report
+
+
+def _tokens(
+    pairs: Sequence[Pair], reading: Reading, config: InspectConfig
+) -> tuple[TokenTable, list[Finding], dict[str, Any]]:
+    """Token ids of all pairs, uncut; pairs that the template refuses are left out and told."""
+    tokens, _ = tokenized(
+        pairs, reading.tokenizer, UNCUT, LengthPolicy.drop, Path(config.dataset.cache), name="train",
+        drop_refused=True,
+    )  # fmt: skip
+    findings, numbers = check_tokens(tokens, reading)
+    refused = check_refused(pairs, tokens, reading.tokenizer, config.dataset.on_bad_row is OnBadRow.drop)
+    return tokens, findings + refused[0], numbers | refused[1]
+
+
+def _texts(pairs: Sequence[Pair], reading: Reading) -> tuple[list[Finding], dict[str, Any]]:
+    return check_pairs(pairs, list(reading.tokenizer.all_special_tokens))
+
+
+def _overlaps(dataset: Dataset, config: InspectConfig) -> tuple[list[Finding], dict[str, Any]]:
+    """Of the evaluation pairs' prompts, and of a benchmark's, with the training prompts."""
+    tested = {"eval": [pair.prompt for pair in dataset.eval]}
+    if config.benchmark.name != "none":
+        items = find(config.benchmark.name).load(config.benchmark)
+        tested[config.benchmark.name] = [item.prompt for item in items]
+    findings, numbers = [], {}
+    for name, prompts in tested.items():
+        mend = "dataset.on_shared_prompt=drop" if name == "eval" else "leave these prompts out of the training file"
+        found, numbers[name] = check_overlap((pair.prompt for pair in dataset.train), prompts, name, mend)
+        findings += found
+    return findings, {"prompt_overlap": numbers}
+
+
+def _dropped(dataset: Dataset) -> list[Finding]:
+    """What reading left out, by rule."""
+    return [
+        Finding(
+            f"dropped_{rule}_{split}", Severity.note, count, count + len(pairs),
+            f"rows of {split} were left out when they were read: {rule}",
+        )
+        for split, pairs in (("train", dataset.train), ("eval", dataset.eval))
+        for rule, count in dataset.dropped[split].items()
+    ]  # fmt: skip

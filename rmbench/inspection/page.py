@@ -1,0 +1,107 @@
+"""An inspection for the terminal and as one HTML file that needs no network. All text of the data is escaped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from rmbench.inspection.token_checks import MARKS
+
+STYLES = {"ruin": "bold red", "warning": "yellow", "note": "dim"}
+SHOWN_CHARACTERS = 1500
+
+
+def as_tables(report: dict[str, Any]) -> list[RenderableType]:
+    """First rows, lengths and policies, findings with the worst last, where a terminal's reader looks first."""
+    return [*_rows(report), _numbers(report), _findings(report)]
+
+
+def as_html(report: dict[str, Any]) -> str:
+    """The page."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": number, "percent": percent, "marked": _marked}
+    template = environment.from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
+    numbers = report["numbers"]
+    return template.render(report=report, numbers=numbers, percentile_names=_names(numbers["lengths"]))
+
+
+def number(value: float) -> str:
+    """Three digits, or all of a whole number.
+
+    >>> number(12345.0), number(0.12345)
+    ('12,345', '0.123')
+    """
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """With one decimal."""
+    return f"{share:.1%}"
+
+
+def _names(rows: dict[str, dict[str, float]]) -> list[str]:
+    return list(next((row for row in rows.values() if row), {}))
+
+
+def _marked(text: str) -> Markup:
+    """Escaped, cut in the middle if long, the pooled token highlighted."""
+    if len(text) > 2 * SHOWN_CHARACTERS:
+        text = f"{text[:SHOWN_CHARACTERS]} [...] {text[-SHOWN_CHARACTERS:]}"
+    opening, closing = (str(escape(mark)) for mark in MARKS)
+    marked = str(escape(text)).replace(opening, "<mark>").replace(closing, "</mark>")
+    return Markup(marked) if marked.count("<mark>") == marked.count("</mark>") == 1 else escape(text)
+
+
+def _rows(report: dict[str, Any]) -> list[RenderableType]:
+    shown: list[RenderableType] = []
+    for row in report["rows"]:
+        table = Table(
+            title=Text(f"{row['id']} ({row['source']}), as the model sees it"), box=box.SIMPLE, show_header=False
+        )
+        for side in ("chosen", "rejected"):
+            text = row[side]
+            table.add_row(side, Text(text if len(text) <= 600 else f"{text[:300]} [...] {text[-300:]}"))
+        shown.append(table)
+    return shown
+
+
+def _numbers(report: dict[str, Any]) -> Table:
+    numbers = report["numbers"]
+    table = Table(
+        title=f"{report['pairs']['train']} training pairs, {report['pairs']['eval']} for evaluation", box=box.SIMPLE
+    )
+    names = _names(numbers["lengths"])
+    for name in ("", *names):
+        table.add_column(name, justify="right" if name else "left")
+    rows = {f"tokens, {side}": values for side, values in numbers["lengths"].items()}
+    rows |= {
+        "share of ids before they part": numbers["prefix_share"],
+        "share of words in both": numbers["word_overlap"],
+    }
+    rows |= {f"rating margin, {source}": values for source, values in numbers["margins"].items()}
+    for label, values in rows.items():
+        table.add_row(Text(label), *(number(values[name]) for name in names))
+    return table
+
+
+def _findings(report: dict[str, Any]) -> Table:
+    table = Table(title="findings", box=box.SIMPLE, show_lines=True)
+    for column in ("", "rows", "what", "what mends it"):
+        table.add_column(column, justify="right" if column == "rows" else "left")
+    for finding in reversed(report["findings"]):
+        what = Text(f"{finding['name']}: {finding['what']}")
+        if finding["example"]:
+            what.append(f"\n{finding['example'][:200]}", style="dim")
+        style = STYLES[finding["severity"]]
+        share = f"{finding['count']} of {finding['of']}"
+        table.add_row(Text(finding["severity"], style=style), share, what, Text(finding["mend"]))
+    if not report["findings"]:
+        table.add_row("", "", Text("none"), "")
+    return table

@@ -1,0 +1,212 @@
+"""What a backbone makes of the pairs: the text it sees, lengths, length policies, tokenizer and template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from rmbench.config import LengthPolicy
+from rmbench.data.formats import Pair
+from rmbench.data.text import TokenPair, cut, encode, render
+from rmbench.data.tokens import TokenTable, depends_on_date
+from rmbench.inspection.findings import Finding, Severity, by_share, percentiles, short
+
+CUT_SHARE, UNKNOWN_SHARE = 0.2, 0.01
+NEARLY_TOKENS = 2
+MARKS = ("⟦", "⟧")  # around the token at which the reward is read
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How this backbone reads: its tokenizer as training uses it, and what the tokenizer came with."""
+
+    tokenizer: Any
+    own_pad_id: int | None
+    reads_last: bool  # the reward is read at the last token, not at the first
+    max_length: int
+    policy: LengthPolicy
+
+
+def first_rows(tokens: Sequence[TokenPair], reading: Reading, n: int) -> list[dict[str, Any]]:
+    """The first pairs as the model sees them: special tokens written out, the pooled token between `MARKS`."""
+    return [
+        {
+            "id": tokens[i].id,
+            "source": tokens[i].pair.source,
+            "chosen": seen_text(tokens[i].chosen, reading),
+            "rejected": seen_text(tokens[i].rejected, reading),
+        }
+        for i in range(min(n, len(tokens)))
+    ]
+
+
+def seen_text(ids: list[int], reading: Reading) -> str:
+    """The text of the ids within `max_length`, special tokens included, the pooled one marked."""
+    kept = cut(ids, reading.max_length, reading.policy, frozenset(reading.tokenizer.all_special_ids))
+    place = len(kept) - 1 if reading.reads_last else 0
+    parts = [reading.tokenizer.decode(part) for part in (kept[:place], kept[place : place + 1], kept[place + 1 :])]
+    return parts[0] + MARKS[0] + parts[1] + MARKS[1] + parts[2]
+
+
+def check_tokens(tokens: Sequence[TokenPair], reading: Reading) -> tuple[list[Finding], dict[str, Any]]:
+    """Lengths, equal ids before and after each length policy, nearly equal ids, unknown tokens, a doubled BOS.
+
+    Args:
+        tokens: the pairs uncut.
+        reading: the backbone's.
+
+    Returns:
+        findings, and {lengths: percentiles, prefix_share: percentiles, policies: policy -> counts}.
+    """
+    special = frozenset(reading.tokenizer.all_special_ids)
+    unknown, bos = reading.tokenizer.unk_token_id, reading.tokenizer.bos_token_id
+    chosen, rejected, prefix_share = [], [], []
+    n_unknown = n_tokens = n_long = 0
+    faults: dict[str, list[str]] = {"equal_ids": [], "nearly_equal": [], "double_bos": []}
+    policies = {policy: {"cut": 0, "dropped": 0, "identical_after_cut": 0} for policy in LengthPolicy}
+    cut_equal: list[str] = []
+    for pair in tokens:
+        chosen.append(len(pair.chosen))
+        rejected.append(len(pair.rejected))
+        prefix_share.append(pair.prefix / pair.length)
+        n_tokens += len(pair.chosen) + len(pair.rejected)
+        n_unknown += pair.chosen.count(unknown) + pair.rejected.count(unknown) if unknown is not None else 0
+        if bos is not None and any(ids[:2] == [bos, bos] for ids in pair.sequences):
+            faults["double_bos"].append(pair.id)
+        if pair.identical:
+            faults["equal_ids"].append(f"{pair.id}: {reading.tokenizer.decode(pair.chosen)}")
+        elif differing(pair) <= NEARLY_TOKENS:
+            faults["nearly_equal"].append(f"{pair.id}: {_difference(pair, reading.tokenizer)}")
+        if pair.length <= reading.max_length:
+            continue
+        n_long += 1
+        policies[LengthPolicy.drop]["dropped"] += 1
+        for policy in (LengthPolicy.truncate_prompt_left, LengthPolicy.truncate_response):
+            policies[policy]["cut"] += 1
+            if not pair.identical and _equal_after(pair, reading.max_length, policy, special):
+                policies[policy]["identical_after_cut"] += 1
+                if policy is reading.policy:
+                    cut_equal.append(f"{pair.id}: {seen_text(pair.chosen, reading)}")
+    n = len(tokens)
+    key = f"dataset.max_length={reading.max_length}, dataset.length_policy={reading.policy.name}"
+    findings = []
+    if cut_equal:
+        what = f"pairs have the same ids on both sides once they are cut ({key})"
+        better = min(policies, key=lambda policy: policies[policy]["identical_after_cut"])
+        mend = f"a larger dataset.max_length, or dataset.length_policy={better.name}"
+        findings.append(
+            Finding(
+                "identical_after_cut", by_share(len(cut_equal), n), len(cut_equal), n, what, short(cut_equal[0]), mend
+            )
+        )
+    if n_long and reading.policy is LengthPolicy.drop:
+        what, severity = f"pairs are longer than {reading.max_length} tokens and dropped", by_share(n_long, n, 0.5)
+        findings.append(Finding("too_long", severity, n_long, n, what, "", "a larger dataset.max_length"))
+    elif n_long:
+        severity = Severity.warning if n_long >= CUT_SHARE * n else Severity.note
+        what = f"pairs are longer than {reading.max_length} tokens and cut ({reading.policy.name})"
+        findings.append(Finding("cut", severity, n_long, n, what, "", "a larger dataset.max_length"))
+    for name, rank, what, mend in (
+        ("equal_ids", None, "pairs have the same ids on both sides: this tokenizer does not see the difference",
+         "training drops them; another backbone may tell them apart"),
+        ("nearly_equal", Severity.note, f"pairs differ in {NEARLY_TOKENS} tokens in a row at most", ""),
+        ("double_bos", Severity.ruin, "pairs start with two BOS tokens", "remove the BOS from the data's own text"),
+    ):  # fmt: skip
+        if faults[name]:
+            count, example = len(faults[name]), short(faults[name][0])
+            findings.append(Finding(name, rank or by_share(count, n), count, n, what, example, mend))
+    if n_unknown >= UNKNOWN_SHARE * n_tokens > 0:
+        what = "tokens are unknown to this tokenizer: letters of another script, or symbols"
+        findings.append(Finding("unknown_tokens", Severity.warning, n_unknown, n_tokens, what, "", "another backbone"))
+    return findings, {
+        "lengths": {"chosen": percentiles(chosen), "rejected": percentiles(rejected)},
+        "prefix_share": percentiles(prefix_share),
+        "policies": {policy.name: counts for policy, counts in policies.items()},
+        "max_length": reading.max_length,
+        "policy": reading.policy.name,
+    }
+
+
+def check_tokenizer(pairs: Sequence[Pair], reading: Reading) -> list[Finding]:
+    """A BOS that template and tokenizer both write, pad = EOS, a template that writes the day."""
+    tokenizer, findings = reading.tokenizer, []
+    n, bos = len(pairs), tokenizer.bos_token_id
+    sample = next(_renderable(pairs, tokenizer), None)
+    if sample is not None and bos is not None:
+        (ids,) = encode([sample], tokenizer, keep_doubled_bos=True)
+        if ids[:2] == [bos, bos]:
+            what = "texts get two BOS tokens, one from the template, one from the tokenizer; the second is removed here"
+            shown = short(tokenizer.decode(ids[:12]))
+            mend = "nothing to do here; other tools keep both: tokenise with add_special_tokens=False there"
+            findings.append(Finding("double_bos_removed", Severity.note, n, n, what, shown, mend))
+    if sample is not None and reading.reads_last and reading.own_pad_id in (None, tokenizer.eos_token_id):
+        (ids,) = encode([sample], tokenizer)
+        if ids[-1] == tokenizer.eos_token_id:
+            place = max((i for i, one in enumerate(ids) if one != tokenizer.eos_token_id), default=-1)
+            state = "no pad token" if reading.own_pad_id is None else "pad = EOS"
+            what = (
+                f"texts end in EOS, and the tokenizer has {state}: plain transformers would read the reward at position"
+                f" {place} instead of {len(ids) - 1}; here the pad token is {tokenizer.pad_token}"
+            )
+            mend = "nothing to do here; the checkpoint carries its own pad token"
+            findings.append(Finding("pad_is_eos", Severity.note, n, n, what, "", mend))
+    if depends_on_date(str(tokenizer.chat_template)):
+        what = "texts hold the day on which they are rendered: rewards change with the calendar"
+        shown = "" if sample is None else short(render([sample], tokenizer)[0])
+        findings.append(Finding("date_in_template", Severity.warning, n, n, what, shown, "save a fixed chat template"))
+    return findings
+
+
+def check_refused(
+    pairs: Sequence[Pair], tokens: TokenTable, tokenizer: Any, drops_bad_rows: bool
+) -> tuple[list[Finding], dict[str, int]]:
+    """Conversations that the chat template refuses: `tokens` lacks them. With the order of their roles."""
+    refused = sorted(set(range(len(pairs))) - set(tokens.places.tolist()))
+    if not refused:
+        return [], {}
+    first = pairs[refused[0]]
+    roles = " ".join(message["role"] for message in (*first.prompt, *first.chosen))
+    try:
+        render([[*first.prompt, *first.chosen], [*first.prompt, *first.rejected]], tokenizer)
+        reason = ""
+    except jinja2.TemplateError as error:
+        reason = str(error)
+    severity = by_share(len(refused), len(pairs)) if drops_bad_rows else Severity.ruin
+    mend = "another backbone; or" if drops_bad_rows else "dataset.on_bad_row=drop leaves them out; or"
+    what = "pairs are refused by the chat template" + ("" if drops_bad_rows else ", which ends the run")
+    finding = Finding(
+        "refused_by_template", severity, len(refused), len(pairs), what,
+        short(f"{first.id} ({roles}): {reason}"), f"{mend} write the turns in an order that the template takes",
+    )  # fmt: skip
+    return [finding], {"refused": len(refused)}
+
+
+def differing(pair: TokenPair) -> int:
+    """Tokens of the longer side between what both sides start with and what both end with."""
+    rest = [ids[pair.prefix :][::-1] for ids in pair.sequences]
+    suffix = next((i for i, both in enumerate(zip(*rest, strict=False)) if both[0] != both[1]), min(map(len, rest)))
+    return max(map(len, rest)) - suffix
+
+
+def _difference(pair: TokenPair, tokenizer: Any) -> str:
+    start = max(0, pair.prefix - 8)
+    sides = [tokenizer.decode(ids[start : pair.prefix + 8]) for ids in pair.sequences]
+    return f"...{sides[0]!r} / ...{sides[1]!r}"
+
+
+def _equal_after(pair: TokenPair, max_length: int, policy: LengthPolicy, special: frozenset[int]) -> bool:
+    return cut(pair.chosen, max_length, policy, special) == cut(pair.rejected, max_length, policy, special)
+
+
+def _renderable(pairs: Sequence[Pair], tokenizer: Any) -> Any:
+    """Conversations that the template takes."""
+    for pair in pairs:
+        conversation = [*pair.prompt, *pair.chosen]
+        try:
+            render([conversation], tokenizer)
+        except jinja2.TemplateError:
+            continue
+        yield conversation
