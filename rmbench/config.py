@@ -225,6 +225,8 @@ class RegularizerConfig(Checked):
     pos_reg: float = knob(0.0, "times -log sigma(mean reward of the chosen); 0.1 in GRM's code", low=0)
     absolute: float = knob(0.0, "times -log sigma(r_w) - log sigma(-r_l), Eurus; 1 there", low=0)
     kl: float = knob(0.0, "times KL(q(z | h) || N(0, I)), InfoRM; needs backbone.head=bottleneck", low=0)
+    sft: float = knob(0.0, "times -log sigma(beta log pi(y_w)), GRM's text-generation loss; decoders", low=0)
+    dpo: float = knob(0.0, "times -log sigma(beta log pi(y_w) - beta log pi(y_l)), GRM's other one; decoders", low=0)
 
 
 @dataclass
@@ -242,6 +244,7 @@ class LossConfig(Checked):
     target: float = knob(1.0, "margin that hinge and squared_margin ask for", above=0)
     rating_scale: RatingScale = knob(RatingScale.std, "unit of the rating margin m: raw, std or rank within its source")
     rating_factor: float = knob(1.0, "times the scaled rating margin is m", above=0)
+    text_beta: float = knob(0.1, "beta of regularizer.sft and dpo: times a response's log-probability", above=0)
     distance: DistanceConfig = field(default_factory=DistanceConfig)
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
 

@@ -22,7 +22,7 @@ from rmbench import handover, runs
 from rmbench.benchmarks.registry import find
 from rmbench.benchmarks.run import Prepared, benchmark_layout, numbers_now, prepare_benchmark, run_benchmark
 from rmbench.benchmarks.scores import ScoreLog, ScoreRow
-from rmbench.config import Gradient, HeadKind, OnBadRow, TrainConfig
+from rmbench.config import Gradient, HeadKind, OnBadRow, Strategy, TrainConfig
 from rmbench.console import console
 from rmbench.data.dataset import load_dataset
 from rmbench.data.ratings import with_scaled_ratings
@@ -39,6 +39,7 @@ from rmbench.modeling.devices import make_accelerator, precision_name
 from rmbench.modeling.estimate import estimate
 from rmbench.modeling.features import FeatureStore
 from rmbench.modeling.heads import kind_of
+from rmbench.modeling.language import WithLikelihood, language_head
 from rmbench.modeling.layout import Layout
 from rmbench.modeling.layout_choice import choose_layout, pairs_of_all_lengths
 from rmbench.modeling.memory import first_budget
@@ -180,6 +181,9 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     model, tokenizer = new_reward_model(config.backbone, config.gpu.attention, config.seed)
     if config.loss.regularizer.kl and kind_of(model.whole_head) is not HeadKind.bottleneck:
         raise UserError("loss.regularizer.kl is a term of InfoRM's stochastic code: it needs backbone.head=bottleneck.")
+    if loss.needs_likelihood:
+        _refuse_likelihood_with(config, loss)
+        model.language = language_head(model, config.backbone)
     max_length = resolve_max_length(config.dataset.max_length, tokenizer, model.network.config, "dataset.max_length")
 
     policy, drop = config.dataset.length_policy, config.dataset.on_bad_row is OnBadRow.drop
@@ -194,6 +198,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     model.to(accelerator.device)
     layout = choose_layout(config.layout, model, train_pairs, accelerator.device)
     eval_layout, store = layout, None
+    layout = WithLikelihood(layout) if loss.needs_likelihood else layout
     if config.backbone.freeze:
         freeze_backbone(model)
         store = _feature_store(config, model, accelerator)
@@ -231,6 +236,23 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         },
     }
     return Inputs(model, tokenizer, loss, train_pairs, eval_pairs, benchmark, layout, eval_layout, store, facts)
+
+
+def _refuse_likelihood_with(config: TrainConfig, loss: PairLoss) -> None:
+    """What does not go with GRM's losses."""
+    exact = config.diagnostics.gradient is Gradient.exact or (
+        loss.needs_gradient_norm and config.diagnostics.probe_pairs
+    )
+    remedies = {
+        "backbone.freeze=true": config.backbone.freeze and "they teach the backbone, which would not learn",
+        "an exact gradient norm": exact
+        and "the layers' rules do not see the tied embedding's second use; diagnostics=default records without it",
+        f"gpu={config.gpu.strategy.name}": config.gpu.strategy not in (Strategy.none, Strategy.ddp)
+        and "the embedding is divided; gpu=single or ddp",
+    }
+    for what, reason in remedies.items():
+        if reason:
+            raise UserError(f"loss.regularizer.sft and dpo do not go with {what}: {reason}.")
 
 
 def _feature_store(config: TrainConfig, model: RewardModel, accelerator: Accelerator) -> FeatureStore:
@@ -315,7 +337,8 @@ def _diagnostics(
         scores = score_pairs(inputs.model, candidates, inputs.eval_layout, accelerator.device, config.gpu.eval_tokens)
     pairs = choose_probe(candidates, scores.distance, asked.probe_pairs)
     exact = exact or inputs.loss.needs_gradient_norm
-    return recorder, Probe(folder, pairs, inputs.eval_layout, inputs.model, exact, accelerator.device)
+    layout = inputs.layout if inputs.loss.needs_likelihood else inputs.eval_layout
+    return recorder, Probe(folder, pairs, layout, inputs.model, exact, accelerator.device)
 
 
 def _write_diagnostics(recorder: PairRecorder, probe: Probe | None, tracker: Tracker, step: int, folder: Path) -> None:

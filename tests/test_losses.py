@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rmbench.config import DistanceConfig, LossConfig, Measure, RegularizerConfig
 from rmbench.diagnostics.records import head_gradient_norm
 from rmbench.errors import UserError
-from rmbench.losses import PAIRWISE, REGULARIZER, PairBatch, PairLoss
+from rmbench.losses import MODEL_TERM, PAIRWISE, REGULARIZER, PairBatch, PairLoss
 from rmbench.losses.weighting import embedding_distance, whitener
 from rmbench.modeling.layout import PairOutput
 
@@ -132,7 +132,7 @@ REGULARIZERS_BY_HAND = {  # (r_w, r_l, mean) -> value, derivatives
 
 
 def test_every_regularizer_has_a_value_by_hand_and_a_key():
-    assert REGULARIZERS_BY_HAND.keys() == REGULARIZER.keys() == vars(RegularizerConfig()).keys() - {"kl"}
+    assert REGULARIZERS_BY_HAND.keys() == REGULARIZER.keys() == vars(RegularizerConfig()).keys() - MODEL_TERM.keys()
     for name, ((chosen, rejected, mean), value, slopes) in REGULARIZERS_BY_HAND.items():
         arguments = (tensor([chosen]), tensor([rejected]), tensor(mean))
         assert REGULARIZER[name].value(*arguments).item() == pytest.approx(value, abs=1e-14), name
@@ -333,6 +333,7 @@ def test_extreme_inputs_stay_finite_and_the_head_gradient_bounded(name, dtype):
         (LossConfig(pairwise="bt_margin"), "rating_margin"),
         (LossConfig(weighting="exact"), "gradient_norm"),
         (LossConfig(regularizer=RegularizerConfig(kl=1.0)), "bottleneck"),
+        (LossConfig(regularizer=RegularizerConfig(dpo=1.0)), "language head"),
     ],
 )
 def test_a_batch_that_lacks_what_the_loss_reads_is_refused(config, says):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rmbench.config import DistanceConfig, LossConfig, Measure, RegularizerConfig
 from rmbench.losses.loss import PairBatch, PairLoss
-from rmbench.losses.regularizers import KL_FORMULA, KL_SOURCE
+from rmbench.losses.regularizers import MODEL_TERM, ModelTerm, Regularizer
 from rmbench.losses.weighting import EXACT_FORMULA, FORMULA
 from rmbench.modeling.output import PairOutput
 
@@ -42,9 +42,7 @@ class Card:
     def formula(self) -> str:
         """Of one pair; `w` is the weight."""
         weight = "w · " if self.loss.weighs else ""
-        terms = [f"{c:g} · [{r.formula}]" for c, r in self.loss.regularizers.values()]
-        if self.config.regularizer.kl:
-            terms.append(f"{self.config.regularizer.kl:g} · [{KL_FORMULA}]")
+        terms = [f"{coefficient:g} · [{term.formula}]" for coefficient, term in self._terms]
         pairwise = self.loss.pairwise.formula
         return " + ".join([f"{weight}[{pairwise}]" if weight else pairwise, *terms])
 
@@ -63,16 +61,20 @@ class Card:
     @property
     def sources(self) -> list[str]:
         """Where its parts come from."""
-        parts = [r.source for _, r in self.loss.regularizers.values()]
-        code = [KL_SOURCE] if self.config.regularizer.kl else []
-        return [self.loss.pairwise.source, *([PAPER] if self.loss.weighs else []), *parts, *code]
+        parts = [term.source for _, term in self._terms]
+        return [self.loss.pairwise.source, *([PAPER] if self.loss.weighs else []), *parts]
+
+    @property
+    def _terms(self) -> list[tuple[float, Regularizer | ModelTerm]]:
+        return [*self.loss.regularizers.values(), *self.loss.model_terms.values()]
 
     @property
     def defaults(self) -> dict[str, tuple[Any, str]]:
         """Key -> its value here and its documentation, for every key that this loss reads."""
         loss = self.loss
         found: dict[str, tuple[Any, str]] = {}
-        parts: list[tuple[str, Any, Sequence[str]]] = [("loss.", self.config, loss.pairwise.knobs)]
+        knobs = dict.fromkeys(knob for _, term in loss.model_terms.values() for knob in term.knobs)
+        parts: list[tuple[str, Any, Sequence[str]]] = [("loss.", self.config, (*loss.pairwise.knobs, *knobs))]
         if loss.weighs:
             parts.append(("loss.distance.", self.config.distance, self._distance_knobs()))
         parts.append(("loss.regularizer.", self.config.regularizer, _nonzero(self.config.regularizer)))
@@ -99,7 +101,7 @@ def curves(card: Card, margins: Sequence[float]) -> tuple[str, dict[float, tuple
     its own, and whatever measures the distance is taken to say the same.
     """
     distance = replace(card.config.distance, measure=Measure.l2, ema=True, normalize=False)
-    regularizer = replace(card.config.regularizer, kl=0.0)  # a constant of the margin
+    regularizer = replace(card.config.regularizer, **dict.fromkeys(MODEL_TERM, 0.0))  # constants of the margin
     weighting = "distance" if card.loss.weighs else "none"
     loss = PairLoss(replace(card.config, weighting=weighting, distance=distance, regularizer=regularizer))
     loss.update(1.0)

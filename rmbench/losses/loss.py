@@ -1,4 +1,5 @@
-"""loss_i = weight_i * pairwise(margin_i) + sum of coefficient * regularizer(r_w, r_l).
+"""loss_i = weight_i * pairwise(margin_i) + sum of coefficient * regularizer(r_w, r_l),
+and of coefficient * term(what else the model says).
 
 Every part is pure, works per pair and states its derivative; the caller reduces once. margin = r_w - r_l.
 """
@@ -16,7 +17,7 @@ from rmbench.config import LossConfig, Measure
 from rmbench.errors import UserError
 from rmbench.losses.own import pairwise_loss
 from rmbench.losses.pairwise import Pairwise
-from rmbench.losses.regularizers import REGULARIZER, Regularizer
+from rmbench.losses.regularizers import MODEL_TERM, REGULARIZER, ModelTerm, Regularizer
 from rmbench.losses.weighting import WEIGHTING, covariance, embedding_distance, pair_weight, whitener, wide
 from rmbench.modeling.output import PairOutput
 
@@ -120,6 +121,9 @@ class PairLoss:
             for name, coefficient in coefficients.items()
             if coefficient and name in REGULARIZER
         }
+        self.model_terms: dict[str, tuple[float, ModelTerm]] = {
+            name: (coefficients[name], term) for name, term in MODEL_TERM.items() if coefficients[name]
+        }
         self.mu: float | None = None
         self.covariance: Tensor | None = None
 
@@ -137,6 +141,11 @@ class PairLoss:
     def needs_gradient_norm(self) -> bool:
         """Its weights divide by the norm of each pair's whole gradient."""
         return self.config.weighting == "exact"
+
+    @property
+    def needs_likelihood(self) -> bool:
+        """It reads how likely the model, as a language model, finds the responses."""
+        return any(term.reads == "log_prob_chosen" for _, term in self.model_terms.values())
 
     @property
     def needs_global_batch(self) -> bool:
@@ -213,10 +222,10 @@ class PairLoss:
                 by_chosen, by_rejected = regularizer.slopes(chosen, rejected, mean)
                 slope_chosen = slope_chosen + coefficient * by_chosen
                 slope_rejected = slope_rejected + coefficient * by_rejected
-        if self.config.regularizer.kl:
-            if output.kl is None:
-                raise UserError("loss.regularizer.kl needs a model with a bottleneck, whose KL is PairOutput.kl.")
-            loss = loss + self.config.regularizer.kl * output.kl
+        for name, (coefficient, term) in self.model_terms.items():
+            if getattr(output, term.reads) is None:
+                raise UserError(f"loss.regularizer.{name} needs {term.needs}.")
+            loss = loss + coefficient * term.value(output, self.config.text_beta)
         margin, distance = output.margin.detach(), output.distance
         return LossTerms(loss, margin, distance, size, weight, slope_chosen, slope_rejected, _close(output))
 

@@ -1,8 +1,8 @@
-"""Terms that pull on the rewards themselves, each with its derivatives.
+"""Terms that pull on the rewards themselves, each with its derivatives, and terms of what else the model says.
 
-Every one is a pair of functions `(r_w, r_l, mean) -> (pairs,)`. Two of them are functions of a mean over the global
-batch, M; of such a term f(M) each pair carries f(M) + f'(M) (its own part - M) with M held fixed, so that the mean over
-the pairs is f(M), and the gradient too, however the batch is split.
+Of the first, every one is a pair of functions `(r_w, r_l, mean) -> (pairs,)`. Two of them are functions of a mean over
+the global batch, M; of such a term f(M) each pair carries f(M) + f'(M) (its own part - M) with M held fixed, so that
+the mean over the pairs is f(M), and the gradient too, however the batch is split.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from rmbench.modeling.output import PairOutput
 
 # -log(1 - (r / 5)^2) goes on linearly beyond |r| = 4.9
 BARRIER_BOUND, BARRIER_LINEAR = 5.0, 4.9
@@ -114,8 +116,61 @@ def absolute_slopes(chosen: Tensor, rejected: Tensor, mean: Tensor) -> tuple[Ten
     return -torch.sigmoid(-chosen), torch.sigmoid(rejected)
 
 
-# Of the model's stochastic code, not of the rewards: `PairOutput.kl` is the term itself.
-KL_FORMULA, KL_SOURCE = "KL(q_w ‖ N(0, I)) + KL(q_l ‖ N(0, I))", "InfoRM, arXiv 2402.09345"
+@dataclass(frozen=True)
+class ModelTerm:
+    """A loss `(pairs,)` of what the model says of a pair beside the rewards, and of `loss.text_beta`.
+
+    `reads` names what it needs of PairOutput, `needs` says what gives that.
+    """
+
+    value: Callable[[PairOutput, float], Tensor]
+    reads: str
+    needs: str
+    formula: str
+    source: str
+    knobs: tuple[str, ...] = ()
+
+
+def kl_value(output: PairOutput, beta: float) -> Tensor:
+    """The model gives the term itself."""
+    assert output.kl is not None
+    return output.kl
+
+
+def sft_value(output: PairOutput, beta: float) -> Tensor:
+    """-log sigma(beta log pi(y_w | x)): its derivative by log pi(y_w | x) is -beta sigma(-beta log pi(y_w | x))."""
+    assert output.log_prob_chosen is not None
+    return -logsigmoid(beta * output.log_prob_chosen)
+
+
+def dpo_value(output: PairOutput, beta: float) -> Tensor:
+    """-log sigma(beta (log pi(y_w | x) - log pi(y_l | x))): DPO without its reference model."""
+    assert output.log_prob_chosen is not None
+    assert output.log_prob_rejected is not None
+    return -logsigmoid(beta * (output.log_prob_chosen - output.log_prob_rejected))
+
+
+LANGUAGE_MODEL = "a model with a language head on rows WithLikelihood, which gives PairOutput.log_prob_chosen"
+GRM = "GRM, arXiv 2406.10216"
+
+MODEL_TERM: dict[str, ModelTerm] = {
+    "kl": ModelTerm(
+        kl_value,
+        "kl",
+        "a model with a bottleneck, whose KL is PairOutput.kl",
+        "KL(q_w ‖ N(0, I)) + KL(q_l ‖ N(0, I))",
+        "InfoRM, arXiv 2402.09345",
+    ),
+    "sft": ModelTerm(sft_value, "log_prob_chosen", LANGUAGE_MODEL, "-log σ(β log π(y_w))", GRM, ("text_beta",)),
+    "dpo": ModelTerm(
+        dpo_value,
+        "log_prob_chosen",
+        LANGUAGE_MODEL,
+        "-log σ(β log π(y_w) - β log π(y_l))",
+        f"{GRM} (DPO without a reference)",
+        ("text_beta",),
+    ),
+}
 
 REGULARIZER: dict[str, Regularizer] = {
     "centring": Regularizer(centring_value, centring_slopes, "(r_w + r_l)²", "arXiv 2312.09244, eq. 2; TRL"),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rmbench.data.text import TokenGroup
 from rmbench.modeling.attention import Packing, Span
-from rmbench.modeling.output import PairOutput
+from rmbench.modeling.output import PairOutput, Readings
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Rows:
     position_ids: Tensor | None = None  # (rows, length); shared
     packing: Packing | None = None  # shared
     embeddings: Tensor | None = None  # (responses, hidden): computed before, the backbone need not run
+    predicting: Tensor | None = None  # (own tokens,) flat indices: the state at each predicts ...
+    predicted: Tensor | None = None  # (own tokens,) ... this id
+    own_tokens: tuple[int, ...] = ()  # of each response, in the order of `read`
     tokens: int = 0  # distinct tokens: without filling, the prompt once
     attended: int = 0  # (query, key) pairs of a causal attention over the distinct tokens
 
@@ -50,8 +53,8 @@ class Rows:
         return replace(self, **changed)
 
 
-# rows -> rewards (responses,), embeddings (responses, hidden), a bottleneck's KL; in the order of rows.read
-Model = Callable[[Rows], tuple[Tensor, ...]]
+# rows -> Readings, or its first two fields
+Model = Callable[[Rows], tuple[Any, ...]]
 
 
 class Layout(Protocol):
@@ -164,9 +167,10 @@ class Shared:
 
 def run_rows(model: Model, rows: Rows) -> PairOutput:
     """One forward pass over both sides of every pair."""
-    rewards, embeddings, *kl = model(rows)
-    of_pairs = kl[0][::2] + kl[0][1::2] if kl else None
-    return PairOutput(rewards[::2], rewards[1::2], embeddings[::2], embeddings[1::2], of_pairs)
+    rewards, embeddings, kl, log_probs = Readings(*model(rows))
+    of_pairs = None if kl is None else kl[::2] + kl[1::2]
+    likelihoods = () if log_probs is None else (log_probs[::2], log_probs[1::2])
+    return PairOutput(rewards[::2], rewards[1::2], embeddings[::2], embeddings[1::2], of_pairs, *likelihoods)
 
 
 def token_batches(

@@ -84,7 +84,7 @@ def _embeddings(model: RewardModel, rows: Rows) -> Tensor:
     was_training = model.training
     model.eval()
     with torch.no_grad(), torch.autocast(rows.read.device.type, enabled=False):
-        _, embeddings = model(rows)
+        embeddings: Tensor = model(rows).embeddings
     model.train(was_training)
     return embeddings.float()
 

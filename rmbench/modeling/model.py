@@ -23,6 +23,7 @@ from rmbench.errors import UserError
 from rmbench.modeling import heads, lora
 from rmbench.modeling.attention import PACKED
 from rmbench.modeling.layout import Rows
+from rmbench.modeling.output import Readings
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.network = network
         self.__dict__["adapters"] = adapters  # peft's view of the network, no part of its own
+        self.language: Any = None  # a LanguageHead, for losses that read likelihoods
         self.stated_pad_id: int | None = None  # of a loaded checkpoint, before `_mend_tokenizer`
         self._pooled: Tensor | None = None
         self._padded_attention: str = network.config._attn_implementation
@@ -77,13 +79,15 @@ class RewardModel(nn.Module):
         kept = getattr(score, "original_module", score)  # peft keeps it beside the trained one
         return isinstance(kept, (nn.Linear, heads.RewardHead))
 
-    def forward(self, rows: Rows) -> tuple[Tensor, ...]:
+    def forward(self, rows: Rows) -> Readings:
         """Rewards `(reads,)` and embeddings `(reads, hidden)` where `rows.read` says.
 
-        A bottleneck adds its KL term `(reads,)`. Encoders pool each row in their own way; theirs are padded rows, one
-        read each.
+        A bottleneck adds its KL term `(reads,)`, rows that name tokens to predict their log-probabilities `(reads,)`.
+        Encoders pool each row in their own way; theirs are padded rows, one read each.
         """
-        pooled = self.pool(rows)
+        states = None if rows.predicting is None else self._states(rows)
+        pooled = self.pool(rows) if states is None else states[rows.read]
+        log_probs = None if states is None else self.language.log_probs(states, rows)
         with torch.autocast(pooled.device.type, enabled=False):
             pooled = pooled.to(self.head.weight.dtype)
             whole = self.whole_head
@@ -91,7 +95,7 @@ class RewardModel(nn.Module):
             rewards = self.head(embeddings).squeeze(-1)
         self._pooled = None
         kl = getattr(whole[0], "kl", None) if isinstance(whole, heads.RewardHead) else None
-        return (rewards, embeddings) if kl is None else (rewards, embeddings, kl)
+        return Readings(rewards, embeddings, kl, log_probs)
 
     def pool(self, rows: Rows) -> Tensor:
         """The head's input, `(reads, hidden)`: no logits, no cache, nothing at positions that no reward is read at."""
@@ -102,12 +106,16 @@ class RewardModel(nn.Module):
             assert self._pooled is not None, "the network did not use its head"
             pooled, self._pooled = self._pooled, None
             return pooled
+        return self._states(rows)[rows.read]
+
+    def _states(self, rows: Rows) -> Tensor:
+        """A decoder's, after its last norm, `(tokens, hidden)`."""
         self._use_attention(self._padded_attention if rows.packing is None else PACKED)
         arguments = {"attention_mask": rows.attention_mask, "position_ids": rows.position_ids, "packing": rows.packing}
         given = {name: value for name, value in arguments.items() if value is not None}
         states = self.network.base_model(rows.input_ids, use_cache=False, **given)[0]
         flat: Tensor = states.flatten(0, 1)
-        return flat[rows.read]
+        return flat
 
     def _use_attention(self, name: str) -> None:
         """Stays so after the forward pass: checkpointed layers run again in the backward pass."""

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
+
+
+class Readings(NamedTuple):
+    """What a model says of responses, in the order of `Rows.read`: `(responses,)`, embeddings `(responses, hidden)`."""
+
+    rewards: Tensor
+    embeddings: Tensor
+    kl: Tensor | None = None  # of a bottleneck
+    log_probs: Tensor | None = None  # summed over the tokens of each response, where rows say which
 
 
 @dataclass(frozen=True)
@@ -16,6 +26,8 @@ class PairOutput:
     embeddings_chosen: Tensor
     embeddings_rejected: Tensor
     kl: Tensor | None = None  # (pairs,), both sides together; of a bottleneck
+    log_prob_chosen: Tensor | None = None  # (pairs,), nats, of the response's own tokens under the language model
+    log_prob_rejected: Tensor | None = None
 
     @property
     def margin(self) -> Tensor:

@@ -56,6 +56,7 @@ def tiny_config(tokenizer: Any) -> Any:
         intermediate_size=128,
         max_position_embeddings=512,
         initializer_range=0.02,
+        tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
