@@ -95,6 +95,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+        with suppress(OSError):  # it holds something, as a rule
+            folder.rmdir()
 
 
 def in_use(folder: Path) -> bool:

@@ -82,13 +82,14 @@ class WandbTracker(Tracker):
             mode=mode,  # type: ignore[arg-type]
             run_id=run_id,
             resume="allow" if mode == "online" else None,
-            finish_timeout=FINISH_SECONDS,
             silent=True,
             console="off",
             init_timeout=INIT_SECONDS,
             x_disable_stats=True,
             disable_git=True,
         )
+        if mode == "online":  # offline, a limit would leave before the file is whole
+            settings.finish_timeout = FINISH_SECONDS
         run = wandb.init(
             project=config.project,
             entity=config.entity,

@@ -33,6 +33,7 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize("how", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_two_processes_learn_in_float64_what_one_does(alone, tmp_path, how):
     done = run(["-m", "torch.distributed.run", "--nproc-per-node", "2", str(SCRIPT), str(tmp_path), how])
     assert done.returncode == 0, done.stderr

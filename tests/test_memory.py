@@ -87,6 +87,6 @@ def test_the_layout_check_does_not_hide_other_errors(train_config, tmp_path, mon
     def broken(self, rows):
         raise AttributeError("a fault of ours")
 
-    monkeypatch.setattr(RewardModel, "_embed", broken)
+    monkeypatch.setattr(RewardModel, "pool", broken)
     with pytest.raises(AttributeError, match="a fault of ours"):
         train(train_config(), tmp_path / "run")

@@ -87,6 +87,7 @@ def test_a_regularizer_is_part_of_the_measured_gradient(train_config, tmp_path):
     assert (table["gradient_norm"] >= table["head_gradient_norm"]).all()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_probe(train_config, tmp_path):
     config = dataclasses.replace(train_config(save_steps=4), diagnostics=FULL)
     train(config, tmp_path / "whole")

@@ -45,6 +45,7 @@ def test_the_benchmark_of_frozen_backbones(script, tmp_path):
     assert len(json.loads((tmp_path / "numbers.json").read_text())["ratios"]) == 1
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_diagnostics(script, tmp_path):
     script("bench_diagnostics", "--quick", f"--out={tmp_path / 'numbers.json'}")
     numbers = json.loads((tmp_path / "numbers.json").read_text())

@@ -39,6 +39,7 @@ def made(gradient_distance=lambda d, rng: 2 * d, error_spread=1.0):
     }
 
 
+@pytest.mark.slow
 def test_proportional_gradients_are_described_as_such():
     found = study(made())
     correlation = found["correlation_of_distance_with_gradient_distance"]["pearson"]
@@ -61,6 +62,7 @@ def test_proportional_gradients_are_described_as_such():
     assert low < found["why_close"]["edit_distance"]["value"] < high
 
 
+@pytest.mark.slow
 def test_what_remains_in_the_backbone_shows():
     columns = made(lambda d, rng: np.sqrt(d**2 + 9 * d))  # the backbone's part grows with the root of the distance
     fixed = study(columns)["at_fixed_error"]
