@@ -52,6 +52,7 @@ def rmbench(*words, cwd):
     return done
 
 
+@pytest.mark.slow
 def test_ddp_starts_its_own_processes_and_writes_one_run(tmp_path):
     words = ["train", *SMALL, "gpu=ddp", "gpu.count=2", "training.max_steps=6", "loss=normbt", "run_dir=run"]
     done = rmbench(*words, cwd=tmp_path)
