@@ -96,7 +96,9 @@ def test_the_command_takes_run_folders_and_writes_its_numbers(tmp_path):
     for name, margins in {"a": [1, 1, -1], "b": [1, 1, 1]}.items():
         scores(tmp_path / name / "eval" / "pairs", margins)
     out = tmp_path / "out.json"
-    done = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out)])
+    done = CliRunner().invoke(
+        app, ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out)], env={"COLUMNS": "140"}
+    )
     assert done.exit_code == 0, done.output
     assert "not distinguishable" in " ".join(done.output.split())
     assert json.loads(out.read_text())["benchmarks"]["pairs"]["numbers"]["score"]["second"] == 1.0
