@@ -529,6 +529,7 @@ def _check_bits(bits: int | None) -> None:
 class DiagnoseConfig(Checked):
     """`rmbench diagnose`."""
 
+    training: TrainingConfig = MISSING
     backbone: BackboneConfig = MISSING
     dataset: DatasetConfig = MISSING
     benchmark: BenchmarkConfig = MISSING

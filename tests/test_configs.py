@@ -49,7 +49,7 @@ def test_every_option_composes_and_passes_its_checks(group, option):
         assert launch.show("eval", [f"{group}={option}"])
     if group == "gpu":
         assert launch.show("score", [f"{group}={option}"])
-    if group in DIAGNOSE_GROUPS and option != "tiny":
+    if group in DIAGNOSE_GROUPS:
         assert launch.show("diagnose", [f"{group}={option}", *needs])
 
 
