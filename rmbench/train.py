@@ -179,10 +179,8 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     name = config.benchmark.name
     items = [] if name == "none" else find(name).load(config.benchmark)
     model, tokenizer = new_reward_model(config.backbone, config.gpu.attention, config.seed)
-    if config.loss.regularizer.kl and kind_of(model.whole_head) is not HeadKind.bottleneck:
-        raise UserError("loss.regularizer.kl is a term of InfoRM's stochastic code: it needs backbone.head=bottleneck.")
+    _refuse_combinations(config, loss, model)
     if loss.needs_likelihood:
-        _refuse_likelihood_with(config, loss)
         model.language = language_head(model, config.backbone)
     max_length = resolve_max_length(config.dataset.max_length, tokenizer, model.network.config, "dataset.max_length")
 
@@ -207,10 +205,6 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
                 store.features(pairs, layout, name) for name, pairs in (("train", train_pairs), ("eval", eval_pairs))
             )
     if config.gpu.compile:
-        exact = {"diagnostics.gradient": config.diagnostics.gradient.name, "loss.weighting": config.loss.weighting}
-        for key, value in exact.items():
-            if value == "exact":
-                raise UserError(f"{key}=exact looks into the layers, which gpu.compile=true hides. Choose one.")
         compile_backbone(model)
     few = pairs_of_all_lengths(train_pairs, 2)
     with accelerator.autocast():
@@ -236,6 +230,18 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         },
     }
     return Inputs(model, tokenizer, loss, train_pairs, eval_pairs, benchmark, layout, eval_layout, store, facts)
+
+
+def _refuse_combinations(config: TrainConfig, loss: PairLoss, model: RewardModel) -> None:
+    """Keys that are right one by one but do not go together."""
+    if config.loss.regularizer.kl and kind_of(model.whole_head) is not HeadKind.bottleneck:
+        raise UserError("loss.regularizer.kl is a term of InfoRM's stochastic code: it needs backbone.head=bottleneck.")
+    exact = {"diagnostics.gradient": config.diagnostics.gradient.name, "loss.weighting": config.loss.weighting}
+    for key, value in exact.items():
+        if config.gpu.compile and value == "exact":
+            raise UserError(f"{key}=exact looks into the layers, which gpu.compile=true hides. Choose one.")
+    if loss.needs_likelihood:
+        _refuse_likelihood_with(config, loss)
 
 
 def _refuse_likelihood_with(config: TrainConfig, loss: PairLoss) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,24 +91,7 @@ def check_tokens(tokens: Sequence[TokenPair], reading: Reading) -> tuple[list[Fi
                 if policy is reading.policy:
                     cut_equal.append(f"{pair.id}: {seen_text(pair.chosen, reading)}")
     n = len(tokens)
-    key = f"dataset.max_length={reading.max_length}, dataset.length_policy={reading.policy.name}"
-    findings = []
-    if cut_equal:
-        what = f"pairs have the same ids on both sides once they are cut ({key})"
-        better = min(policies, key=lambda policy: policies[policy]["identical_after_cut"])
-        mend = f"a larger dataset.max_length, or dataset.length_policy={better.name}"
-        findings.append(
-            Finding(
-                "identical_after_cut", by_share(len(cut_equal), n), len(cut_equal), n, what, short(cut_equal[0]), mend
-            )
-        )
-    if n_long and reading.policy is LengthPolicy.drop:
-        what, severity = f"pairs are longer than {reading.max_length} tokens and dropped", by_share(n_long, n, 0.5)
-        findings.append(Finding("too_long", severity, n_long, n, what, "", "a larger dataset.max_length"))
-    elif n_long:
-        severity = Severity.warning if n_long >= CUT_SHARE * n else Severity.note
-        what = f"pairs are longer than {reading.max_length} tokens and cut ({reading.policy.name})"
-        findings.append(Finding("cut", severity, n_long, n, what, "", "a larger dataset.max_length"))
+    findings = _length_findings(reading, n, n_long, cut_equal, policies)
     for name, rank, what, mend in (
         ("equal_ids", None, "pairs have the same ids on both sides: this tokenizer does not see the difference",
          "training drops them; another backbone may tell them apart"),
@@ -128,6 +111,31 @@ def check_tokens(tokens: Sequence[TokenPair], reading: Reading) -> tuple[list[Fi
         "max_length": reading.max_length,
         "policy": reading.policy.name,
     }
+
+
+def _length_findings(
+    reading: Reading, n: int, n_long: int, cut_equal: Sequence[str], policies: Mapping[LengthPolicy, Mapping[str, int]]
+) -> list[Finding]:
+    """What the chosen length policy does to `n` pairs, of which `n_long` are too long and `cut_equal` end up equal."""
+    key = f"dataset.max_length={reading.max_length}, dataset.length_policy={reading.policy.name}"
+    findings = []
+    if cut_equal:
+        what = f"pairs have the same ids on both sides once they are cut ({key})"
+        better = min(policies, key=lambda policy: policies[policy]["identical_after_cut"])
+        mend = f"a larger dataset.max_length, or dataset.length_policy={better.name}"
+        findings.append(
+            Finding(
+                "identical_after_cut", by_share(len(cut_equal), n), len(cut_equal), n, what, short(cut_equal[0]), mend
+            )
+        )
+    if n_long and reading.policy is LengthPolicy.drop:
+        what, severity = f"pairs are longer than {reading.max_length} tokens and dropped", by_share(n_long, n, 0.5)
+        findings.append(Finding("too_long", severity, n_long, n, what, "", "a larger dataset.max_length"))
+    elif n_long:
+        severity = Severity.warning if n_long >= CUT_SHARE * n else Severity.note
+        what = f"pairs are longer than {reading.max_length} tokens and cut ({reading.policy.name})"
+        findings.append(Finding("cut", severity, n_long, n, what, "", "a larger dataset.max_length"))
+    return findings
 
 
 def check_tokenizer(pairs: Sequence[Pair], reading: Reading) -> list[Finding]:
