@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rmbench.commands import interrupts, jobs
+
 SMALL = ["training.batch_size=8", "dataset.train_size=64", "dataset.eval_size=32", "tracking=none"]
 PROGRAM = [sys.executable, "-m", "rmbench"]
 
@@ -72,6 +74,21 @@ def test_ctrl_c_before_the_first_step_leaves_nothing(tmp_path):
     assert process.returncode in (130, -signal.SIGINT), said
     assert said.rstrip().endswith("Interrupted.")
     assert os.listdir(tmp_path) == []
+
+
+def test_ctrl_c_that_a_library_turns_into_another_error_is_ctrl_c():
+    def job():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt as error:
+            raise RecursionError("half an import") from error
+
+    with pytest.raises(KeyboardInterrupt, match=r"^Interrupted"), jobs.accounted():
+        jobs._attempt(job, None)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with interrupts.watched():
+        assert not interrupts.interrupted()  # the next command begins anew
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])

@@ -24,7 +24,7 @@ LAYERS = """
     paths errors
 """.split()
 WITHIN = {
-    "commands": "losses launch jobs ranks pool sweep completion compose words manual catalog registry",
+    "commands": "losses launch jobs interrupts ranks pool sweep completion compose words manual catalog registry",
     "benchmarks": """
         rewardbench_files run registry rewardbench rewardbench2 rm_bench judgebench pairs synthetic formula rows scores
     """,

@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from rmbench import runs
 from rmbench.commands import ranks
 from rmbench.commands.compose import config_name, config_object
+from rmbench.commands.interrupts import interrupted, watched
 from rmbench.commands.pool import take_gpu
 from rmbench.commands.registry import job_of
 from rmbench.commands.sweep import SweepCallback, finish
@@ -104,7 +105,8 @@ def accounted() -> Iterator[None]:
     SweepCallback.folder = None
     failed = 0
     try:
-        yield
+        with watched():
+            yield
     except Stopped as error:
         raise Stopped(f"{error} {_way_on()}".strip(), error.number) from None
     except KeyboardInterrupt:
@@ -136,6 +138,8 @@ def _attempt(job: Callable[[], None], folder: Path | None) -> None:
         outcome.error = error
         if not isinstance(error, Exception):  # Ctrl-C, a signal, or submitit putting the job back into the queue
             raise
+        if interrupted():
+            raise KeyboardInterrupt from error
         if folder is not None and (_in_sweep() or not isinstance(error, UserError)):
             runs.record_failure(folder, error)
         if _in_sweep() and not isinstance(error, UserError):
