@@ -9,6 +9,7 @@ import sys
 import time
 from importlib.util import find_spec
 
+import psutil
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -22,7 +23,7 @@ from rmbench.benchmarks.scores import ScoreLog
 from rmbench.config import BackboneConfig, BenchmarkConfig, Compat, EvalConfig, GpuConfig
 from rmbench.errors import UserError
 from rmbench.evaluate import evaluate
-from rmbench.modeling.model import new_reward_model, save_reward_model
+from rmbench.modeling.model import load_reward_model, new_reward_model, save_reward_model
 from rmbench.train import train
 from tests.conftest import write_jsonl
 
@@ -118,12 +119,49 @@ def test_killed_and_called_again_no_row_is_scored_twice_and_the_files_are_the_sa
     assert len(appended) == 400 - before  # finished: nothing is scored again
 
 
+@pytest.mark.slow
+def test_two_processes_write_the_files_of_one_and_one_goes_on_where_they_were_killed(checkpoint, tmp_path):
+    file = pair_file(tmp_path, 2000)
+    evaluate(eval_config(checkpoint, "pairs", file, tmp_path / "one", eval_tokens=64))
+    words = ["gpu=cpu", "gpu.eval_tokens=64", "benchmark=pairs", f"benchmark.path={file}", f"checkpoint={checkpoint}"]
+    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "rmbench", "eval", *words]
+    options = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    whole = subprocess.Popen([*launched, f"run_dir={tmp_path / 'two'}"], **piped)
+    said, told = whole.communicate(timeout=300)
+    assert whole.returncode == 0, told
+    assert said.count("written to") == told.count("2000 items, at most") == 1  # one process speaks for both
+
+    parts = tmp_path / "killed" / "scores.parts"
+    broken = subprocess.Popen([*launched, f"run_dir={parts.parent}"], stdout=-3, stderr=-3, **options)
+    deadline = time.monotonic() + 120
+    while broken.poll() is None and time.monotonic() < deadline:
+        if len(list(parts.glob("*.jsonl"))) == 2:
+            workers = [p for p in psutil.Process(broken.pid).children(recursive=True) if "rmbench" in p.cmdline()]
+            workers[0].kill()  # torchrun ends the other
+            break
+        time.sleep(0.001)
+    broken.wait()
+    assert 0 < sum(len(runs.read_jsonl(part)) for part in parts.glob("*.jsonl")) < 2000
+    evaluate(eval_config(checkpoint, "pairs", file, parts.parent, eval_tokens=64))
+
+    one, two, mended = (tmp_path / name for name in ("one", "two", "killed"))
+    assert (one / "scores.jsonl").read_bytes() == (two / "scores.jsonl").read_bytes()
+    assert (one / "scores.jsonl").read_bytes() == (mended / "scores.jsonl").read_bytes()
+    results = [json.loads((folder / "results.json").read_text()) for folder in (one, two, mended)]
+    for each in results:
+        each["provenance"].pop("environment")
+    assert results[0] == results[1] == results[2]
+
+
 def test_a_folder_of_another_model_or_setting_is_refused(checkpoint, tmp_path):
     file, folder = pair_file(tmp_path), tmp_path / "out"
     evaluate(eval_config(checkpoint, "pairs", file, folder))
     other = make_checkpoint(tmp_path / "other", seed=1)
     with pytest.raises(UserError, match=r"holds other scores \(model: "):
         evaluate(eval_config(other, "pairs", file, folder))
+    with runs.locked(folder), pytest.raises(UserError, match="another process is at work"):
+        evaluate(eval_config(checkpoint, "pairs", file, folder))
     config = eval_config(checkpoint, "pairs", file, folder)
     config.benchmark.max_length = 20
     with pytest.raises(UserError, match="max_length"):
@@ -174,8 +212,8 @@ def rewardbench_file(tmp_path, n=12):
 def test_files_in_rewardbenchs_own_form_stand_beside_ours(checkpoint, tmp_path):
     folder = tmp_path / "out"
     results = evaluate(eval_config(checkpoint, "rewardbench", rewardbench_file(tmp_path), folder))
-    (short,) = (folder / "rewardbench" / "eval-set").glob("*.json")
-    (long,) = (folder / "rewardbench" / "eval-set-scores").glob("*.json")
+    (short,) = (folder / "rewardbench" / "eval-set" / "local").glob("*.json")
+    (long,) = (folder / "rewardbench" / "eval-set-scores" / "local").glob("*.json")
     summary, columns = json.loads(short.read_text()), json.loads(long.read_text())
     assert list(summary) == sorted(summary)
     assert summary["hep-go"] == results["subsets"]["hep-go"]
@@ -295,3 +333,32 @@ def test_fewer_bits_are_loaded_only_where_that_is_possible(checkpoint, tmp_path)
     with pytest.raises(UserError, match="bits=5"):
         eval_config(checkpoint, "pairs", None, tmp_path / "out", bits=5)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs the extra qlora")
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("bits", [8, 4])
+def test_fewer_bits_give_the_scores_of_the_rounded_weights(checkpoint, tmp_path, bits):
+    from peft.utils.integrations import dequantize_module_weight
+
+    model, tokenizer = load_reward_model(str(checkpoint), bits=bits)
+    assert model.head.weight.dtype == torch.float32
+    plain, _ = load_reward_model(str(checkpoint))
+    rounded = []
+    for name, module in model.network.named_modules():
+        if type(module).__module__.startswith("bitsandbytes"):
+            rounded.append(name)
+            plain.network.get_submodule(name).weight.data = dequantize_module_weight(module).float()
+    assert len(rounded) == 7 * model.network.config.num_hidden_layers
+    save_reward_model(plain, tokenizer, tmp_path / "rounded")
+    file, fewer = pair_file(tmp_path), tmp_path / "fewer"
+    evaluate(eval_config(tmp_path / "rounded", "pairs", file, tmp_path / "expected"))
+    evaluate(eval_config(checkpoint, "pairs", file, fewer, bits=bits))
+    expected, got = (
+        torch.tensor([[row["score_chosen"], row["score_rejected"]] for row in scores_of(folder)])
+        for folder in (tmp_path / "expected", fewer)
+    )
+    largest = 1e-5 if bits == 4 else 0.1  # in 8 bits, what a layer takes is rounded too
+    assert (got - expected).square().mean().sqrt() < largest * expected.std()
+    with pytest.raises(UserError, match=r"holds other scores \(model: "):
+        evaluate(eval_config(checkpoint, "pairs", file, fewer))

@@ -185,9 +185,29 @@ def test_qlora_exports_the_rewards_it_trained_with(tmp_path):
     tokenizer.save_pretrained(tmp_path / "base")
     model, tokenizer, pairs = adapted(tmp_path / "base", bits=4)
     assert {m.weight.dtype for n, m in model.named_modules() if n.endswith("base_layer")} == {torch.uint8}
-    with torch.no_grad():  # in training mode: on a CPU, bitsandbytes rounds to bf16 in evaluation
-        expected = run_rows(stirred(model).train(), Padded(model.pad_id).rows(pairs)).rewards_chosen
+    expected = rewards(stirred(model), pairs)
     save_reward_model(model, tokenizer, tmp_path / "out")
     again, _ = load_reward_model(str(tmp_path / "out"))
     assert {p.dtype for p in again.parameters()} == {torch.float32}
     torch.testing.assert_close(rewards(again, pairs), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs the extra qlora")
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("bits", [4, 8])
+def test_adapters_on_fewer_bits_learn_after_an_evaluation_what_they_learn_before(tmp_path, bits):
+    decoder("llama", tmp_path)
+    model, _, pairs = adapted(tmp_path, bits=bits)
+    rows = Padded(stirred(model).pad_id).rows(pairs)
+
+    def gradients():
+        model.train().zero_grad()
+        run_rows(model, rows).margin.sum().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    before = gradients()
+    rewards(model, pairs)
+    after = gradients()
+    assert before.keys() == after.keys()
+    for name, gradient in before.items():
+        torch.testing.assert_close(after[name], gradient, rtol=1e-5, atol=1e-7, msg=lambda text, n=name: f"{n}: {text}")

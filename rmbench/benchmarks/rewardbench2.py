@@ -66,8 +66,11 @@ def ties_prompt(subset: str, name: str) -> str:
 
 def credit(row: ScoreRow) -> float:
     """1/k for a correct response that shares the highest score with k - 1 others; Ties: all correct ones above."""
-    if row.subset == TIES:
-        return strict_wins(row)
+    return strict_wins(row) if row.subset == TIES else shared_first(row)
+
+
+def shared_first(row: ScoreRow) -> float:
+    """1/k if the first response shares the highest score with k - 1 others, else 0."""
     best = max(row.scores)
     return 0.0 if row.nan or row.scores[0] != best else 1 / row.scores.count(best)
 

@@ -1,7 +1,8 @@
 """Score files in the forms of RewardBench's own scripts, for its analysis and leaderboard tools.
 
-`eval-set/MODEL.json` holds an accuracy for each subset, `eval-set-scores/MODEL.json` a column for each quantity; keys
-are sorted, and scores are nested as the logits `(rows, 1)` that they were.
+`eval-set/ORG/NAME.json` holds an accuracy for each subset, `eval-set-scores/ORG/NAME.json` a column for each quantity;
+keys are sorted, and scores are nested as the logits `(rows, 1)` that they were. Those tools read the folders of
+organisations alone, so a checkpoint on the disk belongs to one called `local`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rmbench.data import hub
 
 def write(folder: Path, checkpoint: str, prepared: Prepared, rows: list[ScoreRow]) -> None:
     """Both files below `folder`; `prepared` and `rows` are of the same items in the same order."""
-    model = name_of_checkpoint(checkpoint) if hub.is_local(checkpoint) else checkpoint
+    model = f"local/{name_of_checkpoint(checkpoint)}" if hub.is_local(checkpoint) else checkpoint
     about = {"model": model, "model_type": "Seq. Classifier", "chat_template": "tokenizer"}
     benchmark = prepared.benchmark.name
     formed = results(find(benchmark), rows, compat=True)
@@ -50,7 +51,7 @@ def _best_of_four(prepared: Prepared, rows: list[ScoreRow]) -> dict[str, list[An
     return {
         "id": [row.id for row in rows],
         "subset": [row.subset for row in rows],
-        "results": [None if row.subset == rewardbench2.TIES else rewardbench2.credit(row) for row in rows],
+        "results": [rewardbench2.shared_first(row) for row in rows],
         "scores": [[[score] for score in row.scores] for row in rows],
         "num_correct": [row.correct for row in rows],
         "text": _texts(prepared),

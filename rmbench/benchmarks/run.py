@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def run_benchmark(
     `store` holds the embeddings of a frozen backbone, so that the runs of a sweep compute a benchmark's once.
 
     Raises:
-        UserError: the folder holds scores of another model or under other settings.
+        UserError: the folder holds scores of another model or under other settings, or another process works in it.
     """
     benchmark, compat = prepared.benchmark, prepared.compat
     provenance = {
@@ -88,21 +89,22 @@ def run_benchmark(
         "precision": precision_name(accelerator),
         "compat": "rewardbench" if compat else "none",
     }
-    provenance = claim(folder, provenance, accelerator)
-    with accelerator.autocast():
-        chosen = benchmark_layout(prepared, model, accelerator, layout, store)
-        rows, difference = scored(prepared, model, chosen, accelerator, eval_tokens, folder, provenance)
-    results = {
-        "benchmark": benchmark.name,
-        **form_results(find(benchmark.name), rows, compat),
-        "cut": prepared.cut,
-        "layout": chosen.name,
-        "largest_difference_in_a_batch": difference,
-        "provenance": provenance,
-    }
-    if accelerator.is_main_process:
-        runs.write_json(folder / "results.json", results)
-    accelerator.wait_for_everyone()
+    with runs.locked(folder) if accelerator.is_main_process else nullcontext():
+        provenance = claim(folder, provenance, accelerator)
+        with accelerator.autocast():
+            chosen = benchmark_layout(prepared, model, accelerator, layout, store)
+            rows, difference = scored(prepared, model, chosen, accelerator, eval_tokens, folder, provenance)
+        results = {
+            "benchmark": benchmark.name,
+            **form_results(find(benchmark.name), rows, compat),
+            "cut": prepared.cut,
+            "layout": chosen.name,
+            "largest_difference_in_a_batch": difference,
+            "provenance": provenance,
+        }
+        if accelerator.is_main_process:
+            runs.write_json(folder / "results.json", results)
+        accelerator.wait_for_everyone()
     return results
 
 
@@ -199,7 +201,7 @@ def claim(folder: Path, provenance: dict[str, Any], accelerator: Accelerator) ->
             listed = ", ".join(f"{key}: {stored.get(key)} -> {provenance[key]}" for key in changed)
             raise UserError(f"{folder} holds other scores ({listed}).\nChoose another run_dir, or remove the folder.")
         return dict(stored)
-    provenance |= {"device": str(accelerator.device), "environment": runs.environment()}
+    provenance |= {"device": accelerator.device.type, "environment": runs.environment()}
     if accelerator.is_main_process:
         runs.write_json(folder / "provenance.json", provenance)
     return provenance

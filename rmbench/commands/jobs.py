@@ -56,8 +56,7 @@ def train_job(config: DictConfig) -> None:
         at_once = _in_sweep() and "joblib" in str(HydraConfig.get().launcher.get("_target_"))
         if at_once and built.gpu.strategy is Strategy.none and built.gpu.device is not Device.cpu:
             take_gpu()
-        if ranks.rank() > 0:
-            logging.getLogger("rmbench").setLevel(logging.ERROR)  # rank 0 says it
+        _quiet_unless_first()
         from rmbench.train import train
 
         if _in_sweep():
@@ -81,6 +80,7 @@ def plain_job(config: DictConfig) -> None:
         """The heavy imports come only now."""
         name, built = config_name(config), config_object(config)
         gpu = getattr(built, "gpu", None)
+        _quiet_unless_first()
         if gpu is not None and ranks.starts_group(gpu):
             raise UserError(
                 f"gpu={gpu.strategy.name}: rmbench {name} starts no processes itself; it joins those of"
@@ -122,6 +122,12 @@ def accounted() -> Iterator[None]:
         _raise_for_sweep(SweepCallback.folder, failed)
     else:
         _raise_for_run()
+
+
+def _quiet_unless_first() -> None:
+    """One process of a group speaks for all."""
+    if ranks.rank() > 0:
+        logging.getLogger("rmbench").setLevel(logging.ERROR)
 
 
 def _in_sweep() -> bool:

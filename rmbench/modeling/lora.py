@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +84,7 @@ def quantization(bits: int | None) -> Any:
         )
     from transformers import BitsAndBytesConfig
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line at every layer and call about its precision
     if bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["score", "classifier"])
     return BitsAndBytesConfig(
@@ -92,6 +94,15 @@ def quantization(bits: int | None) -> Any:
         bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
         llm_int8_skip_modules=["score", "classifier"],
     )
+
+
+def keep_unpacked(network: Any) -> None:
+    """On a CPU, bitsandbytes repacks 4-bit weights at their first use in evaluation, for a kernel that rounds to bf16
+    and lets no gradient through: adapters trained after that would learn from their own layers alone.
+    """
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def plain_network(adapters: Any, state: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:

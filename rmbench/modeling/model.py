@@ -340,6 +340,7 @@ def _load(
             raise UserError(f"{name} needs Python code that comes with it. If you trust that: {key}=true") from error
         remedy = "checkpoint=FOLDER" if num_labels is None else "backbone.name_or_path=FOLDER"
         raise hub.explain("model", name, error, remedy) from error
+    lora.keep_unpacked(network)
     if own_head is not None:
         heads.load_own_head(network, own_head)
         return network, tokenizer, False
