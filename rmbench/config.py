@@ -529,7 +529,6 @@ def _check_bits(bits: int | None) -> None:
 class DiagnoseConfig(Checked):
     """`rmbench diagnose`."""
 
-    training: TrainingConfig = MISSING
     backbone: BackboneConfig = MISSING
     dataset: DatasetConfig = MISSING
     benchmark: BenchmarkConfig = MISSING
@@ -554,7 +553,6 @@ class DiagnoseConfig(Checked):
 class InspectConfig(Checked):
     """`rmbench inspect`."""
 
-    training: TrainingConfig = MISSING
     backbone: BackboneConfig = MISSING
     dataset: DatasetConfig = MISSING
     benchmark: BenchmarkConfig = MISSING

@@ -68,7 +68,18 @@ def test_every_file_starts_with_its_description(path):
 def test_a_backbone_with_random_weights_brings_its_training_and_a_word_overrides_it():
     assert "learning_rate: 0.001" in launch.show("train", [])
     assert "learning_rate: 5.0e-05" in launch.show("train", ["backbone=minilm"])
+    assert "learning_rate: 5.0e-05" in launch.show("train", ["training=default"])
+    assert "learning_rate: 0.001" in launch.show("train", ["training=auto"])
+    assert "learning_rate: 0.001" in launch.show("train", ["training=of/tiny", "backbone=minilm"])
     assert "max_steps: 20" in launch.show("train", ["training=smoke"])
+
+
+@pytest.mark.parametrize("command", ["inspect", "diagnose"])
+@pytest.mark.parametrize("word", ["training.batch_size=3", "training=smoke"])
+def test_a_command_that_trains_nothing_has_no_training(command, word):
+    assert "training" not in launch.show(command, ["backbone=tiny"])
+    with pytest.raises(UserError, match="belongs to rmbench train"):
+        launch.show(command, [word])
 
 
 @pytest.mark.parametrize(
