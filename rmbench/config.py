@@ -286,6 +286,27 @@ class NoiseConfig(Checked):
 
 
 @dataclass
+class StrataConfig(Checked):
+    """Training pairs drawn by the distance between their two embeddings, before any training."""
+
+    prefix: ClassVar[str] = "dataset.strata."
+    count: int = knob(0, "part the training pairs by distance into so many strata, equally large; 0 is off", low=0)
+    keep: list[int] = knob([], "strata that pairs are drawn from, equally many each; 1 is the closest, [] is all")
+    size: int | None = knob(None, "pairs drawn altogether; null is as many as one stratum holds", low=1)
+    embeddings: str | None = knob(None, "Hub id or local folder whose embeddings are used; null is backbone=")
+    seed: int = knob(
+        0, "which pairs of a stratum are drawn, and random weights of backbone=tiny; not the run's", low=0, below=2**32
+    )
+
+    def check(self) -> None:
+        """Strata are numbered from 1, and each is drawn from once."""
+        if (self.keep or self.size or self.embeddings) and not self.count:
+            raise UserError("dataset.strata: say into how many the pairs are parted: dataset.strata.count=3")
+        if wrong := [n for n in self.keep if not 1 <= n <= self.count or self.keep.count(n) > 1]:
+            raise UserError(f"dataset.strata.keep={self.keep}: {wrong[0]} is not one of 1 to {self.count}, given once.")
+
+
+@dataclass
 class DatasetConfig(Checked):
     """Preference pairs to train on."""
 
@@ -312,6 +333,7 @@ class DatasetConfig(Checked):
     )
     cache: str = knob("outputs/data", "folder of pairs and token ids, shared by runs; may be deleted at any time")
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    strata: StrataConfig = field(default_factory=StrataConfig)
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
 
 

@@ -35,6 +35,7 @@ from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.memory import first_budget, out_of_memory
 from rmbench.modeling.model import RewardModel, fingerprint, load_reward_model, new_reward_model
 from rmbench.modeling.scoring import score_pairs
+from rmbench.modeling.strata import stratified
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     accelerator = make_accelerator(config.gpu)
     checkpoint = None if config.checkpoint is None else find_checkpoint(config.checkpoint)
     model, tokenizer = _model(config, checkpoint)
-    pairs = _pairs(config, model, tokenizer)
+    pairs = _pairs(config, model, tokenizer, accelerator)
     model.to(accelerator.device).eval()
     layout = choose_layout(config.layout, model, pairs, accelerator.device)
     provenance = {
@@ -163,8 +164,12 @@ def _model(config: DiagnoseConfig, checkpoint: str | None) -> tuple[RewardModel,
     return load_reward_model(checkpoint, backbone.revision, backbone.trust_remote_code, config.gpu.attention)
 
 
-def _pairs(config: DiagnoseConfig, model: RewardModel, tokenizer: Any) -> list[TokenPair]:
-    """Token ids of the data's pairs, evenly spread; pairs with two equal sides have no gradient and are dropped."""
+def _pairs(config: DiagnoseConfig, model: RewardModel, tokenizer: Any, accelerator: Accelerator) -> list[TokenPair]:
+    """Token ids of the data's pairs, evenly spread; pairs with two equal sides have no gradient and are dropped.
+
+    Raises:
+        UserError: the data cannot be had, or strata are asked for beside a checkpoint and nothing says whose.
+    """
     if config.benchmark.name != "none":
         benchmark = benchmarks.find(config.benchmark.name)
         section_of = {subset: s for s, subsets in getattr(benchmark, "SECTIONS", {}).items() for subset in subsets}
@@ -183,7 +188,11 @@ def _pairs(config: DiagnoseConfig, model: RewardModel, tokenizer: Any) -> list[T
         ]
         max_length, key = config.benchmark.max_length, "benchmark.max_length"
     else:
-        pairs, max_length, key = load_dataset(config.dataset).train, config.dataset.max_length, "dataset.max_length"
+        if config.checkpoint and config.dataset.strata.count and not config.dataset.strata.embeddings:
+            raise UserError("dataset.strata beside checkpoint= needs dataset.strata.embeddings=MODEL: whose distances?")
+        dataset = load_dataset(config.dataset)
+        pairs = stratified(dataset, config.dataset, config.backbone, config.gpu, accelerator).train
+        max_length, key = config.dataset.max_length, "dataset.max_length"
     n = min(config.pairs, len(pairs))
     few = [pairs[i * len(pairs) // n] for i in range(n)]
     limit = resolve_max_length(max_length, tokenizer, model.network.config, key)

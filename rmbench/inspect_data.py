@@ -10,7 +10,7 @@ from typing import Any
 
 from rmbench import runs
 from rmbench.benchmarks.registry import find
-from rmbench.config import InspectConfig, LengthPolicy, OnBadRow
+from rmbench.config import GpuConfig, InspectConfig, LengthPolicy, OnBadRow
 from rmbench.console import console
 from rmbench.data.dataset import Dataset, load_dataset
 from rmbench.data.export import export_pairs
@@ -24,7 +24,9 @@ from rmbench.inspection.overlap import check_overlap
 from rmbench.inspection.page import as_html, as_tables
 from rmbench.inspection.pair_checks import check_pairs
 from rmbench.inspection.token_checks import Reading, check_refused, check_tokenizer, check_tokens, first_rows
+from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.model import load_tokenizer
+from rmbench.modeling.strata import stratified
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,9 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
     """
     # what is looked at, and by whom
     dataset = load_dataset(config.dataset)
+    if config.dataset.strata.count:
+        gpu = GpuConfig()
+        dataset = stratified(dataset, config.dataset, config.backbone, gpu, make_accelerator(gpu))
     tokenizer, network_config, own_pad_id, reads_last = load_tokenizer(config.backbone)
     max_length = resolve_max_length(config.dataset.max_length, tokenizer, network_config, "dataset.max_length")
     reading = Reading(tokenizer, own_pad_id, reads_last, max_length, config.dataset.length_policy)
@@ -57,6 +62,8 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
         "origin": dataset.origin,
         "pairs": {"train": len(dataset.train), "eval": len(dataset.eval)},
         "rows_dropped": dataset.dropped,
+        "noise": dataset.noise,
+        "strata": dataset.strata,
         "findings": [finding.as_dict() for finding in findings],
         "numbers": numbers,
         "rows": first_rows(tokens, reading, config.rows),

@@ -45,6 +45,7 @@ from rmbench.modeling.layout_choice import choose_layout, pairs_of_all_lengths
 from rmbench.modeling.memory import first_budget
 from rmbench.modeling.model import RewardModel, compile_backbone, freeze_backbone, load_reward_model, new_reward_model
 from rmbench.modeling.scoring import score_pairs, summarize
+from rmbench.modeling.strata import stratified
 from rmbench.tracking import Tracker, open_tracker
 from rmbench.training import checkpoints
 from rmbench.training.trainer import BenchmarkNow, Trainer
@@ -172,14 +173,15 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     """
     loss = PairLoss(config.loss)
     dataset = load_dataset(config.dataset)
-    if loss.needs_rating:
-        dataset.train = with_scaled_ratings(dataset.train, config.loss.rating_scale, config.loss.pairwise)
-        if config.diagnostics.probe_pairs:
-            dataset.eval = with_scaled_ratings(dataset.eval, config.loss.rating_scale, config.loss.pairwise)
     name = config.benchmark.name
     items = [] if name == "none" else find(name).load(config.benchmark)
     model, tokenizer = new_reward_model(config.backbone, config.gpu.attention, config.seed)
     _refuse_combinations(config, loss, model)
+    dataset = stratified(dataset, config.dataset, config.backbone, config.gpu, accelerator)
+    if loss.needs_rating:
+        dataset.train = with_scaled_ratings(dataset.train, config.loss.rating_scale, config.loss.pairwise)
+        if config.diagnostics.probe_pairs:
+            dataset.eval = with_scaled_ratings(dataset.eval, config.loss.rating_scale, config.loss.pairwise)
     if loss.needs_likelihood:
         model.language = language_head(model, config.backbone)
     max_length = resolve_max_length(config.dataset.max_length, tokenizer, model.network.config, "dataset.max_length")
@@ -226,6 +228,8 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
             "tokenizer": tokenizer_fingerprint(tokenizer),  # and its template
             "origin": dataset.origin,
             "rows_dropped": dataset.dropped,
+            "noise": dataset.noise,
+            "strata": dataset.strata,
             "tokenised": {"train": dict(train_counts), "eval": dict(eval_counts)},
         },
     }

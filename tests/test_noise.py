@@ -59,5 +59,6 @@ def test_noise_changes_the_fingerprint_and_not_the_evaluation_pairs(noisy, tmp_p
     clean = load_dataset(DatasetConfig(name="local", **files))
     noise = load_dataset(DatasetConfig(name="local", **files, noise=NoiseConfig(label_flips=1.0)))
     assert noise.fingerprint != clean.fingerprint
+    assert (noise.noise, clean.noise) == ({"label_flips": 400}, {})
     assert noise.eval == clean.eval
     assert [p.id for p in noise.train] == [p.id for p in clean.train]

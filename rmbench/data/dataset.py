@@ -37,7 +37,8 @@ class Dataset:
     """Pairs to train on and to evaluate on, no id twice within either.
 
     `dropped` counts the rows that were left out: split -> rule -> number. `fingerprint` is a hash of every pair used.
-    `origin` says where they came from: file, Hub id, commit, license.
+    `origin` says where they came from: file, Hub id, commit, license. `noise` counts the training pairs that were
+    changed on purpose; `strata` says how they were drawn by distance, if they were.
     """
 
     train: Sequence[Pair]
@@ -45,6 +46,8 @@ class Dataset:
     fingerprint: str
     dropped: dict[str, Dropped]
     origin: dict[str, Any] = field(default_factory=dict)
+    noise: dict[str, int] = field(default_factory=dict)
+    strata: dict[str, Any] | None = None
 
 
 def load_dataset(config: DatasetConfig) -> Dataset:
@@ -64,23 +67,23 @@ def load_dataset(config: DatasetConfig) -> Dataset:
         log.warning(
             "%d of %d evaluation pairs have a prompt that is trained on too; %s.", shared, len(evaluation.pairs), mend
         )
+    noise: dict[str, int] = {}
     if config.noise.label_flips or config.noise.near_duplicates:
-        pairs = _noisy(pairs, config)
+        pairs, noise = _noisy(pairs, config)
     dropped = {"train": train.dropped, "eval": evaluation.dropped}
-    return Dataset(pairs, evaluation.pairs, fingerprint(pairs, evaluation.pairs), dropped, train.origin)
+    return Dataset(pairs, evaluation.pairs, fingerprint(pairs, evaluation.pairs), dropped, train.origin, noise)
 
 
-def _noisy(train: PairTable, config: DatasetConfig) -> PairTable:
-    """The pairs with noise in them, kept like those that were read."""
+def _noisy(train: PairTable, config: DatasetConfig) -> tuple[PairTable, dict[str, int]]:
+    """The pairs with noise in them, kept like those that were read, and how many were changed."""
 
-    def pairs() -> Iterator[Pair]:
-        """One after the other; how many were changed is logged."""
-        counts: Counter[str] = Counter()
+    def pairs(counts: Counter[str]) -> Iterator[Pair]:
         for pair, digest in zip(train, digests(train), strict=True):
             yield with_noise(pair, digest, config.noise, counts)
-        log.info("noise in %d training pairs: %s", len(train), dict(counts))
 
-    return derived(config, "noise", [fingerprint(train), asdict(config.noise)], pairs)
+    made, counts = derived(config, "noise", [fingerprint(train), asdict(config.noise)], pairs)
+    log.info("noise in %d training pairs: %s", len(train), counts)
+    return made, counts
 
 
 def _part(config: DatasetConfig) -> tuple[Split, Split]:
@@ -154,13 +157,13 @@ def _in_shares(parts: dict[str, PairTable], config: DatasetConfig, split: str, s
     taken = {name: subsample(pairs, counts[name], f"{split}_size") for name, pairs in parts.items()}
     log.info("mix, %s: %s", split, ", ".join(f"{count} of {name}" for name, count in counts.items()))
 
-    def pairs() -> Iterator[Pair]:
+    def pairs(_: Counter[str]) -> Iterator[Pair]:
         """One part after the other; an id says which part it is from."""
         for name, part in taken.items():
             for pair in part:
                 yield replace(pair, id=f"{name}/{pair.id}")
 
-    return derived(config, "mix", {name: fingerprint(part) for name, part in taken.items()}, pairs)
+    return derived(config, "mix", {name: fingerprint(part) for name, part in taken.items()}, pairs)[0]
 
 
 def have_prompts_of(pairs: Sequence[Pair], others: Sequence[Pair]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,14 +120,22 @@ def table_rows(table: Any, name: str) -> Iterator[Placed]:
                 yield f"{name} row {number}", row
 
 
-def derived(config: DatasetConfig, name: str, follows_from: Any, pairs: Callable[[], Iterable[Pair]]) -> PairTable:
-    """Pairs made from other pairs, kept like those that were read; `follows_from` is all that they depend on."""
+def derived(
+    config: DatasetConfig, name: str, follows_from: Any, pairs: Callable[[Counter[str]], Iterable[Pair]]
+) -> tuple[PairTable, dict[str, int]]:
+    """Pairs made from other pairs, kept like those that were read, and what `pairs` counted while it made them.
+
+    `follows_from` is all that they depend on.
+    """
 
     def build(folder: Path) -> None:
-        """Write them."""
-        write_pairs(folder, enumerate(pairs(), start=1))
+        """Write them; the counts stand beside them."""
+        counts: Counter[str] = Counter()
+        write_pairs(folder, enumerate(pairs(counts), start=1))
+        (folder / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
 
-    return PairTable(cache.entry(Path(config.cache), f"pairs-{cache.key(name, follows_from)}", build))
+    folder = cache.entry(Path(config.cache), f"pairs-{cache.key(name, follows_from)}", build)
+    return PairTable(folder), json.loads((folder / "counts.json").read_text(encoding="utf-8"))
 
 
 def _kept(
