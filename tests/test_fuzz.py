@@ -4,7 +4,7 @@ import os
 import string
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rmbench.commands import launch
@@ -64,6 +64,7 @@ QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 
 
 @given(typed)
+@example(("train", ["hydra/backbone.name_or_path=../.."]))  # no key of Hydra's grammar, and a value that is a path
 @settings(max_examples=25, suppress_health_check=QUIET, derandomize=True)
 def test_any_words_give_a_config_or_one_message(case):
     answers(*case)

@@ -7,6 +7,7 @@ exist is answered with the nearest one that does.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def _read_word(word: str, command: str, multirun: bool) -> Override:
         reason = str(error).splitlines()[0].partition(" expecting ")[0]  # what follows is a list of grammar symbols
         problem = f"Cannot read the word {word!r}: {reason}\n{QUOTES.format(key=key.strip())}"
     if _names_a_file(value):  # a path with a comma or an equals sign is one value
-        return _parse(f"{key}={quoted(value)}")
+        with suppress(HydraException):  # the key may be the mistake
+            return _parse(f"{key}={quoted(value)}")
     raise UserError(problem)
 
 
