@@ -446,7 +446,7 @@ class TrackingConfig(Checked):
     name: str = knob(MISSING, "wandb or none")
     project: str = knob("rmbench", "W&B project")
     entity: str | None = knob(None, "W&B user or team")
-    group: str | None = knob(None, "W&B group; a sweep sets its own")
+    group: str | None = knob(None, "W&B group; a sweep sets its own, a study that of its run")
 
 
 @dataclass
@@ -555,6 +555,7 @@ class DiagnoseConfig(Checked):
     dataset: DatasetConfig = MISSING
     benchmark: BenchmarkConfig = MISSING
     gpu: GpuConfig = MISSING
+    tracking: TrackingConfig = MISSING
     layout: LayoutName = knob(
         LayoutName.auto, "shared (each prompt computed once), padded, or what the backbone allows"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import Accelerator
+from omegaconf import OmegaConf
 from rich.table import Table
 
 from rmbench import benchmarks, runs
@@ -36,6 +38,7 @@ from rmbench.modeling.memory import first_budget, out_of_memory
 from rmbench.modeling.model import RewardModel, fingerprint, load_reward_model, new_reward_model
 from rmbench.modeling.scoring import score_pairs
 from rmbench.modeling.strata import stratified
+from rmbench.tracking import Tracker, open_tracker
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +85,15 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     margins = {"this": columns["margin"]}
     if config.against is not None:
         margins["against"] = _margins(config, pairs, accelerator)
-    write_parquet(folder / "pairs.parquet", pa.table(columns | norms_by_loss(columns)))
+    table = pa.table(columns | norms_by_loss(columns))
+    write_parquet(folder / "pairs.parquet", table)
     files = study_figures.write_study(columns, margins, folder)
     runs.write_json(folder / "study.json", results)
+    with _tracker(config, checkpoint, folder) as tracker:
+        for norm in ("all_bt", "all_normbt"):
+            tracker.pair_table(0, table, f"study/{norm}", norm)
+        tracker.images(0, {f"study/{name}": file for name, file in files.items()})
+        tracker.summary(results)
     _show(results, folder, sorted(files))
     return results
 
@@ -214,6 +223,16 @@ def _margins(config: DiagnoseConfig, pairs: Sequence[TokenPair], accelerator: Ac
     layout = choose_layout(config.layout, model, theirs, accelerator.device)
     with torch.no_grad(), accelerator.autocast():
         return score_pairs(model, theirs, layout, accelerator.device, config.gpu.eval_tokens).margin
+
+
+def _tracker(config: DiagnoseConfig, checkpoint: str | None, folder: Path) -> Tracker:
+    """In the group of the run that is studied, so that the studies of a sweep's runs overlay."""
+    run = Path(checkpoint or "").parent
+    tracking = config.tracking
+    if checkpoint is not None and tracking.group is None:
+        tracking = dataclasses.replace(tracking, group=runs.recorded(run, "tracking.group"))
+    plain: dict[str, Any] = OmegaConf.to_container(runs.as_omegaconf(config), enum_to_str=True)  # type: ignore[assignment]
+    return open_tracker(tracking, folder, plain, f"{run.name or config.backbone.name_or_path or 'tiny'}: study")
 
 
 def _folder(config: DiagnoseConfig, checkpoint: str | None) -> Path:

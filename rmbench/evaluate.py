@@ -114,12 +114,7 @@ def resolve_auto(benchmark: BenchmarkConfig, checkpoint: str) -> BenchmarkConfig
     """`benchmark=auto`: synthetic for a checkpoint trained on the synthetic set, else rewardbench."""
     if benchmark.name != "auto":
         return benchmark
-    run = Path(checkpoint).parent
-    trained_on = None
-    if (run / "config.yaml").is_file():
-        from omegaconf import OmegaConf
-
-        trained_on = OmegaConf.select(OmegaConf.load(run / "config.yaml"), "dataset.name")
+    trained_on = runs.recorded(Path(checkpoint).parent, "dataset.name")
     name = "synthetic" if trained_on == "synthetic" else "rewardbench"
     logger.info("benchmark=%s", name)
     return dataclasses.replace(benchmark, name=name)

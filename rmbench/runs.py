@@ -78,6 +78,12 @@ def claim(folder: Path, config: TrainConfig) -> bool:
     return finished(folder)
 
 
+def recorded(folder: Path, key: str) -> Any:
+    """A value of the config that a run in `folder` was made with; None without such a run or key."""
+    stored = folder / "config.yaml"
+    return OmegaConf.select(OmegaConf.load(stored), key) if stored.is_file() else None
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """The folder is this process's own until the end; nothing is left of that, also after kill -9.

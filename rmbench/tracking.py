@@ -36,11 +36,11 @@ class Tracker:
     def images(self, step: int, files: dict[str, Path]) -> None:
         """PNG files under their names."""
 
-    def pair_table(self, step: int, table: pa.Table, name: str = "pairs") -> None:
+    def pair_table(self, step: int, table: pa.Table, name: str = "pairs", norm: str | None = None) -> None:
         """Recorded pairs: a table, and the scatter of gradient norm against distance."""
 
     def summary(self, values: dict[str, Any]) -> None:
-        """The run's final numbers."""
+        """The run's final numbers, a tree of them."""
 
     def close(self, failed: bool = False) -> None:
         """Flush what is left."""
@@ -116,10 +116,10 @@ class WandbTracker(Tracker):
 
         self._attempt(lambda: self._run.log({"step": step} | {k: wandb.Image(str(v)) for k, v in files.items()}))
 
-    def pair_table(self, step: int, table: pa.Table, name: str = "pairs") -> None:
+    def pair_table(self, step: int, table: pa.Table, name: str = "pairs", norm: str | None = None) -> None:
         """Recorded pairs, evenly spread: a table, and the scatter of gradient norm against distance.
 
-        The norm over all parameters where it was measured, else the head's.
+        `norm`: the norm's column; of a run's records, that over all parameters where it was measured, else the head's.
         """
         import wandb
 
@@ -128,15 +128,15 @@ class WandbTracker(Tracker):
             n = min(len(table), TABLE_ROWS)
             rows = table.take([i * len(table) // n for i in range(n)])
             shown = wandb.Table(columns=[*rows.column_names], data=[list(r.values()) for r in rows.to_pylist()])
-            norm = "head_gradient_norm" if rows["gradient_norm"].null_count else "gradient_norm"
-            chart = wandb.plot.scatter(shown, "distance", norm, title=f"{norm} against distance, {name}")
+            y = norm or ("head_gradient_norm" if rows["gradient_norm"].null_count else "gradient_norm")
+            chart = wandb.plot.scatter(shown, "distance", y, title=f"{y} against distance, {name}")
             self._run.log({"step": step, name: shown, f"{name}_scatter": chart})
 
         self._attempt(send)
 
     def summary(self, values: dict[str, Any]) -> None:
-        """The run's final numbers."""
-        self._attempt(lambda: self._run.summary.update(values))
+        """The run's final numbers, under their paths in the tree."""
+        self._attempt(lambda: self._run.summary.update(_flat(values)))
 
     def close(self, failed: bool = False) -> None:
         """Flush what is left."""
@@ -168,6 +168,13 @@ def open_tracker(config: TrackingConfig, folder: Path, run_config: dict[str, Any
     if config.name == "wandb":
         return WandbTracker(config, folder, run_config, name)
     raise UserError(f"tracking.name={config.name}: no such tracker. There are: wandb, none.")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def _can_log_in() -> bool:

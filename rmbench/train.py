@@ -151,7 +151,7 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
         # figures, and last of all metrics.json: its presence means "finished"
         if accelerator.is_main_process:
             _write_diagnostics(recorder, probe, tracker, state.step, folder)
-            tracker.summary(_flat(metrics))
+            tracker.summary(metrics)
             handover.write_card(folder, config, metrics)
             runs.write_json(folder / "metrics.json", metrics)
             _show(metrics, folder)
@@ -361,13 +361,6 @@ def _write_diagnostics(recorder: PairRecorder, probe: Probe | None, tracker: Tra
     history = runs.read_jsonl(folder / "history.jsonl")
     tracker.images(step, figures.write_diagnostics(table, folder / "diagnostics", history))
     tracker.pair_table(step, table)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _show(metrics: dict[str, Any], folder: Path) -> None:

@@ -16,7 +16,7 @@ OPTIONS = sorted(
     (path.parent.name, path.stem) for path in conf_dir().glob("*/*.yaml") if path.parent.name not in ("sweep", "hydra")
 )
 EVAL_GROUPS = {"gpu", "benchmark"}
-DIAGNOSE_GROUPS = {"gpu", "benchmark", "dataset", "backbone"}
+DIAGNOSE_GROUPS = {"gpu", "benchmark", "dataset", "backbone", "tracking"}
 # Each imports only what stands after it: of other folders by the first list, within a folder by the others.
 LAYERS = """
     __main__ __init__ cli commands report reporting compare score train handover diagnose evaluate inspect_data

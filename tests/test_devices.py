@@ -73,6 +73,13 @@ def test_a_command_that_starts_no_processes_says_how_it_gets_some(tmp_path):
     assert "torchrun --nproc-per-node N -m rmbench eval" in done.stderr
 
 
+def test_a_study_is_made_by_one_process(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="rmbench diagnose works in one process"):
+        launch.run("diagnose", [])
+
+
 @pytest.mark.slow
 def test_under_torchrun_without_a_run_dir_the_ranks_share_one_folder(tmp_path):
     words = ["-m", "rmbench", "train", *SMALL, "gpu=ddp", "training.max_steps=2"]

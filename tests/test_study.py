@@ -9,7 +9,7 @@ import pytest
 from conftest import write_jsonl
 
 from rmbench import runs
-from rmbench.config import BackboneConfig, BenchmarkConfig, DatasetConfig, DiagnoseConfig, GpuConfig
+from rmbench.config import BackboneConfig, BenchmarkConfig, DatasetConfig, DiagnoseConfig, GpuConfig, TrackingConfig
 from rmbench.data.formats import Pair
 from rmbench.diagnose import diagnose
 from rmbench.diagnostics.closeness import likeness
@@ -126,6 +126,7 @@ def config(folder, **changes):
             "dataset": DatasetConfig(name="synthetic", train_size=40, eval_size=8),
             "benchmark": BenchmarkConfig(name="none"),
             "gpu": GpuConfig(),
+            "tracking": TrackingConfig(name="none"),
             "pairs": 40,
             "direction_pairs": 12,
             "run_dir": str(folder),

@@ -9,13 +9,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from rmbench.config import TrackingConfig
+from rmbench.config import DiagnoseConfig, TrackingConfig
+from rmbench.diagnose import diagnose
 from rmbench.diagnostics.figures import write_diagnostics
 from rmbench.diagnostics.records import SCHEMA
 from rmbench.errors import UserError
 from rmbench.tracking import Tracker, WandbTracker, open_tracker
+from rmbench.train import train
 
 N = 50
 TABLE = pa.table(
@@ -122,6 +125,23 @@ def wandb_records(path):
     return records
 
 
+def all_records(run):
+    """Those of an offline run, its last one included: W&B's own process may still be writing."""
+    records, until = [], time.monotonic() + 20
+    while not any(record.HasField("exit") for record in records) and time.monotonic() < until:
+        records = wandb_records(next(run.glob("run-*.wandb")))
+    return records
+
+
+def logged(records):
+    """What was logged, a dict for each call."""
+    return [
+        {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.HasField("history")
+    ]
+
+
 def test_everything_can_be_read_back_from_the_files(tmp_path, no_login):
     with open_tracker(TrackingConfig(name="wandb", group="a sweep"), tmp_path, {"seed": 7}, "a run") as tracker:
         tracker.log(1, {"gradient/share/head": 0.25, "probe/cosine/pairs": 0.5})
@@ -129,18 +149,12 @@ def test_everything_can_be_read_back_from_the_files(tmp_path, no_login):
         tracker.pair_table(1, TABLE, "probe")
         assert tracker._run is not None, "given up"
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
-    records, until = [], time.monotonic() + 20
-    while not any(record.HasField("exit") for record in records) and time.monotonic() < until:
-        records = wandb_records(next(run.glob("run-*.wandb")))  # W&B's own process may be writing the last of it
-    logged = [
-        {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
-        for record in records
-        if record.HasField("history")
-    ]
-    scalars = [(row["step"], row["gradient/share/head"]) for row in logged if "gradient/share/head" in row]
-    assert scalars == [(1, 0.25)], logged
-    assert [row["loss"] for row in logged if "loss" in row] == [0.5]
-    kinds = {name.removesuffix("._type"): value for row in logged for name, value in row.items() if "._type" in name}
+    records = all_records(run)
+    rows = logged(records)
+    scalars = [(row["step"], row["gradient/share/head"]) for row in rows if "gradient/share/head" in row]
+    assert scalars == [(1, 0.25)], rows
+    assert [row["loss"] for row in rows if "loss" in row] == [0.5]
+    kinds = {name.removesuffix("._type"): value for row in rows for name, value in row.items() if "._type" in name}
     assert kinds["pairs"] == kinds["probe"] == "table-file"
     assert kinds["gradient_distance"] == "image-file"
     assert next(record.run.run_group for record in records if record.HasField("run")) == "a sweep"
@@ -152,6 +166,42 @@ def test_everything_can_be_read_back_from_the_files(tmp_path, no_login):
     images = list(run.rglob("files/media/images/*.png"))
     assert all(image.read_bytes().startswith(b"\x89PNG") for image in images)
     assert len(images) == 2
+
+
+def test_a_study_stands_in_the_group_of_the_run_that_it_is_of(train_config, tmp_path, no_login):
+    config = train_config(max_steps=2)
+    config.tracking.group = "a sweep"
+    train(config, tmp_path / "run")
+    study = DiagnoseConfig(
+        backbone=config.backbone,
+        dataset=config.dataset,
+        benchmark=config.benchmark,
+        gpu=config.gpu,
+        tracking=TrackingConfig(name="wandb"),
+        checkpoint=str(tmp_path / "run"),
+        pairs=20,
+        direction_pairs=0,
+    )
+    found = diagnose(study)
+    folder = tmp_path / "run" / "diagnose" / "synthetic"
+    (run,) = (folder / "wandb").glob("offline-run-*")
+    records = all_records(run)
+    assert next(record.run.run_group for record in records if record.HasField("run")) == "a sweep"
+    kinds = {name.removesuffix("._type"): value for row in logged(records) for name, value in row.items()}
+    assert kinds["study/all_bt"] == kinds["study/all_normbt"] == "table-file"
+    assert kinds["study/gradient_against_distance"] == kinds["study/accuracy_by_distance"] == "image-file"
+    summary = {
+        ".".join(item.nested_key) or item.key: json.loads(item.value_json)
+        for record in records
+        for item in record.summary.update
+    }
+    pearson = found["correlation_of_distance_with_gradient_distance"]["pearson"]
+    assert summary["correlation_of_distance_with_gradient_distance/pearson/value"] == pearson["value"]
+    assert summary["correlation_of_distance_with_gradient_distance/pearson/interval"] == pearson["interval"]
+    tables = [json.loads(path.read_text()) for path in run.rglob("files/media/table/study/all_bt_*.table.json")]
+    distances = pq.read_table(folder / "pairs.parquet")["distance"].to_pylist()
+    (stored,) = [table for table in tables if len(table["columns"]) > 3]
+    assert [row[stored["columns"].index("distance")] for row in stored["data"]] == distances
 
 
 def test_a_tracker_that_cannot_start_is_a_warning(tmp_path, no_login, monkeypatch, caplog):

@@ -7,6 +7,7 @@ and in its run's folder.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from rmbench.commands import ranks
 from rmbench.commands.compose import config_name, config_object
 from rmbench.commands.interrupts import interrupted, watched
 from rmbench.commands.pool import take_gpu
-from rmbench.commands.registry import job_of
+from rmbench.commands.registry import command_of
 from rmbench.commands.sweep import SweepCallback, finish
 from rmbench.config import Device, Strategy, TrainConfig
 from rmbench.errors import RunFailed, Stopped, UserError
@@ -79,14 +80,20 @@ def plain_job(config: DictConfig) -> None:
     def job() -> None:
         """The heavy imports come only now."""
         name, built = config_name(config), config_object(config)
-        gpu = getattr(built, "gpu", None)
+        command, gpu = command_of(name), getattr(built, "gpu", None)
         _quiet_unless_first()
         if gpu is not None and ranks.starts_group(gpu):
             raise UserError(
-                f"gpu={gpu.strategy.name}: rmbench {name} starts no processes itself; it joins those of"
-                f" `torchrun --nproc-per-node N -m rmbench {name} ...`."
+                f"gpu={gpu.strategy.name}: rmbench {name} starts no processes itself"
+                + (
+                    f"; it joins those of `torchrun --nproc-per-node N -m rmbench {name} ...`."
+                    if command.shares
+                    else "."
+                )
             )
-        module, _, function = job_of(name).partition(":")
+        if ranks.in_group() and not command.shares and int(os.environ["WORLD_SIZE"]) > 1:
+            raise UserError(f"rmbench {name} works in one process.")
+        module, _, function = command.job.partition(":")
         getattr(import_module(module), function)(built)
 
     _attempt(job, None)

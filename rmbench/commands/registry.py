@@ -13,6 +13,7 @@ class Command:
     job: str  # "module:function", called with the finished config object
     about: str
     examples: dict[str, str]  # words -> what they do
+    shares: bool = False  # its work among the processes of a group
 
 
 COMMANDS: dict[str, Command] = {
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Command] = {
             "rmbench eval": "the newest run, the benchmark that fits it",
             "rmbench eval checkpoint=HUB_ID benchmark=pairs benchmark.path=pairs.jsonl": "any model on your own pairs",
         },
+        shares=True,
     ),
     "score": Command(
         config="score",
@@ -48,6 +50,7 @@ COMMANDS: dict[str, Command] = {
                 "with gold scores in the file: what the choice is worth against N"
             ),
         },
+        shares=True,
     ),
     "diagnose": Command(
         config="diagnose",
@@ -83,6 +86,6 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-def job_of(config: str) -> str:
-    """The job of the commands that have this config."""
-    return next(command.job for command in COMMANDS.values() if command.config == config)
+def command_of(config: str) -> Command:
+    """The first command that has this config."""
+    return next(command for command in COMMANDS.values() if command.config == config)
