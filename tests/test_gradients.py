@@ -243,7 +243,7 @@ def test_both_ways_to_an_outer_products_norm(cancels):
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
-@pytest.mark.parametrize(("size", "tolerance"), [(64, 1e-4), (16, 0.25)])
+@pytest.mark.parametrize(("size", "tolerance"), [(4093, 1e-4), (251, 0.1)])
 def test_sketches_keep_the_angles_between_pairs(name, size, tolerance):
     model = reward_model({**DECODERS, **OTHERS}[name])
     pairs = distinct_pairs()

@@ -1,7 +1,8 @@
 """Which way the gradients of pairs point: angles between pairs, between sections, and to the update of the others.
 
 Rows are pairs' gradients, or sketches of them (`PairGradients(sketch=...)`), whose inner products are the gradients'
-up to a random error; with 64 columns on either side it was 0.01-0.03 of a cosine on all-MiniLM-L6-v2.
+up to a random error. With 4,093 numbers of each weight matrix, the cosines of 32 pairs of hh-rlhf under
+all-MiniLM-L6-v2, and those with the sum of the others, were off by 0.010 (root mean square; at most 0.026).
 """
 
 from __future__ import annotations

@@ -105,8 +105,8 @@ class PairGradients:
 
     Args:
         model: its parameters that require gradients are the trained ones.
-        sketch: keep a random projection of each pair's gradient with at most this many columns on either side of a
-            weight matrix, for directions; 0 keeps none. Sides that are not longer are kept whole.
+        sketch: keep at most so many numbers of each pair's gradient of a weight matrix, a random projection, for
+            directions; best a prime; 0 keeps none. Smaller matrices, and vectors, are kept whole.
     """
 
     def __init__(self, model: RewardModel, sketch: int = 0) -> None:

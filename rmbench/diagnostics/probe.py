@@ -35,7 +35,7 @@ from rmbench.losses import LossTerms, PairBatch, PairLoss, Statistics, rating_ma
 from rmbench.modeling.layout import Layout, PairOutput, run_rows, token_batches
 from rmbench.modeling.model import RewardModel
 
-SKETCH = 64
+SKETCH = 4093  # numbers of each weight matrix; a prime
 PROBE_SCHEMA = pa.schema(
     [*SCHEMA, pa.field("margin_gradient_norm", pa.float64()), pa.field("cosine_with_the_others", pa.float64())]
 )

@@ -101,8 +101,7 @@ class LinearRule(Rule):
         if "weight" in self.trained:
             square = outer_square(a, g)
             if self.sketch_size:
-                left, right = (_sketch(x, self.name + side, self.sketch_size) for x, side in ((g, "<"), (a, ">")))
-                sketches.append((left.T @ right).flatten())
+                sketches.append(_sketch(g.T @ a, self.name, self.sketch_size))
         if "bias" in self.trained:
             bias = g.sum(dim=0)
             square = square + bias.square().sum()
@@ -138,10 +137,7 @@ class EmbeddingRule(Rule):
         rows = g.new_zeros(len(distinct), g.shape[1]).index_add_(0, place, g)
         sketches = []
         if self.sketch_size:
-            words = self.module.num_embeddings
-            left = _directions(words, self.name + "<", self.sketch_size, g)
-            left = torch.eye(words, device=g.device, dtype=g.dtype) if left is None else left
-            sketches.append(left[distinct].T @ _sketch(rows, self.name + ">", self.sketch_size))
+            sketches.append(_sketch(rows, self.name, self.sketch_size, distinct, self.module.num_embeddings))
         return Result(rows.square().sum(), _flat(sketches, self.sketch_size, g))
 
 
@@ -208,7 +204,7 @@ def sketched(name: str, gradients: Sequence[Tensor], size: int) -> Result:
     sketches = []
     for i, g in enumerate(wide if size else []):
         if g.dim() > 1:
-            g = _sketch(_sketch(g.flatten(1), f"{name}{i}>", size).T, f"{name}{i}<", size)
+            g = _sketch(g.flatten(1), f"{name}{i}", size)
         sketches.append(g.flatten())
     return Result(square, _flat(sketches, size, wide[0]))
 
@@ -234,25 +230,36 @@ def _flat(parts: Sequence[Tensor], size: int, like: Tensor) -> Tensor:
     return torch.cat([part.flatten() for part in parts]) if size and parts else like.new_zeros(0)
 
 
-def _sketch(x: Tensor, key: str, size: int) -> Tensor:
-    """`(n, features)` -> `(n, at most size)` with the same inner products on average."""
-    directions = _directions(x.shape[1], key, size, x)
-    return x if directions is None else x @ directions
+def _sketch(rows: Tensor, key: str, size: int, places: Tensor | None = None, height: int | None = None) -> Tensor:
+    """A matrix as at most `size` numbers, with the same inner products on average: a count sketch.
+
+    Entry (i, j) of a matrix w wide goes, with the sign s_i t_j, to number (i w + j) mod `size`. With a prime `size` no
+    row and no column of the matrix lies on a few numbers only. An inner product of two unit matrices is off by about
+    1 / sqrt(size). `places`: which rows of a matrix of that `height` are given, the others being 0.
+    """
+    height = len(rows) if height is None else height
+    width = rows.shape[1]
+    at = torch.arange(len(rows), device=rows.device) if places is None else places
+    whole = height * width
+    if whole > size:
+        rows = rows * _signs(height, key + "<", rows)[at, None] * _signs(width, key + ">", rows)
+    if places is None:
+        padded = torch.nn.functional.pad(rows.flatten(), (0, -whole % min(size, whole)))
+        return padded.view(-1, min(size, whole)).sum(dim=0)
+    number = (at[:, None] * width + torch.arange(width, device=rows.device)) % size
+    return rows.new_zeros(min(size, whole)).index_add_(0, number.flatten(), rows.flatten())
 
 
-_known_directions: dict[tuple[object, ...], Tensor] = {}
+_known_signs: dict[tuple[object, ...], Tensor] = {}
 
 
-def _directions(features: int, key: str, size: int, like: Tensor) -> Tensor | None:
-    """A random matrix `(features, size)` with E[R R^T] = 1, the same whenever it is asked for; None: kept whole."""
-    if features <= size:
-        return None
-    known = (features, key, size, like.dtype, like.device)
-    if known not in _known_directions:
+def _signs(n: int, key: str, like: Tensor) -> Tensor:
+    """`(n,)` of 1 and -1, the same whenever they are asked for."""
+    known = (n, key, like.dtype, like.device)
+    if known not in _known_signs:
         generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-        signs = torch.randint(0, 2, (features, size), generator=generator) * 2 - 1
-        _known_directions[known] = (signs / size**0.5).to(like)
-    return _known_directions[known]
+        _known_signs[known] = (torch.randint(0, 2, (n,), generator=generator) * 2 - 1).to(like)
+    return _known_signs[known]
 
 
 @torch.no_grad()
