@@ -2,9 +2,11 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 
 import pyarrow.parquet as pq
 import pytest
@@ -278,7 +280,13 @@ def test_the_command(tmp_path):
 
 
 @needs_shared
-@pytest.mark.parametrize("name", ["hh_harmless_train", "alpaca_eval_test", "rewardbench_v1_partial"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hh_harmless_train", "hh_harmless_test", "alpaca_eval_test", "rewardbench_v1_partial",
+        pytest.param("alpaca_eval_train", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_what_is_said_of_real_files_is_true(looked_at, name, caplog):
     """Each count against one made in another way: plain loops over the file, and the tokenizer called row by row."""
     caplog.set_level(logging.WARNING)
@@ -286,7 +294,9 @@ def test_what_is_said_of_real_files_is_true(looked_at, name, caplog):
     dataset = DatasetConfig(
         name="local", path=str(path), eval_path=str(SHARED / "hh_harmless_test.jsonl.gz"), max_length=256
     )
+    start = time.perf_counter()
     report, found, _ = looked_at(dataset)
+    assert time.perf_counter() - start < 60
     raw = [one for _, one in read_rows(path)]
     tokenizer = tiny_tokenizer()
     special = frozenset(tokenizer.all_special_ids)
@@ -306,7 +316,17 @@ def test_what_is_said_of_real_files_is_true(looked_at, name, caplog):
     assert policies["drop"]["dropped"] == policies["truncate_response"]["cut"] == n_cut
     assert policies["truncate_response"]["identical_after_cut"] == identical
     assert report["numbers"]["lengths"]["chosen"]["mean"] == pytest.approx(sum(lengths) / len(lengths))
-    assert found.get("duplicates", {"count": 0})["count"] == sum(texts.values()) - len(texts)
+    counts = defaultdict(int, {key: finding["count"] for key, finding in found.items()})
+    assert counts["duplicates"] == sum(texts.values()) - len(texts)
+    triples = [json.loads(one) for one in texts]
+    assert counts["conflicting_labels"] == sum(json.dumps([p, r, c]) in texts for p, c, r in triples) / 2
+    words = [[re.findall(r"\S+", text(side).lower()) for side in (one["chosen"], one["rejected"])] for one in raw]
+    assert counts["same_words"] == sum(a == b for a, b in words) - (len(raw) - sum(texts.values()))
+    margins = [one["chosen_score"] - one["rejected_score"] for one in raw if "chosen_score" in one]
+    assert counts["ties"] == sum(margin == 0 for margin in margins)
+    trained_on = {spoken(one["prompt"]) for one in raw}
+    tested = [spoken(one["prompt"]) for _, one in read_rows(SHARED / "hh_harmless_test.jsonl.gz")]
+    assert counts["prompt_overlap_eval"] == sum(prompt in trained_on for prompt in tested)
     longer = [
         len(text(r["chosen"])) > len(text(r["rejected"]))
         for r in raw
@@ -316,8 +336,13 @@ def test_what_is_said_of_real_files_is_true(looked_at, name, caplog):
     assert report["rows"][0]["chosen"].startswith("<bos>")
 
 
-def text(side):
-    return side if isinstance(side, str) else "".join(message["content"] for message in side)
+def spoken(prompt):
+    """Its words alone, in lower case."""
+    return " ".join("".join(c if c.isalnum() or c == "_" else " " for c in text(prompt, " ").lower()).split())
+
+
+def text(side, between=""):
+    return side if isinstance(side, str) else between.join(message["content"] for message in side)
 
 
 def test_differing_tokens_by_hand():
