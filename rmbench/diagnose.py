@@ -82,9 +82,11 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
         "layout": layout.name,
         "provenance": provenance | {"device": str(accelerator.device), "environment": runs.environment()},
     }
-    margins = {"this": columns["margin"]}
+    name = _short_name(checkpoint or config.backbone.name_or_path or "tiny")
+    margins = {name: columns["margin"]}
     if config.against is not None:
-        margins["against"] = _margins(config, pairs, accelerator)
+        other = _short_name(config.against)
+        margins[other if other != name else f"{other} (against)"] = _margins(config, pairs, accelerator)
     table = pa.table(columns | norms_by_loss(columns))
     write_parquet(folder / "pairs.parquet", table)
     files = study_figures.write_study(columns, margins, folder)
@@ -233,6 +235,12 @@ def _tracker(config: DiagnoseConfig, checkpoint: str | None, folder: Path) -> Tr
         tracking = dataclasses.replace(tracking, group=runs.recorded(run, "tracking.group"))
     plain: dict[str, Any] = OmegaConf.to_container(runs.as_omegaconf(config), enum_to_str=True)  # type: ignore[assignment]
     return open_tracker(tracking, folder, plain, f"{run.name or config.backbone.name_or_path or 'tiny'}: study")
+
+
+def _short_name(checkpoint: str) -> str:
+    """A run's folder, or the last part of a path or Hub id, for a legend."""
+    path = Path(checkpoint.rstrip("/"))
+    return path.parent.name if path.name == "checkpoint" else path.name
 
 
 def _folder(config: DiagnoseConfig, checkpoint: str | None) -> Path:

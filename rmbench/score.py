@@ -32,7 +32,6 @@ from rmbench.modeling.model import load_reward_model
 from rmbench.modeling.scoring import score_items
 from rmbench.statistics.best_of_n import curve
 
-LEGEND_LETTERS = 32
 logger = logging.getLogger(__name__)
 
 LISTS = ("responses", "completions")
@@ -255,24 +254,19 @@ def write_curves(prompts: list[Candidates], names: list[str], best_of: int, targ
     console().print(table)
 
 
-def _ending(name: str) -> str:
-    """The end of a long path, which is what tells checkpoints apart."""
-    return name if len(name) <= LEGEND_LETTERS else "…" + name[1 - LEGEND_LETTERS :]
-
-
 def draw(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Gold score against N, a line and a band for each checkpoint."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from rmbench.diagnostics.figures import STYLE
+    from rmbench.diagnostics.figures import STYLE, ending
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 3.0), layout="constrained")
         ax = figure.subplots()
         for (name, points), colour in zip(curves.items(), mpl.color_sequences["petroff10"] * 9, strict=False):
             n = [point["n"] for point in points]
-            ax.plot(n, [point["gold"] for point in points], marker="o", markersize=3, color=colour, label=_ending(name))
+            ax.plot(n, [point["gold"] for point in points], marker="o", markersize=3, color=colour, label=ending(name))
             low, high = zip(*(point["interval"] for point in points), strict=True)
             ax.fill_between(n, low, high, color=colour, alpha=0.15, linewidth=0)
         ax.set_xscale("log", base=2)

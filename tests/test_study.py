@@ -14,7 +14,7 @@ from rmbench.data.formats import Pair
 from rmbench.diagnose import diagnose
 from rmbench.diagnostics.closeness import likeness
 from rmbench.diagnostics.study import elasticity, pearson, spearman, study, variance_shares
-from rmbench.diagnostics.study_figures import wilson
+from rmbench.diagnostics.study_figures import paired, wilson
 from rmbench.errors import UserError
 from rmbench.modeling.tiny import tiny_tokenizer
 from rmbench.train import train
@@ -85,6 +85,8 @@ def test_correlations_by_hand():
     assert pearson(np.array([1.0, 2, 3]), np.array([1.0, 2, 4])) == pytest.approx(3 / math.sqrt(2 * 14 / 3))
     assert spearman(np.array([1.0, 2, 3, 4]), np.array([1.0, 8, 27, 20])) == pytest.approx(0.8)
     assert math.isnan(pearson(np.array([1.0, 2]), np.array([0.1 + 0.2, 0.3])))
+    # 5 and 1 of 20 right under one alone: (5.5 - 1.5) / 22 +- 1.96 sqrt(7 - 16 / 22) / 22
+    assert paired(5, 1, 20) == pytest.approx((0.2, 4 / 22 - 0.2231, 4 / 22 + 0.2231), abs=1e-4)
     assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)  # Wilson's interval of 50 in 100
 
 

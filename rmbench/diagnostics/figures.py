@@ -146,6 +146,11 @@ def dynamics(history: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def ending(name: str, letters: int = 40) -> str:
+    """The end of a long name, which is what tells runs apart."""
+    return name if len(name) <= letters else "…" + name[1 - letters :]
+
+
 def _shortened(name: str) -> str:
     return name if len(name) <= 24 else name[:23] + "…"
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rmbench.diagnostics.figures import ERROR_COLOURS, SHOWN_PAIRS, by_section_boxes, save
+from rmbench.diagnostics.figures import ERROR_COLOURS, SHOWN_PAIRS, by_section_boxes, ending, save
 from rmbench.diagnostics.study import ERROR_BINS, Columns, error_bins, norms_by_loss, spearman_within_bins
 
 DISTANCE_BINS = 8
 RUN_COLOURS = ("#0072b2", "#d55e00")  # of Okabe and Ito
 LOSSES = {"bt": "BT", "normbt": "NormBT"}
+POINTS: dict[str, Any] = {"markersize": 4, "capsize": 2, "linewidth": 1}
 PARTS = {"head": "head", "all": "all parameters"}
 
 
@@ -116,32 +119,49 @@ def sections(columns: Columns) -> Figure:
 
 
 def accuracy_by_distance(distance: np.ndarray, margins: dict[str, np.ndarray]) -> Figure:
-    """Accuracy in bins of as many pairs each, by the first model's distance, with 95 % Wilson intervals."""
+    """Accuracy in bins of as many pairs each, by the first model's distance, with 95 % Wilson intervals.
+
+    Of two models also the difference, first minus second, with the interval of paired proportions.
+    """
     bins = [b for b in np.array_split(np.argsort(distance, kind="stable"), min(DISTANCE_BINS, len(distance))) if len(b)]
-    figure = Figure(figsize=(4.4, 2.9), layout="constrained")
-    ax = figure.subplots()
+    right = {name: [margin[b] > 0 for b in bins] for name, margin in margins.items()}
+    two = len(margins) > 1
+    figure = Figure(figsize=(4.4, 3.8 if two else 2.9), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1)) if two else [figure.subplots()]
     x = np.arange(len(bins))
-    for i, (name, margin) in enumerate(margins.items()):
-        right = np.array([(margin[b] > 0).mean() for b in bins])
-        intervals = np.array([wilson(float(p), len(b)) for p, b in zip(right, bins, strict=True)]).T
-        ax.errorbar(
-            x + 0.12 * (i - (len(margins) - 1) / 2),
-            right,
-            yerr=np.abs(intervals - right),
-            fmt="os"[i],
-            markersize=4,
-            capsize=2,
-            linewidth=1,
-            color=RUN_COLOURS[i],
-            label=name,
-        )
-    ax.axhline(0.5, color="0.5", linewidth=0.7, linestyle=":")
-    ax.set_xticks(x, [f"{distance[b].mean():.2g}" for b in bins])
-    ax.set_xlabel(r"mean distance $\|h_w - h_l\|$ of the bin")
-    ax.set_ylabel("accuracy (95 % interval)")
-    if len(margins) > 1:
-        ax.legend()
+
+    def points(ax: Axes, at: np.ndarray, found: list[tuple[float, float, float]], i: int, **style: Any) -> None:
+        """Values with their intervals."""
+        value, low, high = np.array(found).T
+        ax.errorbar(at, value, yerr=(value - low, high - value), fmt="os"[i], **POINTS, **style)
+
+    for i, (name, hits) in enumerate(right.items()):
+        found = [(hit.mean(), *wilson(float(hit.mean()), len(hit))) for hit in hits]
+        points(axes[0], x + 0.24 * (i - (len(margins) - 1) / 2), found, i, color=RUN_COLOURS[i], label=ending(name))
+    axes[0].axhline(0.5, color="0.5", linewidth=0.7, linestyle=":")
+    axes[0].set_ylabel("accuracy")
+    if two:
+        first, second = right.values()
+        found = [paired(int((f & ~s).sum()), int((s & ~f).sum()), len(f)) for f, s in zip(first, second, strict=True)]
+        points(axes[1], x, found, 0, color="0.2")
+        axes[1].axhline(0, color="0.5", linewidth=0.7, linestyle=":")
+        axes[1].set_ylabel("difference")
+        figure.legend(loc="outside upper left", ncols=1)
+    sizes = sorted({len(b) for b in bins})
+    axes[-1].set_xticks(x, [f"{distance[b].mean():.2g}" for b in bins])
+    each = "-".join(map(str, sizes))
+    axes[-1].set_xlabel(r"mean distance $\|h_w - h_l\|$ of the bin" + f"\n({each} pairs in each, 95 % intervals)")
     return figure
+
+
+def paired(only_first: int, only_second: int, n: int, z: float = 1.96) -> tuple[float, float, float]:
+    """The difference of two proportions of the same `n` items, and its 95 % interval (Agresti and Min 2005).
+
+    `only_first` items are right under the first alone, `only_second` under the second alone.
+    """
+    b, c, size = only_first + 0.5, only_second + 0.5, n + 2
+    half = z * (b + c - (b - c) ** 2 / size) ** 0.5 / size
+    return (only_first - only_second) / n, (b - c) / size - half, (b - c) / size + half
 
 
 def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
