@@ -74,6 +74,13 @@ def test_a_backbone_with_random_weights_brings_its_training_and_a_word_overrides
     assert "max_steps: 20" in launch.show("train", ["training=smoke"])
 
 
+def test_a_backbone_of_ones_own_may_bring_its_training_too(tmp_path):
+    for file, value in (("backbone/mine", "name_or_path: a/b"), ("training/of/mine", "learning_rate: 0.5")):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / f"{file}.yaml").write_text(f"# of my own\n{value}\n")
+    assert "learning_rate: 0.5\n" in launch.show("train", ["backbone=mine", "--config-dir", str(tmp_path)])
+
+
 @pytest.mark.parametrize("command", ["inspect", "diagnose"])
 @pytest.mark.parametrize("word", ["training.batch_size=3", "training=smoke"])
 def test_a_command_that_trains_nothing_has_no_training(command, word):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
-from rmbench.config import BackboneConfig, DatasetConfig, GpuConfig, LayoutName, StrataConfig
+from rmbench.config import BackboneConfig, DatasetConfig, GpuConfig, LayoutName, OnBadRow, StrataConfig
 from rmbench.data.dataset import Dataset, take
 from rmbench.data.formats import Pair
 from rmbench.data.store import digests, fingerprint
@@ -110,7 +110,7 @@ def _distances(
     max_length = min(config.max_length or context, context)
     tokens, counts = tokenized(
         pairs, tokenizer, max_length, config.length_policy, Path(config.cache),
-        name="pairs to be parted by distance", drop_identical=True, drop_refused=True,
+        name="pairs to be parted by distance", drop_identical=True, drop_refused=config.on_bad_row is OnBadRow.drop,
     )  # fmt: skip
     device, folder = accelerator.device, Path(backbone.feature_cache)
     model.to(device)
@@ -122,19 +122,16 @@ def _distances(
     name = backbone.name_or_path or "tiny"
     if not np.isfinite(distance).all():
         raise UserError(f"dataset.strata: {int((~np.isfinite(distance)).sum())} embeddings of {name} are not finite.")
-    return (
-        tokens.places,
-        distance,
-        {
-            "embeddings": name,
-            "weights": store.backbone,
-            "precision": store.precision,
-            "layout": layout.name,
-            "max_length": max_length,
-            "pairs": len(pairs),
-            "tokenised": dict(counts),
-        },
-    )
+    facts: dict[str, Any] = {
+        "embeddings": name,
+        "weights": store.backbone,
+        "precision": store.precision,
+        "layout": layout.name,
+        "max_length": max_length,
+        "pairs": len(pairs),
+        "tokenised": dict(counts),
+    }
+    return tokens.places, distance, facts
 
 
 def _of_sides(rows: np.ndarray) -> np.ndarray:
