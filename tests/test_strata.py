@@ -18,6 +18,7 @@ from rmbench.config import (
     GpuConfig,
     InspectConfig,
     StrataConfig,
+    TrackingConfig,
 )
 from rmbench.data.dataset import load_dataset
 from rmbench.data.text import tokenize_pairs
@@ -172,6 +173,7 @@ def test_inspect_and_diagnose_look_at_the_pairs_that_were_drawn(dataset, tmp_pat
     config = DiagnoseConfig(
         backbone=BackboneConfig(), dataset=dataset(count=4, keep=[4]), gpu=GpuConfig(),
         benchmark=BenchmarkConfig(name="none"), run_dir=str(tmp_path / "study"), direction_pairs=0,
+        tracking=TrackingConfig(name="none"),
     )  # fmt: skip
     assert diagnose(config)["pairs"] == 10
     model, tokenizer = new_reward_model(BackboneConfig(), "sdpa", seed=5)
