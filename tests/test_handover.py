@@ -1,20 +1,17 @@
 """The model card is made from the run; nothing is uploaded unless asked; TRL and RewardBench take what a run leaves."""
 
-import ast
 import dataclasses
 import json
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import write_jsonl
 
-from rmbench import handover, runs
+from rmbench import handover
 from rmbench.commands import launch
 from rmbench.commands.words import with_recorded
-from rmbench.config import BenchmarkConfig, HeadKind, HubConfig
+from rmbench.config import HeadKind, HubConfig
 from rmbench.errors import UserError
 from rmbench.modeling.model import load_reward_model
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
@@ -141,35 +138,3 @@ def test_trl_takes_a_checkpoint_as_its_reward_model(train_config, tmp_path):
         with torch.no_grad():
             expected = model.network(torch.tensor([ids])).logits[0, 0]
         torch.testing.assert_close(reward[0].float().cpu(), expected, rtol=0, atol=1e-4)
-
-
-def rewardbench_function(name):
-    """One function of the installed package, without what its package imports (it pins transformers 4.51)."""
-    spec = find_spec("rewardbench")
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    names: dict = {}
-    exec((folder / "constants.py").read_text(), names)
-    tree = ast.parse((folder / "utils.py").read_text())
-    (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
-    exec(compile(ast.Module([function], []), "utils.py", "exec"), names)
-    return names
-
-
-@pytest.mark.skipif(find_spec("rewardbench") is None, reason="pip install --no-deps rewardbench")
-def test_rewardbench_forms_the_same_sections_from_the_score_file(train_config, tmp_path):
-    names = rewardbench_function("calculate_scores_per_section")
-    subsets = [subset for tests in names["SUBSET_MAPPING"].values() for subset in tests]
-    rows = [
-        {"prompt": f"p{i}", "chosen": f"yes {i}", "rejected": f"no {i} {i}", "subset": subset, "id": f"{subset}-{i}"}
-        for subset in subsets
-        for i in range(3)
-    ]
-    benchmark = BenchmarkConfig(name="rewardbench", path=str(write_jsonl(tmp_path / "rows.jsonl", rows)))
-    config = dataclasses.replace(train_config(max_steps=4), benchmark=benchmark)
-    metrics = train(config, tmp_path / "run")
-    scores = runs.read_jsonl(tmp_path / "run" / "eval" / "rewardbench" / "scores.jsonl")
-    of = {subset: [row for row in scores if row["subset"] == subset] for subset in subsets}
-    accuracy = {name: sum(r["score_chosen"] > r["score_rejected"] for r in of[name]) / len(of[name]) for name in of}
-    expected = names["calculate_scores_per_section"](names["EXAMPLE_COUNTS"], names["SUBSET_MAPPING"], accuracy)
-    assert metrics["benchmark"]["sections"] == pytest.approx(expected)
-    assert metrics["benchmark"]["score"] == pytest.approx(sum(expected.values()) / len(expected))
