@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from omegaconf import OmegaConf
+
 from rmbench.commands import launch
+from rmbench.commands.compose import combinations, composed, without_hydra
+from rmbench.config import SCHEMAS
 from rmbench.errors import UserError
 from rmbench.paths import conf_dir
 
@@ -56,6 +60,48 @@ def test_every_option_composes_and_passes_its_checks(group, option):
 @pytest.mark.parametrize("name", [path.stem for path in (conf_dir() / "sweep").glob("*.yaml")])
 def test_every_sweep_file_lists_its_runs(name):
     assert launch.show("sweep", [f"sweep={name}"]).startswith("# 6 runs")
+
+
+EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
+
+
+def cells(name, *words):
+    """The words of each run of an experiment."""
+    return combinations("train", launch.understood("sweep", [f"experiment={name}", *words]).overrides)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_cell_of_an_experiment_composes_and_train_is_the_first(name):
+    jobs = cells(name)
+    for job in jobs if name.startswith("paper") else jobs[:1]:  # each of a grid's values has been composed above
+        config = without_hydra(composed("train", job))
+        if job is jobs[0]:
+            alone = without_hydra(composed("train", [f"experiment={name}"]))
+            assert {**alone, "run_dir": "", "sweep_dir": ""} == {**config, "run_dir": "", "sweep_dir": ""}
+
+
+def test_the_papers_grid():
+    jobs = [dict(word.split("=", 1) for word in job) for job in cells("paper_unified_feedback")]
+    assert len(jobs) == 2 * 4 * 2 * 3 * 3
+    per_loss = {(job["loss"], job["loss.weighting"]): 0 for job in jobs}
+    assert len(per_loss) == 8
+    for job in jobs:
+        per_loss[job["loss"], job["loss.weighting"]] += 1
+    assert len(set(per_loss.values())) == 1, "the same budget for each loss"
+    config = without_hydra(composed("train", ["experiment=paper_ablation", "loss=normbt_batch_mean"]))
+    assert (config.loss.distance.ema, config.loss.distance.beta) == (False, 0.9)
+    assert OmegaConf.get_type(config) is SCHEMAS["train"]
+
+
+def test_words_take_the_place_of_an_experiments_values():
+    jobs = cells("paper_ablation", "seed=7", "training.learning_rate=1e-6,3e-6")
+    assert len(jobs) == 3 * 2
+    assert all("seed=7" in job for job in jobs)
+    text = launch.show("train", ["experiment=paper_ablation", "backbone=tiny", "dataset.max_length=64"])
+    assert "max_length: 64" in text
+    assert "batch_size: 256" in text, "the experiment's training, not that which the backbone brings"
+    with pytest.raises(UserError, match="one experiment at a time"):
+        launch.show("sweep", ["experiment=paper_ablation,paper_skywork"])
 
 
 @pytest.mark.parametrize("path", sorted(conf_dir().rglob("*.yaml")), ids=lambda p: str(p.relative_to(conf_dir())))

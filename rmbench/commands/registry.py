@@ -79,6 +79,7 @@ COMMANDS: dict[str, Command] = {
         examples={
             "rmbench sweep loss=bt,normbt seed=0,1,2": "six runs, mean and sd over seeds",
             "rmbench sweep sweep=bt_normbt": "the same from a file",
+            "rmbench sweep experiment=paper_skywork seed=0": "a published grid, one seed; `train` runs its first cell",
             "rmbench sweep sweep_dir=DIR loss=bt,normbt seed=0,1,2": "go on in DIR; finished runs stay",
             "rmbench sweep from=RUN seed=0,1,2": "a run again, on three seeds",
         },

@@ -140,7 +140,10 @@ def _check_place(override: Override, multirun: bool) -> None:
     """Words that have a meaning in the other of `train` and `sweep` alone."""
     word, key = override.input_line, override.key_or_group
     if key.startswith("hydra.sweeper.params"):
-        raise UserError(f"{word}: give the values as words, KEY=VALUE,VALUE, or in a file of the group `sweep`.")
+        files = "in a file of the group `experiment` or `sweep`"
+        raise UserError(f"{word}: give the values as words, KEY=VALUE,VALUE, or {files}.")
+    if key in ("sweep", "experiment") and override.is_sweep_override():
+        raise UserError(f"{word}: one {key} at a time; it may list combinations of its own.")
     if key == "run_dir" and multirun:
         raise UserError(f"{word}: every run of a sweep has its own folder; write sweep_dir=FOLDER for the one around.")
     if key == "hub.push" and multirun:

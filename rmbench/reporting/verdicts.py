@@ -98,12 +98,16 @@ def verdicts(groups: Sequence[Group], baseline: Mapping[str, str]) -> tuple[list
 
 
 def default_baseline(groups: Sequence[Group]) -> dict[str, str]:
-    """`loss=bt` where losses are compared and it is among them, else the first group's words."""
-    losses = [group.words.get("loss") for group in groups]
-    if "bt" in losses:
-        return {"loss": "bt"}
-    if None in losses and len({*losses}) > 1:  # the default loss is bt
-        return {"loss": ""}
+    """Plain BT where losses or weightings are compared and it is among them, else the first group's words."""
+    plain: dict[str, str] = {}
+    for key, value in (("loss", "bt"), ("loss.weighting", "none")):
+        values = [group.words.get(key) for group in groups]
+        if value in values:
+            plain[key] = value
+        elif None in values and len({*values}) > 1:  # it is the default
+            plain[key] = ""
+    if plain:
+        return plain
     key = next(iter(groups[0].words), "")
     return {key: groups[0].words[key]} if key else {}
 
