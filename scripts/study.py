@@ -1,0 +1,147 @@
+"""What scripts/study.sh needs besides rmbench: each loss's best learning rate, and the tables of STUDY.md.
+
+    python scripts/study.py rates FOLDER     # one line for each loss: LOSS RATE, best on the validation pairs
+    python scripts/study.py write FOLDER     # STUDY.md's tables, anew from the runs below FOLDER
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rmbench.benchmarks.scores import read_scores
+from rmbench.reporting.collect import HELD_OUT, Group, find_runs, group_runs, summarised
+from rmbench.reporting.selection import best_of
+from rmbench.reporting.verdicts import Verdict, verdicts
+
+RATE = "training.learning_rate"
+STUDY = Path(__file__).parent.parent / "STUDY.md"
+THIRDS = ("closest third", "middle third", "farthest third")
+
+
+def rates(folder: Path) -> Iterator[tuple[str, str]]:
+    """Each loss with the rate that is best on the validation pairs of the runs below `folder`."""
+    chosen, _ = best_of(group_runs(find_runs(folder)), RATE)
+    for group in chosen:
+        yield group.words["loss"], group.runs[0].words[RATE]
+
+
+def groups_of(folder: Path) -> list[Group]:
+    """The groups of a final sweep, told apart by everything but the rate, which was chosen for each before."""
+    groups, _ = best_of(group_runs(find_runs(folder)), RATE)
+    return groups
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """In Markdown; numbers to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def results(folder: Path) -> str:
+    """Accuracy of each group, its learning rate, and the verdicts against BT."""
+    groups = groups_of(folder)
+    tables = list(dict.fromkeys(name for group in groups for run in group.runs for name in run.tables))
+    columns = [(name, "all" if name == HELD_OUT else "score") for name in tables]
+    header = ["", "learning rate", "seeds", *("test pairs" if n == HELD_OUT else n for n, _ in columns)]
+    rows = [
+        [g.label, g.runs[0].words.get(RATE, ""), g.seeds, *(g.cell(name, column) for name, column in columns)]
+        for g in groups
+    ]
+    return f"{table(header, rows)}\n\n{told(verdicts(groups, {'loss': 'bt'})[0])}"
+
+
+def told(found: list[Verdict]) -> str:
+    """Each verdict on a whole benchmark, a line each."""
+    return "\n".join(f"- {verdict.sentence()}" for verdict in found if verdict.number == "score")
+
+
+def sections(folder: Path) -> str:
+    """Accuracy by section of the test pairs."""
+    groups = groups_of(folder)
+    names = list(dict.fromkeys(c for g in groups for run in g.runs for c in run.tables.get(HELD_OUT, {}) if c != "all"))
+    return table(["", *names], [[g.label, *(g.cell(HELD_OUT, name) for name in names)] for g in groups])
+
+
+def by_distance(folder: Path) -> str:
+    """Accuracy on the thirds of the test pairs by distance, as the BT run of the same seed places them."""
+    groups = groups_of(folder)
+    base = next(group for group in groups if group.words.get("loss", "bt") == "bt" and len(group.words) <= 1)
+    placed = {seed: distances(run.folder) for seed, run in base.by_seed().items()}
+    rows = []
+    for group in groups:
+        parts = []
+        for seed, run in group.by_seed().items():
+            if seed in placed:
+                right = correct(run.folder)
+                order = np.argsort(placed[seed], kind="stable")
+                parts.append([float(right[third].mean()) for third in np.array_split(order, 3)])
+        rows.append([group.label, *(str(summarised(column)) for column in zip(*parts, strict=True))])
+    return table(["", *THIRDS], rows)
+
+
+def dynamics(folder: Path) -> str:
+    """What the update was made of in the second half of training: means over seeds."""
+    rows = []
+    for group in groups_of(folder):
+        kept = [(closest_share(run.folder), *history_means(run.folder)) for run in group.by_seed().values()]
+        rows.append([group.label, *(str(summarised([x for x in column])) for column in zip(*kept, strict=True))])
+    return table(["", "share of the closest third in the head's gradient", "mean weight", "clip fraction"], rows)
+
+
+def closest_share(run: Path) -> float:
+    """Of the sum of head gradient norms in the second half of training, the part of each step's closest third."""
+    pairs = pd.read_parquet(run / "diagnostics" / "pairs.parquet")
+    pairs = pairs[pairs.step > pairs.step.max() / 2]
+    third = pairs.groupby("step").distance.rank(pct=True) <= 1 / 3
+    return float(pairs.head_gradient_norm[third].sum() / pairs.head_gradient_norm.sum())
+
+
+def history_means(run: Path) -> tuple[float, float]:
+    """Mean weight and clip fraction over the second half of the logged steps."""
+    rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "mean_weight" in row or "weight" in row]
+    late = rows[len(rows) // 2 :]
+    weight = "mean_weight" if "mean_weight" in late[0] else "weight"
+    return float(np.mean([row[weight] for row in late])), float(np.mean([row["clip_fraction"] for row in late]))
+
+
+def distances(run: Path) -> np.ndarray:
+    """Of the test pairs."""
+    return np.array([row.distance for row in read_scores(run / "eval" / "held_out" / "scores.jsonl")])
+
+
+def correct(run: Path) -> np.ndarray:
+    """1 where the chosen response of a test pair has the higher reward, else 0."""
+    rows = read_scores(run / "eval" / "held_out" / "scores.jsonl")
+    return np.array([float(row.scores[0] > row.scores[1]) for row in rows])
+
+
+FORMS = {"results": results, "sections": sections, "distance": by_distance, "dynamics": dynamics}
+
+
+def write(folder: Path) -> None:
+    """Fill every block `<!-- FORM SETTING -->` of STUDY.md whose runs are there; the others stay as they are."""
+
+    def block(match: re.Match[str]) -> str:
+        """One block, anew."""
+        form, setting = match["form"], match["setting"]
+        if not find_runs(folder / setting):
+            return match[0]
+        return f"<!-- {form} {setting} -->\n{FORMS[form](folder / setting)}\n<!-- / -->"
+
+    pattern = r"<!-- (?P<form>\w+) (?P<setting>[\w/]+) -->\n.*?<!-- / -->"
+    STUDY.write_text(re.sub(pattern, block, STUDY.read_text(), flags=re.DOTALL))
+
+
+if __name__ == "__main__":
+    what, where = sys.argv[1:]
+    if what == "rates":
+        for loss, rate in rates(Path(where)):
+            print(loss, rate)
+    else:
+        write(Path(where))

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# The study of STUDY.md: losses compared on the built-in data and on real pairs, each at its own best learning rate.
+#
+#     bash scripts/study.sh [SETTING ...]        synthetic noise controls frozen hh_decoder hh_minilm alpaca_minilm
+#
+# DATA (default: data) holds hh_harmless_{train,test}, alpaca_eval_{train,test} and rewardbench_v1_partial .jsonl.gz
+# (scripts/rebuild_data.py makes the last three); MINILM is the folder of all-MiniLM-L6-v2, or its name on the Hub. Runs
+# are kept below outputs/study: called again, it goes on where it was, and at the end writes STUDY.md's tables anew.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+data=${DATA:-data} minilm=${MINILM:-sentence-transformers/all-MiniLM-L6-v2} out=${OUT:-outputs/study}
+seeds=0,1,2,3,4 validation=100,101  # the rate is chosen with other seeds, on pairs held out of the training file
+
+# choose NAME EXPERIMENT [WORD ...]: every loss at every rate, judged on validation pairs
+choose() { rmbench sweep experiment="study_$2" seed=$validation sweep_dir="$out/$1/rates" "${@:3}"; }
+
+# final NAME EXPERIMENT [WORD ...]: every loss at its best rate, judged on test pairs
+final() {
+    python scripts/study.py rates "$out/$1/rates" | while read -r loss rate; do
+        rmbench sweep experiment="study_$2" loss="$loss" training.learning_rate="$rate" seed=$seeds \
+            sweep_dir="$out/$1/final" "${@:3}" </dev/null
+    done
+}
+
+synthetic() {
+    choose synthetic synthetic dataset.synthetic.seed=1
+    final synthetic synthetic
+}
+
+# where does NormBT start to hurt?
+noise() {
+    for knob in label_noise near_duplicates; do
+        rmbench sweep experiment=study_synthetic loss=bt,normbt seed=$seeds training.learning_rate=1e-3 \
+            "dataset.synthetic.$knob=0.1,0.3" sweep_dir="$out/noise/$knob"
+    done
+}
+
+# is it the distance, or more weight on reasoning, larger steps, or speed?
+controls() {
+    local run="rmbench sweep experiment=study_synthetic seed=$seeds sweep_dir=$out/controls/runs"
+    $run loss=bt,normbt training.learning_rate=1e-3
+    $run loss=bt training.learning_rate=1e-3 dataset.synthetic.reasoning=3
+    $run loss=bt training.learning_rate=1e-3 training.epochs=10
+    $run loss=bt training.learning_rate=2e-3
+}
+
+real() {  # real NAME EXPERIMENT FILES [WORD ...]
+    local train=$data/$3_train.jsonl.gz test=$data/$3_test.jsonl.gz
+    choose "$1" "$2" dataset.path="$train" "${@:4}"
+    final "$1" "$2" dataset.path="$train" dataset.eval_path="$test" benchmark=rewardbench \
+        benchmark.path="$data/rewardbench_v1_partial.jsonl.gz" "${@:4}"
+}
+
+frozen() { real frozen frozen alpaca_eval backbone.name_or_path="$minilm"; }
+hh_decoder() { real hh_decoder decoder hh_harmless; }
+hh_minilm() { real hh_minilm minilm hh_harmless backbone.name_or_path="$minilm"; }
+alpaca_minilm() { real alpaca_minilm minilm alpaca_eval backbone.name_or_path="$minilm" dataset.train_size=2000; }
+
+for setting in "${@:-synthetic noise controls frozen hh_decoder hh_minilm alpaca_minilm}"; do
+    for name in $setting; do "$name"; done
+done
+python scripts/study.py write "$out"
