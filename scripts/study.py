@@ -31,8 +31,10 @@ def rates(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def groups_of(folder: Path) -> list[Group]:
-    """The groups of a final sweep, told apart by everything but the rate, which was chosen for each before."""
-    groups, _ = best_of(group_runs(find_runs(folder)), RATE)
+    """The groups of a sweep; in a final one each has the rate that was chosen for it, which tells no two apart."""
+    groups = group_runs(find_runs(folder))
+    if folder.name == "final" and any(RATE in group.words for group in groups):
+        groups, _ = best_of(groups, RATE)
     return groups
 
 
@@ -53,6 +55,14 @@ def results(folder: Path) -> str:
         for g in groups
     ]
     return f"{table(header, rows)}\n\n{told(verdicts(groups, {'loss': 'bt'})[0])}"
+
+
+def controls(folder: Path) -> str:
+    """Everything against NormBT, whatever else differs."""
+    groups = groups_of(folder)
+    normbt = next(group for group in groups if group.words.get("loss") == "normbt")
+    baseline = {key: "" for group in groups for key in group.words} | normbt.words
+    return told(verdicts(groups, baseline)[0])
 
 
 def told(found: list[Verdict]) -> str:
@@ -89,7 +99,7 @@ def dynamics(folder: Path) -> str:
     rows = []
     for group in groups_of(folder):
         kept = [(closest_share(run.folder), *history_means(run.folder)) for run in group.by_seed().values()]
-        rows.append([group.label, *(str(summarised([x for x in column])) for column in zip(*kept, strict=True))])
+        rows.append([group.label, *(str(summarised(column)) for column in zip(*kept, strict=True))])
     return table(["", "share of the closest third in the head's gradient", "mean weight", "clip fraction"], rows)
 
 
@@ -121,7 +131,7 @@ def correct(run: Path) -> np.ndarray:
     return np.array([float(row.scores[0] > row.scores[1]) for row in rows])
 
 
-FORMS = {"results": results, "sections": sections, "distance": by_distance, "dynamics": dynamics}
+FORMS = {"results": results, "sections": sections, "distance": by_distance, "dynamics": dynamics, "controls": controls}
 
 
 def write(folder: Path) -> None:

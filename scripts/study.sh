@@ -50,7 +50,12 @@ real() {  # real NAME EXPERIMENT FILES [WORD ...]
         benchmark.path="$data/rewardbench_v1_partial.jsonl.gz" "${@:4}"
 }
 
-frozen() { real frozen frozen alpaca_eval backbone.name_or_path="$minilm"; }
+# RewardBench would take longer than all the rest of this setting, whose point is the head alone
+frozen() {
+    local words=(dataset.path="$data/alpaca_eval_train.jsonl.gz" backbone.name_or_path="$minilm")
+    choose frozen frozen "${words[@]}"
+    final frozen frozen "${words[@]}" dataset.eval_path="$data/alpaca_eval_test.jsonl.gz"
+}
 hh_decoder() { real hh_decoder decoder hh_harmless; }
 hh_minilm() { real hh_minilm minilm hh_harmless backbone.name_or_path="$minilm"; }
 alpaca_minilm() { real alpaca_minilm minilm alpaca_eval backbone.name_or_path="$minilm" dataset.train_size=2000; }
