@@ -1,7 +1,7 @@
 """What scripts/study.sh needs besides rmbench: each loss's best learning rate, and the tables of STUDY.md.
 
-    python scripts/study.py rates FOLDER     # one line for each loss: LOSS RATE, best on the validation pairs
-    python scripts/study.py write FOLDER     # STUDY.md's tables, anew from the runs below FOLDER
+python scripts/study.py rates FOLDER     # one line for each loss: LOSS RATE, best on the validation pairs
+python scripts/study.py write FOLDER     # STUDY.md's tables, anew from the runs below FOLDER
 """
 
 import json
@@ -122,7 +122,7 @@ def history_means(run: Path) -> tuple[float, float]:
 
 def distances(run: Path) -> np.ndarray:
     """Of the test pairs."""
-    return np.array([row.distance for row in read_scores(run / "eval" / "held_out" / "scores.jsonl")])
+    return np.array([row.distances[0] for row in read_scores(run / "eval" / "held_out" / "scores.jsonl")])
 
 
 def correct(run: Path) -> np.ndarray:

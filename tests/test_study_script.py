@@ -1,0 +1,81 @@
+"""The study's script: the rate that each loss gets, and tables that are formed of run folders alone."""
+
+import importlib
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_reporting import write_run
+from test_scripts import SCRIPTS
+
+
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return importlib.import_module("study")
+
+
+def finished(folder, words, wins, distances, weight=1.0):
+    """A run folder whose held-out pairs are won where `wins` says, with a history and diagnostics."""
+    write_run(folder, words, wins, held_out=float(np.mean(wins)))
+    (folder / "eval" / "held_out").mkdir()
+    rows = [
+        {"id": str(i), "subset": "s", "score_chosen": float(won), "score_rejected": 0.5, "distance": float(distance)}
+        for i, (won, distance) in enumerate(zip(wins, distances, strict=True))
+    ]
+    (folder / "eval" / "held_out" / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    history = [{"step": s, "loss": 1.0, "mean_weight": weight * s, "clip_fraction": 0.5} for s in (1, 2, 3, 4)]
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    (folder / "diagnostics").mkdir()
+    pairs = {"step": [1, 1, 1, 4, 4, 4], "distance": [1.0, 2, 3, 3, 2, 1], "head_gradient_norm": [9.0, 9, 9, 5, 3, 2]}
+    pd.DataFrame(pairs).to_parquet(folder / "diagnostics" / "pairs.parquet")
+
+
+def test_each_loss_gets_the_rate_that_is_best_on_validation_pairs(study, tmp_path):
+    share = {("bt", "1e-3"): 6, ("bt", "2e-3"): 4, ("normbt", "1e-3"): 3, ("normbt", "2e-3"): 7}
+    for (loss, rate), right in share.items():
+        for seed in (100, 101):
+            words = [f"loss={loss}", f"training.learning_rate={rate}", f"seed={seed}"]
+            finished(tmp_path / f"{loss}-{rate}-{seed}", words, [i < right for i in range(10)], range(10))
+    assert list(study.rates(tmp_path)) == [("bt", "1e-3"), ("normbt", "2e-3")]
+
+
+def test_tables_by_hand(study, tmp_path):
+    final = tmp_path / "x" / "final"
+    for seed in (0, 1):
+        # pairs 0 to 8 by the distance that BT's run gives them: 8 is the closest
+        bt = [True] * 6 + [False, False, True]
+        words = ["training.learning_rate=1e-3", f"seed={seed}"]
+        finished(final / f"bt-{seed}", ["loss=bt", *words], bt, range(9, 0, -1))
+        words = ["training.learning_rate=2e-3", f"seed={seed}"]
+        finished(final / f"normbt-{seed}", ["loss=normbt", *words], [True] * 9, range(9), weight=2.0)
+    thirds = study.by_distance(final).splitlines()
+    assert thirds[0] == "|  | closest third | middle third | farthest third |"
+    assert thirds[2] == "| loss=bt | 0.333 ± 0.000 | 1.000 ± 0.000 | 1.000 ± 0.000 |"
+    assert thirds[3] == "| loss=normbt | 1.000 ± 0.000 | 1.000 ± 0.000 | 1.000 ± 0.000 |"
+    # the second half is step 4, whose closest pair has 2 of 10; weights 3 and 4 of the history's second half
+    assert study.dynamics(final).splitlines()[2:] == [
+        "| loss=bt | 0.200 ± 0.000 | 3.500 ± 0.000 | 0.500 ± 0.000 |",
+        "| loss=normbt | 0.200 ± 0.000 | 7.000 ± 0.000 | 0.500 ± 0.000 |",
+    ]
+    results = study.results(final)
+    assert "| loss=normbt | 2e-3 | 2 | 1.000 ± 0.000 |" in results
+    assert "normbt - bt on held-out pairs: +22.2 points" in results
+
+
+def test_only_the_blocks_that_have_runs_are_written(study, tmp_path, monkeypatch):
+    for loss, wins in (("bt", [True, False]), ("normbt", [True, True])):
+        finished(tmp_path / "x" / "final" / loss, [f"loss={loss}"], wins, range(2))
+    text = "prose\n<!-- results x/final -->\nold\n<!-- / -->\nmore\n<!-- results y/final -->\nkept\n<!-- / -->\n"
+    page = tmp_path / "STUDY.md"
+    page.write_text(text)
+    monkeypatch.setattr(study, "STUDY", page)
+    study.write(tmp_path)
+    written = page.read_text()
+    assert "| loss=normbt |" in written
+    assert "old" not in written
+    assert written.startswith("prose\n")
+    assert written.endswith("more\n<!-- results y/final -->\nkept\n<!-- / -->\n")
+    study.write(tmp_path)
+    assert page.read_text() == written
