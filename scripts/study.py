@@ -60,7 +60,9 @@ def results(folder: Path) -> str:
 def controls(folder: Path) -> str:
     """Everything against NormBT, whatever else differs."""
     groups = groups_of(folder)
-    normbt = next(group for group in groups if group.words.get("loss") == "normbt")
+    normbt = next((group for group in groups if group.words.get("loss") == "normbt"), None)
+    if normbt is None:
+        return "NormBT has no runs yet."
     baseline = {key: "" for group in groups for key in group.words} | normbt.words
     return told(verdicts(groups, baseline)[0])
 

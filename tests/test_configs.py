@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from omegaconf import OmegaConf
 
 from rmbench.commands import launch
