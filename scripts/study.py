@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,11 @@ def rates(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def groups_of(folder: Path) -> list[Group]:
-    """The groups of a sweep; in a final one each has the rate that was chosen for it, which tells no two apart."""
+    """The groups of a sweep, BT first; in a final one each has the rate chosen for it, which tells no two apart."""
     groups = group_runs(find_runs(folder))
     if folder.name == "final" and any(RATE in group.words for group in groups):
         groups, _ = best_of(groups, RATE)
-    return groups
+    return sorted(groups, key=lambda group: group.words.get("loss", "bt") != "bt")
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -64,7 +65,9 @@ def controls(folder: Path) -> str:
     if normbt is None:
         return "NormBT has no runs yet."
     baseline = {key: "" for group in groups for key in group.words} | normbt.words
-    return told(verdicts(groups, baseline)[0])
+    shown = {", ".join(group.words.values()): group.label.removeprefix("loss=") for group in groups}
+    found, _ = verdicts(groups, baseline)
+    return told([replace(v, group=shown[v.group], baseline=shown[v.baseline]) for v in found])
 
 
 def told(found: list[Verdict]) -> str:

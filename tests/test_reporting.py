@@ -9,6 +9,7 @@ import pytest
 
 from rmbench.errors import UserError
 from rmbench.report import report
+from rmbench.reporting import plots
 from rmbench.reporting.charts import Axis, Bar, Line, forest, lines
 from rmbench.reporting.collect import find_runs, group_runs, summarised
 from rmbench.reporting.verdicts import default_baseline, verdicts
@@ -197,3 +198,16 @@ def test_charts_put_numbers_where_they_belong():
     assert "better" in svg
     drawn = lines([Line("one", [1, 2], [0.1, 0.2], [0.1, 0.1], [0.1, 0.3])], "t", "x", "y")
     assert drawn.count("<circle") == 3  # two points, one in the legend
+
+
+def test_a_benchmark_scored_during_the_runs_is_a_curve(compared):
+    """Mean over the two seeds that logged it, at the steps where it was scored."""
+    for seed, scores in ((0, (0.5, 0.7)), (1, (0.7, 0.9))):
+        rows = [{"step": 2 * i + 2, "loss": 1.0, "benchmark/score": score} for i, score in enumerate(scores)]
+        (compared / f"bt-{seed}" / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    groups = group_runs(find_runs(compared))
+    drawn = plots.curve(groups, "benchmark/score")
+    assert drawn is not None
+    assert "benchmark/score over training" in drawn[1]
+    report([compared])
+    assert "benchmark/score over training" in (compared / "report.html").read_text()

@@ -12,7 +12,8 @@ from rmbench.reporting.collect import Group, Run
 from rmbench.reporting.verdicts import HELD_OUT_FOLDER, Verdict
 from rmbench.runs import read_jsonl
 
-CURVES = ("eval/accuracy", "accuracy", "loss", "margin")  # the first two of these that were logged
+# a curve of each, under the first of its names that was logged
+CURVES = (("benchmark/score", "benchmark/micro_accuracy"), ("eval/accuracy", "accuracy"), ("loss",))
 DISTANCE_BINS = 5
 PAIRS_PER_BIN = 10  # fewer would say nothing
 
@@ -89,7 +90,7 @@ def _distance_bins(run: Run) -> list[float] | None:
 def _logged(groups: Sequence[Group]) -> list[str]:
     first = next((run for group in groups for run in group.runs if run.state == "finished"), None)
     keys = {key for row in _history(first) for key in row} if first else set()
-    return [key for key in CURVES if key in keys][:2]
+    return [next(name for name in names if name in keys) for names in CURVES if keys.intersection(names)]
 
 
 def _history(run: Run) -> list[dict[str, Any]]:
