@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ from rmbench.config import (
     TrainConfig,
     TrainingConfig,
 )
+
+# A shell starts what runs in its background with Ctrl-C ignored, and programs hand that down to those they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
