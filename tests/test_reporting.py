@@ -201,7 +201,7 @@ def test_charts_put_numbers_where_they_belong():
 
 
 def test_a_benchmark_scored_during_the_runs_is_a_curve(compared):
-    """Mean over the two seeds that logged it, at the steps where it was scored."""
+    """Drawn where some run logged it, in the page too."""
     for seed, scores in ((0, (0.5, 0.7)), (1, (0.7, 0.9))):
         rows = [{"step": 2 * i + 2, "loss": 1.0, "benchmark/score": score} for i, score in enumerate(scores)]
         (compared / f"bt-{seed}" / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -78,6 +78,7 @@ def _noisy(train: PairTable, config: DatasetConfig) -> tuple[PairTable, dict[str
     """The pairs with noise in them, kept like those that were read, and how many were changed."""
 
     def pairs(counts: Counter[str]) -> Iterator[Pair]:
+        """Each pair as it is trained on."""
         for pair, digest in zip(train, digests(train), strict=True):
             yield with_noise(pair, digest, config.noise, counts)
 

@@ -49,7 +49,7 @@ def as_markdown(
     if left_out:
         lines += ["## Notes", "", *(f"- {reason}" for reason in left_out), ""]
     for name in table_names(found):
-        lines += [f"## {name}", "", *_markdown_table(*rows_of(found, groups, name)), ""]
+        lines += [f"## {name}", "", *markdown_table(*rows_of(found, groups, name)), ""]
     shared = shared_words(found)
     if shared:
         lines += ["## The same in all runs", "", *(f"- `{key}={value}`" for key, value in shared.items()), ""]
@@ -117,11 +117,13 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
                 f"{v.difference.items:,}",
             ]
         )
-    return _markdown_table(header, rows)
+    return markdown_table(header, rows)
 
 
-def _markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
-    def line(cells: list[str]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table whose first column is text and whose others are numbers."""
+
+    def line(cells: Sequence[str]) -> str:
         """One row of the table; a bar inside a cell is escaped."""
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
