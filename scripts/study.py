@@ -4,9 +4,9 @@ python scripts/study.py rates FOLDER     # one line for each loss: LOSS RATE, be
 python scripts/study.py write FOLDER     # STUDY.md's tables, anew from the runs below FOLDER
 """
 
+import argparse
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 
 from rmbench.benchmarks.scores import read_scores
+from rmbench.errors import UserError
 from rmbench.reporting.collect import HELD_OUT, Group, find_runs, group_runs, summarised
 from rmbench.reporting.selection import best_of
+from rmbench.reporting.text import markdown_table
 from rmbench.reporting.verdicts import Verdict, verdicts
 
 RATE = "training.learning_rate"
@@ -39,10 +41,9 @@ def groups_of(folder: Path) -> list[Group]:
     return sorted(groups, key=lambda group: group.words.get("loss", "bt") != "bt")
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """In Markdown; numbers to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def as_table(header: list[str], rows: list[list[str]]) -> str:
+    """In Markdown."""
+    return "\n".join(markdown_table(header, rows))
 
 
 def results(folder: Path) -> str:
@@ -55,7 +56,7 @@ def results(folder: Path) -> str:
         [g.label, g.runs[0].words.get(RATE, ""), g.seeds, *(g.cell(name, column) for name, column in columns)]
         for g in groups
     ]
-    return f"{table(header, rows)}\n\n{told(verdicts(groups, {'loss': 'bt'})[0])}"
+    return f"{as_table(header, rows)}\n\n{told(verdicts(groups, {'loss': 'bt'})[0])}"
 
 
 def controls(folder: Path) -> str:
@@ -79,7 +80,7 @@ def sections(folder: Path) -> str:
     """Accuracy by section of the test pairs."""
     groups = groups_of(folder)
     names = list(dict.fromkeys(c for g in groups for run in g.runs for c in run.tables.get(HELD_OUT, {}) if c != "all"))
-    return table(["", *names], [[g.label, *(g.cell(HELD_OUT, name) for name in names)] for g in groups])
+    return as_table(["", *names], [[g.label, *(g.cell(HELD_OUT, name) for name in names)] for g in groups])
 
 
 def by_distance(folder: Path) -> str:
@@ -96,7 +97,7 @@ def by_distance(folder: Path) -> str:
                 order = np.argsort(placed[seed], kind="stable")
                 parts.append([float(right[third].mean()) for third in np.array_split(order, 3)])
         rows.append([group.label, *(str(summarised(column)) for column in zip(*parts, strict=True))])
-    return table(["", *THIRDS], rows)
+    return as_table(["", *THIRDS], rows)
 
 
 def dynamics(folder: Path) -> str:
@@ -105,7 +106,7 @@ def dynamics(folder: Path) -> str:
     for group in groups_of(folder):
         kept = [(closest_share(run.folder), *history_means(run.folder)) for run in group.by_seed().values()]
         rows.append([group.label, *(str(summarised(column)) for column in zip(*kept, strict=True))])
-    return table(["", "share of the closest third in the head's gradient", "mean weight", "clip fraction"], rows)
+    return as_table(["", "share of the closest third in the head's gradient", "mean weight", "clip fraction"], rows)
 
 
 def closest_share(run: Path) -> float:
@@ -153,10 +154,21 @@ def write(folder: Path) -> None:
     STUDY.write_text(re.sub(pattern, block, STUDY.read_text(), flags=re.DOTALL))
 
 
+def main() -> None:
+    """One of the two, as the words say."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("what", choices=["rates", "write"])
+    options.add_argument("folder", type=Path)
+    chosen = options.parse_args()
+    if not chosen.folder.is_dir():
+        options.error(f"{chosen.folder}: no such folder; scripts/study.sh makes it")
+    if chosen.what == "write":
+        return write(chosen.folder)
+    try:
+        print("\n".join(f"{loss} {rate}" for loss, rate in rates(chosen.folder)))
+    except UserError as error:
+        options.error(str(error))
+
+
 if __name__ == "__main__":
-    what, where = sys.argv[1:]
-    if what == "rates":
-        for loss, rate in rates(Path(where)):
-            print(loss, rate)
-    else:
-        write(Path(where))
+    main()

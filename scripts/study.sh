@@ -60,7 +60,19 @@ hh_decoder() { real hh_decoder decoder hh_harmless; }
 hh_minilm() { real hh_minilm minilm hh_harmless backbone.name_or_path="$minilm"; }
 alpaca_minilm() { real alpaca_minilm minilm alpaca_eval backbone.name_or_path="$minilm" dataset.train_size=2000; }
 
-for setting in "${@:-synthetic noise controls frozen hh_decoder hh_minilm alpaca_minilm}"; do
-    for name in $setting; do "$name"; done
+all="synthetic noise controls frozen hh_decoder hh_minilm alpaca_minilm"
+[ $# -gt 0 ] || set -- $all
+for setting in "$@"; do
+    case " $all " in *" $setting "*) ;; *) echo "$setting: no such setting; there are $all" >&2; exit 2 ;; esac
+    case $setting in
+    frozen) needs="alpaca_eval_train alpaca_eval_test" ;;
+    alpaca_*) needs="alpaca_eval_train alpaca_eval_test rewardbench_v1_partial" ;;
+    hh_*) needs="hh_harmless_train hh_harmless_test rewardbench_v1_partial" ;;
+    *) needs= ;;
+    esac
+    for file in $needs; do
+        [ -f "$data/$file.jsonl.gz" ] || { echo "$setting needs $data/$file.jsonl.gz; DATA=FOLDER says where" >&2; exit 2; }
+    done
 done
+for setting in "$@"; do "$setting"; done
 python scripts/study.py write "$out"
