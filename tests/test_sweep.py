@@ -6,8 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from rmbench.config import BackboneConfig
+from rmbench.modeling.model import new_reward_model
 from rmbench.reporting.collect import Run, group_runs
 from rmbench.reporting.text import as_markdown
 
@@ -17,8 +22,11 @@ SMALL = [
     "dataset.train_size=64",
     "dataset.eval_size=32",
     "tracking=none",
-    "diagnostics.every=3",
+    "diagnostics.every=1",
 ]
+# the learning rate of the first step is 0, so its checkpoint holds the weights that the run began with
+KEEPING_THE_FIRST_WEIGHTS = ["training.warmup=1", "training.save_steps=1", "training.save_total_limit=6"]
+SWEPT = [*SMALL, *KEEPING_THE_FIRST_WEIGHTS]
 
 
 def rmbench(*words, cwd):
@@ -34,7 +42,7 @@ def summary(folder):
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("sweep")
-    done = rmbench("sweep", "loss=bt,normbt", "seed=0,1", *SMALL, "sweep_dir=s", cwd=cwd)
+    done = rmbench("sweep", "loss=bt,normbt", "seed=0,1", *SWEPT, "sweep_dir=s", cwd=cwd)
     assert done.returncode == 0, done.stderr
     return cwd / "s", done
 
@@ -54,10 +62,44 @@ def test_a_sweep_ends_in_a_table_over_seeds(swept):
     assert "loss=normbt" in done.stdout
 
 
+def began_with(run):
+    """The weights before anything moved, by name."""
+    return load_file(run / "checkpoints" / "step-1" / "model.safetensors")
+
+
+def order_of_pairs(run):
+    """The ids of each step's pairs."""
+    steps = {}
+    for row in pq.read_table(run / "diagnostics" / "pairs.parquet").to_pylist():
+        steps.setdefault(row["step"], set()).add(row["pair_id"])
+    return steps
+
+
+def test_the_losses_of_a_seed_begin_with_the_same_weights_and_see_the_same_pairs_in_the_same_order(swept):
+    folder, _ = swept
+    runs = {(loss, seed): next(folder.glob(f"loss={loss},seed={seed}-*")) for loss in ("bt", "normbt") for seed in "01"}
+    weights = {key: began_with(run) for key, run in runs.items()}
+    orders = {key: order_of_pairs(run) for key, run in runs.items()}
+    (head,) = {name for name in weights["bt", "0"] if name.endswith("score.weight")}
+    for seed in "01":
+        bt, normbt = weights["bt", seed], weights["normbt", seed]
+        assert bt.keys() == normbt.keys()
+        assert all(torch.equal(bt[name], normbt[name]) for name in bt)
+        assert torch.equal(bt[head], new_reward_model(BackboneConfig(), "sdpa", int(seed))[0].head.weight)
+        assert sorted(orders["bt", seed]) == [1, 2, 3, 4, 5, 6]
+        assert {len(ids) for ids in orders["bt", seed].values()} == {16}
+        assert orders["bt", seed] == orders["normbt", seed]
+    for loss in ("bt", "normbt"):
+        assert not torch.equal(weights[loss, "0"][head], weights[loss, "1"][head])
+        assert all(orders[loss, "0"][step] != orders[loss, "1"][step] for step in range(1, 7))
+        last = load_file(runs[loss, "0"] / "checkpoints" / "step-6" / "model.safetensors")
+        assert not torch.equal(last[head], weights[loss, "0"][head]), "the run has learnt"
+
+
 def test_called_again_it_does_nothing_twice(swept):
     folder, _ = swept
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("metrics.json")}
-    done = rmbench("sweep", "loss=bt,normbt", "seed=0,1,2", *SMALL, "sweep_dir=s", cwd=folder.parent)
+    done = rmbench("sweep", "loss=bt,normbt", "seed=0,1,2", *SWEPT, "sweep_dir=s", cwd=folder.parent)
     assert done.returncode == 0
     after = {p: p.stat().st_mtime_ns for p in folder.rglob("metrics.json")}
     assert len(after) == 6
