@@ -149,7 +149,8 @@ class PairGradients:
             module = self._layers[name]
             if rule.widens:
                 hooks.append(module.register_forward_pre_hook(self._widen))
-            hooks.append(module.register_forward_hook(self._tap(name)))
+            # first of all hooks: what the layer itself made, not what another hook makes of it
+            hooks.append(module.register_forward_hook(self._tap(name), prepend=True))
         try:
             yield
         finally:

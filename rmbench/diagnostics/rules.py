@@ -35,6 +35,8 @@ class Pieces:
         self.packed = rows.packing is not None
         spans = [span.tokens for span in rows.packing.spans] if rows.packing is not None else []
         self._sizes = [*spans, self.tokens - sum(spans)] if self.packed else []
+        # of tensors that hold the tokens at which rewards are read, and no others
+        self._read_sizes = [len(ends) for ends in rows.packing.ends()] if rows.packing is not None else []
 
     def fits(self, x: Tensor) -> bool:
         """The sizes of `x` say which pair each of its rows belongs to."""
@@ -45,6 +47,8 @@ class Pieces:
         features, along = x.shape[-1], self._packed_dim(x)
         if along is not None:
             x = x[0].movedim(along - 1, 0)
+            if len(x) != self.tokens:
+                return [part.reshape(-1, features) for part in x.split(self._read_sizes)]
         elif x.shape[0] == 2 * self.pairs or not self.packed:
             return list(x.reshape(self.pairs, -1, features).unbind())
         return [part.reshape(-1, features) for part in x.split(self._sizes)[: self.pairs]]
@@ -53,7 +57,11 @@ class Pieces:
         """Where the tokens of a packed row are: `(1, tokens, ...)` or, heads first, `(1, heads, tokens, ...)`."""
         if not self.packed or x.dim() < 3 or x.shape[0] != 1:
             return None
-        return next((dim for dim in range(1, x.dim() - 1) if x.shape[dim] == self.tokens), None)
+        for tokens in (self.tokens, sum(self._read_sizes)):
+            for dim in range(1, x.dim() - 1):
+                if x.shape[dim] == tokens:
+                    return dim
+        return None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 # The name under which transformers knows this attention.
@@ -55,8 +55,27 @@ class Packing:
     """The groups of one packed row; remembers what the layers of one forward pass share."""
 
     spans: tuple[Span, ...]
+    reads_only: bool = True  # nothing is asked of other tokens than those at which branches end
     windows: set[int | None] = field(default_factory=set)  # the sliding windows that the layers asked for
     _masks: dict[Any, Any] = field(default_factory=dict)
+
+    def reads(self, device: torch.device) -> Tensor:
+        """Where branches end, in order and each once; an empty branch ends with the prefix. `(places,)`, a tensor."""
+        if "reads" not in self._masks:
+            self._masks["reads"] = torch.tensor([end for ends in self.ends() for end in ends], device=device)
+        return self._masks["reads"]
+
+    def ends(self) -> list[list[int]]:
+        """`reads`, group by group."""
+        places, start = [], 0
+        for span in self.spans:
+            each, end = set(), start + span.prefix
+            for n in span.branches:
+                end += n
+                each.add(end - 1 if n else start + span.prefix - 1)
+            places.append(sorted(each))
+            start = end
+        return places
 
     def mask(self, queries: int, prefix: int, window: int | None, device: torch.device) -> Tensor:
         """Which of `prefix + queries` keys the last `queries` tokens see, `(queries, prefix + queries)` bool."""
@@ -139,14 +158,24 @@ def packed_attention(
         # A CPU's bf16 attention is several times slower backwards than its float32 attention (README, Speed).
         with torch.autocast(query.device.type, enabled=False):
             q, k, v = (x.float() if x.dtype is torch.bfloat16 else x for x in (query, key, value))
-            output = by_segments(q, k, v, packing, scaling, sliding_window).to(value.dtype)
+            reads_only = getattr(module, "reads_only", False)
+            output = by_segments(q, k, v, packing, scaling, sliding_window, reads_only).to(value.dtype)
     return output.transpose(1, 2), None
 
 
 def by_segments(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packing: Packing,
+    scaling: float | None,
+    window: int | None,
+    reads_only: bool = False,
 ) -> Tensor:
-    """One SDPA call for each prefix + branch. Prefix queries are computed with the first branch alone."""
+    """One SDPA call for each prefix + branch. Prefix queries are computed with the first branch alone.
+
+    `reads_only`: zeros elsewhere than at `packing.reads`.
+    """
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
@@ -162,8 +191,11 @@ def by_segments(
             q, k, v = queries[i], keys[i], values[i]
             if i > first and q.shape[2]:
                 k, v = (_join([x[first][:, :, : span.prefix], x[i]]) for x in (keys, values))
-            if q.shape[2]:
-                outputs.append(_attend(q, k, v, packing, scaling, window))
+            if not q.shape[2]:
+                continue
+            # the first piece is read at its end, or where the prefix ends if a later branch is empty
+            left_out = q.shape[2] - 1 if reads_only and (i > first or all(span.branches[1:])) else 0
+            outputs.append(pad(_attend(q[:, :, left_out:], k, v, packing, scaling, window), (0, 0, left_out, 0)))
         first += len(span.branches)
     outputs.append(torch.zeros_like(queries[-1]))
     return _join(outputs)
@@ -172,6 +204,8 @@ def by_segments(
 def _attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scaling: float | None, window: int | None) -> Tensor:
     """Causal attention of the last `q` tokens of `k`; the flag where it will do, since it skips what is masked."""
     before = k.shape[2] - q.shape[2]
+    if q.shape[2] == 1 and (window is None or window >= k.shape[2]):
+        return scaled_dot_product_attention(q, k, v, scale=scaling)
     if before == 0 and (window is None or window >= k.shape[2]):
         return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
     mask = packing.mask(q.shape[2], before, window, q.device)

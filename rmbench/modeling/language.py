@@ -59,8 +59,10 @@ class WithLikelihood:
                 predicting += [last_common, *at[:-1]][skipped : len(at)]
                 predicted += at[skipped:]
                 own_tokens.append(len(at[skipped:]))
+        packing = None if rows.packing is None else replace(rows.packing, reads_only=False)
         return replace(
             rows,
+            packing=packing,
             predicting=torch.tensor(predicting, dtype=torch.long),
             predicted=rows.input_ids.flatten()[torch.tensor(predicted, dtype=torch.long)],
             own_tokens=tuple(own_tokens),

@@ -57,13 +57,13 @@ def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGrou
     packed = shared.rows(few).to(device)
     try:
         expected = _embeddings(model, Padded(model.pad_id).rows(few).to(device))
-        got = _embeddings(model, packed)
+        _shorten_if_equal(model, packed, expected)
+        difference = _difference(_embeddings(model, packed), expected)
     except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
         if out_of_memory(error):
             longest = max(pair.length for pair in few)
             raise UserError(f"{len(few)} pairs of at most {longest} tokens do not fit into memory.") from error
         return str(error).partition("\n")[0]
-    difference = float(((got - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
     if not difference <= TOLERANCE:
         return f"its embeddings differ by {difference:.1g} of their length from those of separate rows"
     assert packed.packing is not None
@@ -71,6 +71,26 @@ def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGrou
     if window is not None and window not in packed.packing.windows:
         return f"its layers do not say that they attend over {window} tokens only"
     return None
+
+
+def _shorten_if_equal(model: RewardModel, packed: Rows, expected: Tensor) -> None:
+    """Leave the last layer's shorter way on only where it gives `expected`."""
+    if model.last_layer is None:
+        return
+    model.last_layer.shortened = True
+    try:
+        model.last_layer.shortened = _difference(_embeddings(model, packed), expected) <= TOLERANCE
+    except (TypeError, ValueError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
+        model.last_layer.shortened = False
+    if not model.last_layer.shortened:
+        logger.info("the last layer is computed for all tokens: it is not like those of stock decoders")
+
+
+def _difference(got: Tensor, expected: Tensor) -> float:
+    """The largest of all rows, as a share of their lengths."""
+    return float(((got - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
 
 
 def has_window(config: object) -> bool:

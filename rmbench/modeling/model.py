@@ -22,6 +22,7 @@ from rmbench.data.text import DEFAULT_TEMPLATE
 from rmbench.errors import UserError
 from rmbench.modeling import heads, lora
 from rmbench.modeling.attention import PACKED
+from rmbench.modeling.last_layer import last_layer
 from rmbench.modeling.layout import Rows
 from rmbench.modeling.output import Readings
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
@@ -45,6 +46,7 @@ class RewardModel(nn.Module):
         self.stated_pad_id: int | None = None  # of a loaded checkpoint, before `_mend_tokenizer`
         self._pooled: Tensor | None = None
         self._padded_attention: str = network.config._attn_implementation
+        self.last_layer = last_layer(network) if self.is_decoder else None
         if not self.is_decoder:
             self.whole_head.register_forward_pre_hook(self._keep_input)
 

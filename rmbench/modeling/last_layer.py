@@ -1,0 +1,73 @@
+"""The last decoder layer, computed only where rewards are read.
+
+After its attention a layer treats every token by itself, and no layer follows the last one: of its queries, its output
+projection and its MLP, only those of the tokens at which a reward is read matter, two of a pair's hundreds. Keys and
+values are still those of all tokens. What is left out is zero and never read.
+
+In a layer of stock transformers it is done from outside: a part that works token by token gets the tokens that are
+read, and its output is put back into its place among zeros. Rows that are not packed, or of which more than the reads
+is needed, pass as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from rmbench.modeling.attention import Packing
+
+
+class LastLayer:
+    """Hooks on the last decoder layer of a network.
+
+    Args:
+        layer: has `self_attn` with `q_proj` and `o_proj`, and `mlp`, which treat every token by itself.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self.shortened = True  # may be switched off
+        self._attention: nn.Module = layer.self_attn
+        self._at: Tensor | None = None  # the reads of the rows that pass now, of so many tokens
+        self._tokens = 0
+        layer.register_forward_pre_hook(self._enter, with_kwargs=True)
+        for part in (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp):
+            part.register_forward_pre_hook(self._gather)
+            part.register_forward_hook(self._put_back)
+
+    def _enter(self, _layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """Of every pass, the recomputation of checkpointed activations included: the rows say what is read."""
+        states: Tensor = inputs[0] if inputs else named["hidden_states"]
+        packing: Packing | None = named.get("packing")
+        wanted = self.shortened and packing is not None and packing.reads_only
+        self._at = packing.reads(states.device) if wanted and packing is not None else None
+        self._tokens = states.shape[1]
+        self._attention.reads_only = self._at is not None  # type: ignore[assignment]
+
+    def _gather(self, _part: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        return None if self._at is None else (inputs[0][:, self._at], *inputs[1:])
+
+    def _put_back(self, _part: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
+        if self._at is None:
+            return None
+        if not isinstance(output, Tensor):
+            raise TypeError("the last layer's parts return more than one tensor")
+        return output.new_zeros(1, self._tokens, output.shape[-1]).index_copy(1, self._at, output)
+
+
+def last_layer(network: Any) -> LastLayer | None:
+    """Of a decoder whose layers have the parts that stock ones have, else None. A network is hooked once."""
+    lists = [m for m in network.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) and _stock(m[-1])]
+    if len(lists) != 1:
+        return None
+    layer: Any = lists[0][-1]
+    if not hasattr(layer, "rmbench_last"):
+        layer.rmbench_last = LastLayer(layer)
+    last: LastLayer = layer.rmbench_last
+    return last
+
+
+def _stock(layer: nn.Module) -> bool:
+    attention = getattr(layer, "self_attn", None)
+    parts = (getattr(attention, "q_proj", None), getattr(attention, "o_proj", None), getattr(layer, "mlp", None))
+    return all(isinstance(part, nn.Module) for part in parts)

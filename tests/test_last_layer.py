@@ -1,0 +1,66 @@
+"""The last layer's shorter way: what it leaves out, and when it is not taken. Its numbers are in test_layout."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_layout import CPU, SHARING, outcome, pairs_of_all_kinds, reward_model, token_pair
+
+from rmbench.config import LayoutName
+from rmbench.modeling.attention import Packing, Span
+from rmbench.modeling.layout import Padded, Shared
+from rmbench.modeling.layout_choice import choose_layout
+
+
+def counted_tokens(model, part):
+    """How many tokens go through a part of the last layer, call by call."""
+    seen = []
+    layer = model.network.base_model.layers[-1]
+    layer.get_submodule(part).register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].shape[-2]))
+    return seen
+
+
+def test_where_branches_end_by_hand():
+    # [0 1 | 2 3 | 4], [5 | | 6], [7 8 | | ]
+    packing = Packing((Span(2, (2, 1)), Span(1, (0, 1)), Span(2, (0, 0))))
+    assert packing.ends() == [[3, 4], [5, 6], [8]]
+    assert packing.reads(CPU).tolist() == [3, 4, 5, 6, 8]
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_only_reads_go_through_the_last_layer(name):
+    model = reward_model(SHARING[name])
+    pairs = pairs_of_all_kinds()
+    rows = Shared(0).rows(pairs)
+    seen = {part: counted_tokens(model, part) for part in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")}
+    short = model(rows)
+    reads = len(set(rows.read.tolist()))
+    tokens = rows.input_ids.numel()
+    assert seen == {"self_attn.q_proj": [reads], "self_attn.v_proj": [tokens], "mlp.up_proj": [reads]}
+    model.last_layer.shortened = False
+    whole = model(rows)
+    assert seen["mlp.up_proj"] == [reads, tokens]
+    torch.testing.assert_close(short.embeddings, whole.embeddings, rtol=0, atol=1e-5)
+
+
+def test_rows_of_which_more_is_needed_pass_whole():
+    model = reward_model(SHARING["llama"])
+    seen = counted_tokens(model, "mlp")
+    rows = Shared(0).rows(pairs_of_all_kinds())
+    model(dataclasses.replace(rows, packing=dataclasses.replace(rows.packing, reads_only=False)))
+    model(Padded(0).rows(pairs_of_all_kinds()))
+    assert seen == [rows.input_ids.numel(), Padded(0).rows(pairs_of_all_kinds()).input_ids.shape[1]]
+
+
+def test_a_last_layer_that_mixes_tokens_is_computed_whole(caplog):
+    model = reward_model(SHARING["llama"])
+    pairs = [token_pair(f"{i}", [5, 6, 9 + i, 11, 12, 2], [5, 6, 30 + i, 31, 2]) for i in range(6)]
+    layer = model.network.base_model.layers[-1]
+    # a token takes something of the one before it, as a convolution would; in both layouts the same one
+    layer.mlp.register_forward_hook(lambda _m, _i, out: out + 0.5 * out.roll(1, dims=1), prepend=True)
+    with caplog.at_level("INFO"):
+        assert choose_layout(LayoutName.auto, model, pairs, CPU).name == "shared"
+    assert "computed for all tokens" in caplog.text
+    assert not model.last_layer.shortened
+    rewards, _ = outcome(model, Padded(0), pairs)
+    torch.testing.assert_close(outcome(model, Shared(0), pairs)[0], rewards, rtol=0, atol=1e-5)
