@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import logging
 import os
+import re
 import secrets
 import urllib.error
 import urllib.request
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from rmbench.config import TrackingConfig
 from rmbench.errors import UserError
-from rmbench.runs import write_text
+from rmbench.runs import read_json, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ PROBE_SECONDS = 2.0
 INIT_SECONDS = 20.0  # for a server that answered
 FINISH_SECONDS = 60.0  # for what a server that went away has not taken
 RUN_ID_FILE = "run-id.txt"
+ONLINE_FILE = "online.json"
+SAFE_ADDRESS = re.compile(r"https://[\w.:-]+/[\w./%~=+&$@-]+", re.ASCII)  # W&B quotes what else names may hold
 TABLE_ROWS = 2000  # of the recorded pairs
 
 
@@ -102,6 +105,9 @@ class WandbTracker(Tracker):
         )
         run.define_metric("*", step_metric="step")
         write_text(kept, run_id)
+        if mode == "online":
+            seen = {"url": run.url, "entity": run.entity, "project": run.project, "group": run.group}
+            write_json(folder / "wandb" / ONLINE_FILE, seen)
         later = f"offline; upload later: wandb sync {Path(run.dir).parent}"
         logger.info("W&B: %s", run.url if mode == "online" else later if mode == "offline" else mode)
         return run
@@ -168,6 +174,17 @@ def open_tracker(config: TrackingConfig, folder: Path, run_config: dict[str, Any
     if config.name == "wandb":
         return WandbTracker(config, folder, run_config, name)
     raise UserError(f"tracking.name={config.name}: no such tracker. There are: wandb, none.")
+
+
+def seen_online(folder: Path) -> dict[str, str]:
+    """Where W&B shows the run in `folder`: url, entity, project, group; empty if nowhere, or the file is broken."""
+    try:
+        record = read_json(folder / "wandb" / ONLINE_FILE)
+    except (ValueError, OSError):
+        return {}
+    if not isinstance(record, dict) or not SAFE_ADDRESS.fullmatch(str(record.get("url"))):
+        return {}
+    return {key: str(value) for key, value in record.items() if value}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -144,11 +144,14 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.links, self.counts = [], [], {}
+        self.open, self.loads, self.links, self.counts = [], [], [], {}
 
     def handle_starttag(self, tag, attrs):
         self.counts[tag] = self.counts.get(tag, 0) + 1
-        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        references = [
+            value for name, value in attrs if name in ("src", "href", "xlink:href", "action", "srcset", "data")
+        ]
+        (self.links if tag == "a" else self.loads).extend(references)  # the reader clicks a link; nothing is loaded
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -167,12 +170,41 @@ def test_the_page_stands_alone_is_well_formed_and_shows_no_foreign_markup(compar
     page = Page()
     page.feed(text)
     assert page.open == []
-    assert page.links == []
+    assert page.loads == page.links == []
     assert "<script>alert" not in text
     assert not re.search(r"https?://|@import|url\(", text)
     assert page.counts["svg"] >= 3
     assert page.counts["table"] == 3
     assert "normbt - bt on pairs: +" in text
+
+
+def test_runs_that_were_online_are_linked_and_no_other_address_is(compared):
+    url = "https://wandb.ai/a%20team/rmbench/runs/0a1b2c3d"
+    refused = {
+        "bt-1": {"url": "javascript:alert(1)"},
+        "bt-2": {"url": "http://wandb.ai/a/b/runs/c"},
+        "bt-3": {"url": 'https://wandb.ai/"><script>alert(1)</script>'},
+        "bt-4": ["https://wandb.ai/a/b/runs/c"],
+        "normbt-0": {"url": "https://wandb.ai/a/b)[x](https://c.d/e"},
+        "normbt-1": {"url": None},
+    }
+    records = {"bt-0": {"url": url, "entity": "a team", "project": "rmbench", "group": "<b>s</b>"}, **refused}
+    for name, record in records.items():
+        (compared / name / "wandb").mkdir()
+        (compared / name / "wandb" / "online.json").write_text(json.dumps(record))
+    (compared / "normbt-2" / "wandb").mkdir()
+    (compared / "normbt-2" / "wandb" / "online.json").write_text("{")
+    report([compared])
+    text, markdown = ((compared / f"report.{kind}").read_text() for kind in ("html", "md"))
+    page = Page()
+    page.feed(text)
+    assert page.open == page.loads == []
+    assert page.links == [url]
+    assert not re.search(r"https?://|@import|url\(", text.replace(f'<a href="{url}"', "<a"))
+    assert "project rmbench, group &lt;b&gt;s&lt;/b&gt;" in text
+    assert re.findall(r"\[.*\]\(.*\)", markdown) == [f"[`bt-0`]({url})"]
+    assert "- W&B: project rmbench, group <b>s</b>" in markdown
+    assert "10 of 10 runs finished" in markdown
 
 
 def test_the_default_baseline(compared):

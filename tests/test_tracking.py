@@ -17,7 +17,7 @@ from rmbench.diagnose import diagnose
 from rmbench.diagnostics.figures import write_diagnostics
 from rmbench.diagnostics.records import SCHEMA
 from rmbench.errors import UserError
-from rmbench.tracking import Tracker, WandbTracker, open_tracker
+from rmbench.tracking import Tracker, WandbTracker, open_tracker, seen_online
 from rmbench.train import train
 
 N = 50
@@ -158,6 +158,7 @@ def test_everything_can_be_read_back_from_the_files(tmp_path, no_login):
     assert kinds["pairs"] == kinds["probe"] == "table-file"
     assert kinds["gradient_distance"] == "image-file"
     assert next(record.run.run_group for record in records if record.HasField("run")) == "a sweep"
+    assert seen_online(tmp_path) == {}
     (table,) = run.rglob("files/media/table/probe_*.table.json")
     stored = json.loads(table.read_text())
     assert stored["columns"] == TABLE.column_names
@@ -202,6 +203,27 @@ def test_a_study_stands_in_the_group_of_the_run_that_it_is_of(train_config, tmp_
     distances = pq.read_table(folder / "pairs.parquet")["distance"].to_pylist()
     (stored,) = [table for table in tables if len(table["columns"]) > 3]
     assert [row[stored["columns"].index("distance")] for row in stored["data"]] == distances
+
+
+def test_the_address_of_an_online_run_is_kept(tmp_path, no_login, monkeypatch):
+    """W&B's client stands in for its server: an offline run that says where it would be."""
+    import wandb
+
+    start, url = wandb.init, "https://wandb.ai/team/rmbench/runs/0a1b2c3d"
+
+    def online(settings, **words):
+        assert settings.mode == "online"
+        settings.mode, settings.resume = "offline", None
+        run = start(settings=settings, **words)
+        monkeypatch.setattr(type(run), "url", url)
+        return run
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr(wandb, "init", online)
+    with open_tracker(TrackingConfig(name="wandb", group="a sweep"), tmp_path, {}, "a run") as tracker:
+        assert tracker._run is not None, "given up"
+    found = seen_online(tmp_path)
+    assert (found["url"], found["project"], found["group"]) == (url, "rmbench", "a sweep")
 
 
 def test_a_tracker_that_cannot_start_is_a_warning(tmp_path, no_login, monkeypatch, caplog):

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from scipy.stats import t as student
 
 from rmbench.runs import read_json
+from rmbench.tracking import seen_online
 
 # Words that say which repetition a run is or where it is kept, not what is compared.
 NOT_COMPARED = ("seed", "run_dir", "sweep_dir", "sweep", "training.resume")
@@ -35,6 +36,11 @@ class Run:
     def seed(self) -> str:
         """The run's seed; 0 is the default."""
         return self.words.get("seed", "0")
+
+    @property
+    def online(self) -> dict[str, str]:
+        """Where W&B shows the run; empty if it was offline."""
+        return seen_online(self.folder)
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,7 @@ def provenance(found: Sequence[Run]) -> dict[str, list[str]]:
             "versions": ", ".join(f"{name} {value}" for name, value in versions.items() if value),
             "device": environment.get("device"),
             "precision": environment.get("precision"),
+            "W&B": ", ".join(f"{key} {run.online[key]}" for key in ("project", "group") if key in run.online),
         }
         for name, value in known.items():
             if value:

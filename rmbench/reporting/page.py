@@ -78,5 +78,6 @@ def _run(run: Run, compared: Sequence[str]) -> dict[str, Any]:
         "words": {key: run.words[key] for key in compared if key in run.words},
         "tables": run.tables,
         "reason": run.reason,
+        "online": run.online.get("url"),
         "metrics": json.dumps(metrics, indent=1),
     }

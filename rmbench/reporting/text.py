@@ -50,6 +50,9 @@ def as_markdown(
         lines += ["## Notes", "", *(f"- {reason}" for reason in left_out), ""]
     for name in table_names(found):
         lines += [f"## {name}", "", *markdown_table(*rows_of(found, groups, name)), ""]
+    online = [(run.folder.name, run.online["url"]) for run in found if run.online]
+    if online:
+        lines += ["## Runs at W&B", "", *(f"- [`{name}`]({url})" for name, url in online), ""]
     shared = shared_words(found)
     if shared:
         lines += ["## The same in all runs", "", *(f"- `{key}={value}`" for key, value in shared.items()), ""]
