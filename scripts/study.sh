@@ -8,7 +8,7 @@
 # are kept below outputs/study: called again, it goes on where it was, and at the end writes STUDY.md's tables anew.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 data=${DATA:-data} minilm=${MINILM:-sentence-transformers/all-MiniLM-L6-v2} out=${OUT:-outputs/study}
-seeds=0,1,2,3,4 validation=100,101  # the rate is chosen with other seeds, on pairs held out of the training file
+seeds=0,1,2,3,4 validation=100,101,102  # the rate is chosen with other seeds, on pairs held out of the training file
 
 # choose NAME EXPERIMENT [WORD ...]: every loss at every rate, judged on validation pairs
 choose() { rmbench sweep experiment="study_$2" seed=$validation sweep_dir="$out/$1/rates" "${@:3}"; }
@@ -50,12 +50,7 @@ real() {  # real NAME EXPERIMENT FILES [WORD ...]
         benchmark.path="$data/rewardbench_v1_partial.jsonl.gz" "${@:4}"
 }
 
-# RewardBench would take longer than all the rest of this setting, whose point is the head alone
-frozen() {
-    local words=(dataset.path="$data/alpaca_eval_train.jsonl.gz" backbone.name_or_path="$minilm")
-    choose frozen frozen "${words[@]}"
-    final frozen frozen "${words[@]}" dataset.eval_path="$data/alpaca_eval_test.jsonl.gz"
-}
+frozen() { real frozen frozen alpaca_eval backbone.name_or_path="$minilm"; }
 hh_decoder() { real hh_decoder decoder hh_harmless; }
 hh_minilm() { real hh_minilm minilm hh_harmless backbone.name_or_path="$minilm"; }
 alpaca_minilm() { real alpaca_minilm minilm alpaca_eval backbone.name_or_path="$minilm" dataset.train_size=2000; }
@@ -65,8 +60,7 @@ all="synthetic noise controls frozen hh_decoder hh_minilm alpaca_minilm"
 for setting in "$@"; do
     case " $all " in *" $setting "*) ;; *) echo "$setting: no such setting; there are $all" >&2; exit 2 ;; esac
     case $setting in
-    frozen) needs="alpaca_eval_train alpaca_eval_test" ;;
-    alpaca_*) needs="alpaca_eval_train alpaca_eval_test rewardbench_v1_partial" ;;
+    frozen|alpaca_*) needs="alpaca_eval_train alpaca_eval_test rewardbench_v1_partial" ;;
     hh_*) needs="hh_harmless_train hh_harmless_test rewardbench_v1_partial" ;;
     *) needs= ;;
     esac

@@ -1,5 +1,6 @@
 """Reports of run folders that are written here: verdicts by hand, selection, a page that stands alone."""
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -87,6 +88,9 @@ def test_many_comparisons_are_corrected(compared):
     assert scores["normbt"].p_adjusted == pytest.approx(4 * scores["normbt"].difference.p_value)
     assert scores["x"].p_adjusted == 1
     assert scores["x"].word == "not distinguishable"
+    doubtful = dataclasses.replace(scores["normbt"], p_adjusted=0.06)  # its own interval does not hold zero
+    assert "not distinguishable after Holm's correction; " in doubtful.sentence()
+    assert "Holm" not in scores["x"].sentence()
 
 
 def test_one_seed_gets_no_verdict_and_other_items_no_comparison(tmp_path):

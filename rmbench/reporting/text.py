@@ -66,7 +66,7 @@ def as_markdown(
 
 HOW_VERDICTS = (
     "Differences in points of accuracy on the same items and seeds, with 95 % intervals over seeds and items at once "
-    "(crossed random effects, Satterthwaite); p-values are corrected for the number of comparisons (Holm)."
+    "(crossed random effects, Cochran and Cox); p-values are corrected for the number of comparisons (Holm)."
 )
 
 

@@ -63,7 +63,8 @@ class Verdict:
         )
         if self.word != "not distinguishable":
             return text
-        return f"{text}; {self.more_seeds()}"
+        alone = " after Holm's correction" if d.p_value < 1 - LEVEL else ""  # the interval does not hold zero
+        return f"{text}{alone}; {self.more_seeds()}"
 
     def more_seeds(self) -> str:
         """What it would take to see one point."""

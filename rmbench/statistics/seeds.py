@@ -3,9 +3,10 @@
 A difference between two losses varies with the seed and with the items it is measured on; an interval that knows only
 one of them is too short. Seeds and items are crossed: every seed's models are scored on the same items, and both
 losses of one seed have the same first weights and the same order of pairs. The difference d of seed s on item i is
-taken as mean + a_s + b_i + e_si, all three random, and the mean gets a t-interval whose variance is the sum of the
-three parts and whose degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946). The percentile bootstrap
-over both covers too little with few seeds.
+taken as mean + a_s + b_i + e_si, all three random. The variance of the mean has two parts, of seeds and of items, and
+their standard error is multiplied by the mean of both parts' t quantiles, weighted by the parts (Cochran and Cox,
+Experimental Designs, 1950). With three seeds this covers 95 to 97.5 % in simulation, whichever part is the larger;
+Satterthwaite's degrees of freedom, estimated from the same few seeds, cover 92 %, and the percentile bootstrap less.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.stats import t as student
 
 LEVEL = 0.95
 POWER = 0.8
 MOST_SEEDS = 1000
+SURE = -300.0  # log of the smallest tail probability that is told from none
 
 
 @dataclass(frozen=True)
@@ -42,29 +45,36 @@ class Difference:
     """
 
     value: float
-    standard_error: float
-    degrees: float
     seeds: int
     items: int
     seed_variance: float
     item_variance: float
+    item_degrees: float
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean over seeds and items."""
+        return math.sqrt(self.seed_variance / self.seeds + self.item_variance)
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Two-sided t-interval."""
-        half = float(student.ppf((1 + level) / 2, self.degrees)) * self.standard_error
+        """Two-sided."""
+        half = float(self._bound((1 - level) / 2, self.seeds))
         return self.value - half, self.value + half
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of no difference; 1 where nothing varies and nothing differs."""
-        if self.standard_error == 0:
-            return 1.0 if self.value == 0 else 0.0
-        return float(2 * student.sf(abs(self.value) / self.standard_error, self.degrees))
+        """Two-sided, of no difference: the level at which the interval would end there; 1 where nothing differs."""
+        size = abs(self.value)
+        if size == 0:
+            return 1.0
+        if self._bound(math.exp(SURE), self.seeds) <= size:
+            return 0.0
+        return 2 * math.exp(brentq(lambda x: self._bound(math.exp(x), self.seeds) - size, SURE, math.log(0.5)))
 
     @property
     def resolution(self) -> float:
         """The smallest true difference that these seeds and items would show in four of five such experiments."""
-        return _detectable(self.standard_error, self.degrees)
+        return float(self._detectable(self.seeds))
 
     def seeds_for(self, difference: float) -> int | None:
         """How many seeds would resolve `difference` on these items; None if no number of seeds does.
@@ -74,19 +84,21 @@ class Difference:
         """
         if self.seeds < 2:
             raise ValueError("one seed says nothing about how seeds vary")
-        for seeds in range(2, MOST_SEEDS + 1):
-            error = math.sqrt(self.seed_variance / seeds + self.item_variance)
-            if _detectable(error, self._degrees_with(seeds)) <= difference:
-                return seeds
-        return None
+        tried = np.arange(2, MOST_SEEDS + 1)
+        enough = self._detectable(tried) <= difference
+        return int(tried[enough.argmax()]) if enough.any() else None
 
-    def _degrees_with(self, seeds: int) -> float:
-        """Satterthwaite's, if the two parts stayed as they are."""
-        seed_part, item_part = self.seed_variance / seeds, self.item_variance
-        whole = seed_part + item_part
-        if whole == 0:
-            return math.inf
-        return whole**2 / (seed_part**2 / (seeds - 1) + item_part**2 / max(self.items - 1, 1))
+    def _detectable(self, seeds: int | np.ndarray) -> np.ndarray:
+        return self._bound((1 - LEVEL) / 2, seeds) + self._bound(1 - POWER, seeds)
+
+    def _bound(self, tail: float, seeds: int | np.ndarray) -> np.ndarray:
+        """What the mean's error exceeds with probability `tail`, if the parts of its variance stayed as they are."""
+        seed_part = self.seed_variance / np.asarray(seeds)
+        of_seeds = student.isf(tail, np.maximum(np.asarray(seeds) - 1, 1))
+        of_items = student.isf(tail, self.item_degrees)
+        whole = seed_part + self.item_variance
+        weighted = seed_part * of_seeds + self.item_variance * of_items
+        return np.divide(weighted, np.sqrt(whole), out=np.zeros_like(whole), where=whole > 0)
 
 
 def difference_over_seeds(
@@ -131,10 +143,9 @@ def _linearised(
 
 
 def _crossed(per_seed: np.ndarray, strata: list[Stratum], n_seeds: int) -> Difference:
-    """Variance components of seeds, items and their interaction; each at least zero."""
+    """The parts of seeds and of items; what both have together is in that of the seeds."""
     items = sum(stratum.contributions.shape[1] for stratum in strata)
-    terms: list[tuple[float, float]] = []  # (signed variance of the mean, degrees of freedom)
-    item_variance = interaction = 0.0
+    item_variance = item_degrees = 0.0
     for stratum in strata:
         table = stratum.contributions
         n = table.shape[1]
@@ -142,29 +153,16 @@ def _crossed(per_seed: np.ndarray, strata: list[Stratum], n_seeds: int) -> Diffe
             continue
         means = table.mean(axis=0)
         between = n * float(means.var(ddof=1))
-        terms.append((between, n - 1))
-        within = 0.0
-        if n_seeds > 1:
-            within = n * float(((table - means) ** 2).sum() / ((n_seeds - 1) * (n - 1)))
-            terms.append((-within / n_seeds, (n_seeds - 1) * (n - 1)))
+        within = n * float(((table - means) ** 2).sum() / ((n_seeds - 1) * (n - 1))) if n_seeds > 1 else 0.0
         item_variance += max(between - within / n_seeds, 0.0)
-        interaction += within
-    seed_variance = float(per_seed.var(ddof=1)) if n_seeds > 1 else 0.0
-    if seed_variance >= interaction:
-        degrees = n_seeds - 1
-    else:  # by chance the seeds agree better than items within a seed allow, which are known far better
-        seed_variance, degrees = interaction, 2 * (n_seeds - 1)  # all of theirs would cover too little (simulated)
-    terms.append((seed_variance / n_seeds, max(degrees, 1)))
-    variance = seed_variance / n_seeds + item_variance
-    spread = sum(term**2 / degrees for term, degrees in terms)
+        item_degrees += n - 1
     return Difference(
         value=float(per_seed.mean()),
-        standard_error=math.sqrt(variance),
-        degrees=variance**2 / spread if spread > 0 else math.inf,
         seeds=n_seeds,
         items=items,
-        seed_variance=seed_variance,
+        seed_variance=float(per_seed.var(ddof=1)) if n_seeds > 1 else 0.0,
         item_variance=item_variance,
+        item_degrees=max(item_degrees, 1.0),
     )
 
 
@@ -193,8 +191,3 @@ def _summed(contributions: np.ndarray, clusters: list[str]) -> np.ndarray:
     sums = np.zeros((len(contributions), len(names)))
     np.add.at(sums.T, place, contributions.T)
     return sums
-
-
-def _detectable(standard_error: float, degrees: float) -> float:
-    quantiles = student.ppf((1 + LEVEL) / 2, degrees) + student.ppf(POWER, degrees)
-    return float(quantiles) * standard_error
