@@ -269,7 +269,7 @@ def _plain(config: DictConfig, without: tuple[str, ...]) -> Any:
 
 def _differences(old: Any, new: DictConfig) -> list[str]:
     """Dotted keys whose values differ, as "key: old -> new"."""
-    before, after = (_flat(_plain(c, BOOKKEEPING)) for c in (old, new))
+    before, after = (flat(_plain(c, BOOKKEEPING)) for c in (old, new))
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
         for key in sorted({*before, *after})
@@ -277,13 +277,18 @@ def _differences(old: Any, new: DictConfig) -> list[str]:
     ]
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A tree of dicts as dotted key -> value.
+
+    >>> flat({"a": {"b": 1, "c": [2]}})
+    {'a.b': 1, 'a.c': [2]}
+    """
     if not isinstance(tree, dict):
         return {prefix: tree}
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
 
 
 def _write_hydra(folder: Path, config: TrainConfig) -> None:

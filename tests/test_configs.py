@@ -38,7 +38,7 @@ WITHIN = {
     "losses": "curve_figure cards loss own weighting regularizers pairwise",
     "modeling": "strata features estimate scoring language layout_choice throughput memory model last_layer heads lora"
     " tiny layout output attention devices",
-    "reporting": "page plots charts text verdicts selection collect",
+    "reporting": "page plots charts text paper verdicts selection collect",
     "statistics": "seeds best_of_n paired calibration cells",
     "training": "trainer guards window feed optimizer sampler signals checkpoints",
 }

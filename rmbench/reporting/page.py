@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from rmbench.reporting.collect import Group, Run, columns, compared_words, provenance, shared_words, table_names
+from rmbench.reporting.paper import HEADER, HOW_PUBLISHED, beside_published
 from rmbench.reporting.plots import figures
 from rmbench.reporting.text import HOW_VERDICTS
 from rmbench.reporting.verdicts import Verdict
@@ -34,6 +35,9 @@ def as_html(
         how_verdicts=HOW_VERDICTS,
         notes=notes,
         tables=[_table(found, groups, name) for name in table_names(found)],
+        beside=[row.cells() for row in beside_published(groups)],
+        beside_header=HEADER,
+        how_published=HOW_PUBLISHED,
         figures=[{"svg": Markup(svg), "caption": caption} for svg, caption in figures(groups, verdicts)],
         runs=[_run(run, compared_words(found)) for run in found],
         shared=shared_words(found),

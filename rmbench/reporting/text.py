@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rmbench.reporting.collect import Group, Run, columns, compared_words, provenance, shared_words, table_names
+from rmbench.reporting.paper import HEADER, HOW_PUBLISHED, beside_published
 from rmbench.reporting.verdicts import Verdict
 
 
@@ -50,6 +51,9 @@ def as_markdown(
         lines += ["## Notes", "", *(f"- {reason}" for reason in left_out), ""]
     for name in table_names(found):
         lines += [f"## {name}", "", *markdown_table(*rows_of(found, groups, name)), ""]
+    beside = [row.cells() for row in beside_published(groups)]
+    if beside:
+        lines += ["## Published and measured", "", HOW_PUBLISHED, "", *markdown_table(HEADER, beside), ""]
     online = [(run.folder.name, run.online["url"]) for run in found if run.online]
     if online:
         lines += ["## Runs at W&B", "", *(f"- [`{name}`]({url})" for name, url in online), ""]

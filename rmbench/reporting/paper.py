@@ -1,0 +1,100 @@
+"""The numbers of NormBT's paper (arXiv 2512.06343) beside those of runs in its settings; paper.yaml holds them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
+from rmbench.reporting.collect import Group, Summary
+from rmbench.runs import flat
+
+COLUMNS = {"Reasoning": "Reasoning", "average": "score"}  # the paper's name -> ours
+HEADER = ("run", "paper's setting", "on", "published", "measured", "difference", "95 % interval", "seeds")
+HOW_PUBLISHED = (
+    "RewardBench in percent, published (arXiv 2512.06343, single runs) and measured, for runs in the paper's settings; "
+    "what the paper leaves open is chosen. Measured: mean ± sample standard deviation over seeds, the 95 % t-interval "
+    "of that mean, and the difference measured less published."
+)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One published number and what runs in its setting gave."""
+
+    group: str
+    setting: str
+    column: str
+    published: float  # percent
+    measured: Summary  # share
+
+    def cells(self) -> list[str]:
+        """A row under HEADER."""
+        mean, sd, interval = 100 * self.measured.mean, self.measured.sd, self.measured.interval
+        return [
+            self.group,
+            self.setting,
+            self.column,
+            f"{self.published:.2f}",
+            f"{mean:.2f}" if sd is None else f"{mean:.2f} ± {100 * sd:.2f}",
+            f"{mean - self.published:+.2f}",
+            f"[{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]" if interval else "-",
+            str(self.measured.n),
+        ]
+
+
+def beside_published(groups: Sequence[Group]) -> list[Beside]:
+    """For each group in a setting of the paper, its published numbers; those that were not measured are left out."""
+    found = []
+    for group in groups:
+        cell = published_cell(_config(group)) or {}
+        setting = ", ".join(cell[part] for part in ("backbone", "data", "loss") if part in cell)
+        for name, column in COLUMNS.items():
+            measured = group.summary(_paper()["table"], column)
+            if name in cell and measured is not None:
+                found.append(Beside(group.label, setting, name, cell[name], measured))
+    return found
+
+
+def published_cell(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The cell whose setting a run's config (dotted key -> value) is, or None."""
+    paper = _paper()
+    for cell in paper["cells"]:
+        parts = (paper["backbones"][cell["backbone"]], paper["data"][cell["data"]], paper["losses"][cell["loss"]])
+        if all(_says(config, conditions) for conditions in (*parts, paper["always"])):
+            return dict(cell)
+    return None
+
+
+def _config(group: Group) -> dict[str, Any]:
+    """Of a finished run of the group, as they differ in the seed alone; empty if it cannot be read."""
+    file = next((run.folder / "config.yaml" for run in group.runs if run.state == "finished"), None)
+    if file is None:
+        return {}
+    try:
+        return flat(OmegaConf.to_container(OmegaConf.load(file)))
+    except (OSError, ValueError, YAMLError):
+        return {}
+
+
+def _says(config: Mapping[str, Any], conditions: Mapping[str, Any]) -> bool:
+    """Whether the config has each value at its key; `a.b.*` is every key below a.b."""
+
+    def at(key: str) -> list[Any]:
+        """The values there."""
+        if key.endswith(".*"):
+            return [value for name, value in config.items() if name.startswith(key.removesuffix("*"))]
+        return [config.get(key)]
+
+    return all(found == value for key, value in conditions.items() for found in at(key))
+
+
+@functools.cache
+def _paper() -> dict[str, Any]:
+    return dict(yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text("utf-8")))
