@@ -175,7 +175,8 @@ class PairGradients:
             raise RuntimeError(f"the tokens of {', '.join(sorted(self._unsplit))} cannot be told apart by pair")
         ordered = [results[name] for name in self._layers if name in results]
         squares = {name: results[name].square for name in self._layers if name in results}
-        sketch = torch.cat([result.sketch for result in ordered], dim=1) if self.sketch_size and ordered else None
+        sketches = [result.sketch for result in ordered if result.sketch is not None]
+        sketch = torch.cat(sketches, dim=1) if sketches else None
         return GradientNorms(squares or {"none": torch.zeros_like(values.detach())}, sketch)
 
     def of_margins(self, rows: Rows) -> tuple[PairOutput, GradientNorms]:

@@ -11,6 +11,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +47,10 @@ class Pieces:
         """`(..., features)` -> for each pair `(its tokens, features)`, both responses together."""
         features, along = x.shape[-1], self._packed_dim(x)
         if along is not None:
-            x = x[0].movedim(along - 1, 0)
-            if len(x) != self.tokens:
-                return [part.reshape(-1, features) for part in x.split(self._read_sizes)]
-        elif x.shape[0] == 2 * self.pairs or not self.packed:
+            sizes = self._sizes if x.shape[along] == self.tokens else self._read_sizes
+            parts = x[0].movedim(along - 1, 0).split(sizes)[: self.pairs]
+            return list(parts) if x.dim() == 3 else [part.reshape(-1, features) for part in parts]
+        if x.shape[0] == 2 * self.pairs or not self.packed:
             return list(x.reshape(self.pairs, -1, features).unbind())
         return [part.reshape(-1, features) for part in x.split(self._sizes)[: self.pairs]]
 
@@ -69,7 +70,7 @@ class Result:
     """Of one layer: squared norms `(pairs,)` and, where asked for, sketches of the gradients `(pairs, size)`."""
 
     square: Tensor
-    sketch: Tensor
+    sketch: Tensor | None
 
 
 class Rule(ABC):
@@ -114,7 +115,7 @@ class LinearRule(Rule):
             bias = g.sum(dim=0)
             square = square + bias.square().sum()
             sketches.append(bias)
-        return Result(square, _flat(sketches, self.sketch_size, g))
+        return Result(square, _flat(sketches, self.sketch_size))
 
 
 class EmbeddingRule(Rule):
@@ -146,7 +147,7 @@ class EmbeddingRule(Rule):
         sketches = []
         if self.sketch_size:
             sketches.append(_sketch(rows, self.name, self.sketch_size, distinct, self.module.num_embeddings))
-        return Result(rows.square().sum(), _flat(sketches, self.sketch_size, g))
+        return Result(rows.square().sum(), _flat(sketches, self.sketch_size))
 
 
 class ScaleRule(Rule):
@@ -158,6 +159,7 @@ class ScaleRule(Rule):
     def __init__(self, name: str, module: nn.Module, sketch: int, unit: float) -> None:
         super().__init__(name, module, sketch)
         self.unit = unit
+        self.epsilon = _root_mean_square(module, unit)  # None: a norm of another kind
 
     def fits(self, inputs: Tensor, gradient: Tensor) -> bool:
         """Input and output have one shape."""
@@ -169,12 +171,19 @@ class ScaleRule(Rule):
         for a, g in uses:
             g = _wide(g)
             if "weight" in self.trained:
-                normalised = _wide(_with_weight(self.module, a, self.unit))
-                vectors.setdefault("weight", []).append(_sums(normalised * g, pieces))
+                vectors.setdefault("weight", []).append(_sums(self._normalised_times(a, g), pieces))
             if "bias" in self.trained:
                 vectors.setdefault("bias", []).append(_sums(g, pieces))
         whole = torch.cat([torch.stack(parts).sum(dim=0) for parts in vectors.values()], dim=1)
-        return [Result(v.square().sum(), _flat([v], self.sketch_size, v)) for v in whole]
+        return [Result(v.square().sum(), _flat([v], self.sketch_size)) for v in whole]
+
+    def _normalised_times(self, a: Tensor, g: Tensor) -> Tensor:
+        """x^ g, which for a root mean square takes the length of each token's input and no more."""
+        if self.epsilon is None:
+            return _wide(_with_weight(self.module, a, self.unit)) * g
+        a = _wide(a)
+        mean_square = torch.linalg.vector_norm(a, dim=-1, keepdim=True).square() / a.shape[-1]
+        return (a * g).mul_((mean_square + self.epsilon).rsqrt())
 
 
 def rule_for(name: str, module: nn.Module, sketch: int) -> Rule | None:
@@ -196,10 +205,10 @@ def outer_square(a: Tensor, g: Tensor) -> Tensor:
     """||sum_t g_t a_t^T||^2 for a `(tokens, d)` and g `(tokens, p)`, by the cheaper way."""
     tokens, d, p = a.shape[0], a.shape[1], g.shape[1]
     if tokens * (p + d) < p * d:
-        products = (a @ a.T) * (g @ g.T)
-        square = products.sum()
+        of_a, of_g = a @ a.T, g @ g.T
+        square = torch.dot(of_a.flatten(), of_g.flatten())
         # The two responses of a close pair cancel; on a GPU a look at the number would cost more than it gives.
-        if a.device.type != "cpu" or square > CANCELLED * products.diagonal().sum():
+        if a.device.type != "cpu" or square > CANCELLED * torch.dot(of_a.diagonal(), of_g.diagonal()):
             return square.clamp(min=0)
     gradient = (g.T @ a).flatten()
     return torch.dot(gradient, gradient)
@@ -214,12 +223,13 @@ def sketched(name: str, gradients: Sequence[Tensor], size: int) -> Result:
         if g.dim() > 1:
             g = _sketch(g.flatten(1), f"{name}{i}", size)
         sketches.append(g.flatten())
-    return Result(square, _flat(sketches, size, wide[0]))
+    return Result(square, _flat(sketches, size))
 
 
 def combined(results: Sequence[Result]) -> Result:
     """Pair by pair -> `(pairs,)` and `(pairs, size)`."""
-    return Result(torch.stack([r.square for r in results]), torch.stack([r.sketch for r in results]))
+    sketches = [r.sketch for r in results if r.sketch is not None]
+    return Result(torch.stack([r.square for r in results]), torch.stack(sketches) if sketches else None)
 
 
 def _sums(x: Tensor, pieces: Pieces) -> Tensor:
@@ -234,8 +244,8 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype is torch.float64 else x.float()
 
 
-def _flat(parts: Sequence[Tensor], size: int, like: Tensor) -> Tensor:
-    return torch.cat([part.flatten() for part in parts]) if size and parts else like.new_zeros(0)
+def _flat(parts: Sequence[Tensor], size: int) -> Tensor | None:
+    return torch.cat([part.flatten() for part in parts]) if size and parts else None
 
 
 def _sketch(rows: Tensor, key: str, size: int, places: Tensor | None = None, height: int | None = None) -> Tensor:
@@ -291,6 +301,19 @@ def _unit_weight(module: nn.Module, weight: Tensor) -> float | None:
         return None
     slope = at[1.0] - at[0.0]
     return next((value for value in (1.0, 0.0) if torch.allclose(at[value], slope, atol=1e-6)), None)
+
+
+@torch.no_grad()
+def _root_mean_square(module: nn.Module, unit: float) -> float | None:
+    """The layer's epsilon if its x^ is x / sqrt(mean x^2 + epsilon), seen at inputs where epsilon counts and not."""
+    epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    weight: Any = module.weight
+    if not isinstance(epsilon, float) or epsilon <= 0:
+        return None
+    x = torch.linspace(-1, 2, len(weight), device=weight.device, dtype=weight.dtype)
+    x = torch.stack([x, epsilon**0.5 * x, 100 * x])
+    expected = x * (x.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt()
+    return epsilon if torch.allclose(_with_weight(module, x, unit), expected, rtol=1e-5, atol=1e-6) else None
 
 
 def _with_weight(module: nn.Module, x: Tensor, value: float) -> Tensor:
