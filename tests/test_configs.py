@@ -27,7 +27,8 @@ LAYERS = """
     paths errors
 """.split()
 WITHIN = {
-    "commands": "losses launch jobs interrupts ranks pool sweep completion compose words manual catalog registry",
+    "commands": "losses launch forecast jobs interrupts ranks pool sweep completion compose words manual catalog"
+    " registry",
     "benchmarks": """
         rewardbench_files run registry rewardbench rewardbench2 rm_bench judgebench pairs synthetic formula rows scores
     """,
@@ -36,8 +37,8 @@ WITHIN = {
     "inspection": "page token_checks pair_checks label_checks overlap findings",
     "diagnostics": "study_figures figures study closeness probe records gradients rules directions parts",
     "losses": "curve_figure cards loss own weighting regularizers pairwise",
-    "modeling": "strata features estimate scoring language layout_choice throughput memory model last_layer heads lora"
-    " tiny layout output attention devices",
+    "modeling": "workload strata features estimate scoring language layout_choice throughput memory model last_layer"
+    " heads lora tiny layout output attention devices",
     "reporting": "page plots charts text paper verdicts selection collect",
     "statistics": "seeds best_of_n paired calibration cells",
     "training": "trainer guards window feed optimizer sampler signals checkpoints",

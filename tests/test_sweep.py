@@ -60,6 +60,7 @@ def test_a_sweep_ends_in_a_table_over_seeds(swept):
     assert "| loss=bt | 2 |" in report
     assert "| loss=normbt | 2 |" in report
     assert "loss=normbt" in done.stdout
+    assert done.stdout.startswith("4 runs. Device hours are not estimated: the built-in texts are far shorter")
 
 
 def began_with(run):

@@ -16,10 +16,12 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from rmbench.commands import words
+from rmbench.commands import ranks, words
 from rmbench.commands.compose import combinations, composed, fixed_words, mistakes_explained, typed_words, without_hydra
+from rmbench.commands.forecast import forecast
 from rmbench.commands.jobs import accounted, plain_job, train_job
 from rmbench.commands.registry import COMMANDS
+from rmbench.console import console
 from rmbench.errors import UserError
 from rmbench.paths import conf_dir
 
@@ -56,7 +58,9 @@ def run(command: str, typed: list[str]) -> None:
     """
     request = understood(command, typed)
     if not request.only_shows:
-        combinations(request.config, request.overrides, request.options.config_dir)
+        jobs = combinations(request.config, request.overrides, request.options.config_dir)
+        if request.multirun and request.config == "train" and ranks.rank() == 0:
+            console().print(forecast(jobs, request.options.config_dir), markup=False, highlight=False, soft_wrap=True)
     with accounted():
         _start(request)
 

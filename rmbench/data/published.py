@@ -36,6 +36,7 @@ class Published:
     parts: tuple[str, ...] = ()
     parts_are: str = "name"  # how `datasets.load_dataset` calls a part: name or data_dir
     no_pairs: dict[str, str] = field(default_factory=dict)  # parts that hold something else, and what
+    pairs: int | None = None  # training pairs of the part that is read by default, about; before they are read
     split_column: str | None = None  # the column that tells train from eval, where both lie in one file
 
     def check_part(self, name: str, part: str | None) -> None:
@@ -185,10 +186,14 @@ PUBLISHED: dict[str, Published] = {
         unified_feedback,
         eval="val",
         part="all",
+        pairs=849_000,
         parts=("all", *UNIFIED_SOURCES.values(), "UltraFeedback"),
     ),
     "skywork_80k": Published(
-        "Skywork/Skywork-Reward-Preference-80K-v0.2", "each source's own; Skywork's terms for the mixture", as_it_is
+        "Skywork/Skywork-Reward-Preference-80K-v0.2",
+        "each source's own; Skywork's terms for the mixture",
+        as_it_is,
+        pairs=77_016,
     ),
     "ultrafeedback": Published(
         "HuggingFaceH4/ultrafeedback_binarized",

@@ -1,0 +1,87 @@
+"""How much a run computes at most, known from its config before anything is read or loaded but a config.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rmbench.config import BackboneConfig, TrainConfig
+from rmbench.data import hub
+from rmbench.data.published import PUBLISHED
+from rmbench.data.text import CONTEXT_LIMIT_TOKENS
+from rmbench.errors import UserError
+from rmbench.modeling.throughput import FORWARD, FORWARD_AND_BACKWARD, model_cost
+from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Floating-point operations of all steps, were every text `text_tokens` long and no prompt shared."""
+
+    operations: float
+    text_tokens: int
+
+
+def most_work(config: TrainConfig) -> Workload:
+    """What training computes at most; a frozen backbone's states are computed once, recomputed activations count.
+
+    Raises:
+        UserError: the network's config cannot be had, or nothing but the data tells their number or length.
+    """
+    if config.dataset.name == "synthetic":
+        raise UserError("the built-in texts are far shorter than any limit")
+    network = _without_weights(config.backbone)
+    context = getattr(network.config.get_text_config(), "max_position_embeddings", CONTEXT_LIMIT_TOKENS)
+    tokens = config.dataset.max_length or min(context, CONTEXT_LIMIT_TOKENS)
+    passes = FORWARD_AND_BACKWARD + config.training.gradient_checkpointing * FORWARD
+    if config.backbone.freeze:
+        pairs, passes = float(_pairs(config)), FORWARD
+    elif config.training.max_steps is not None:
+        pairs = float(config.training.max_steps * config.training.batch_size)
+    else:
+        pairs = config.training.epochs * _pairs(config)
+    texts = 2 * pairs
+    return Workload(model_cost(network).flops(texts * tokens, texts * tokens**2, passes), tokens)
+
+
+def _pairs(config: TrainConfig) -> int:
+    """Training pairs, or more.
+
+    Raises:
+        UserError: nothing says how many there are.
+    """
+    asked = config.dataset
+    published = PUBLISHED.get(asked.name)
+    whole = published is not None and asked.path is None and asked.part in (None, published.part)
+    there = published.pairs // (asked.stride or 1) if published and published.pairs and whole else None
+    found = min((n for n in (asked.train_size, there) if n is not None), default=None)
+    if found is None:
+        raise UserError(
+            "the pairs are not counted before they are read; dataset.train_size or training.max_steps limits them"
+        )
+    return found
+
+
+def _without_weights(config: BackboneConfig) -> Any:
+    """The network that a run would train, its shapes alone.
+
+    Raises:
+        UserError: its config.json is neither here nor on the Hub.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    name = config.name_or_path
+    if name is None:
+        shape = tiny_config(tiny_tokenizer())
+    else:
+        local = hub.local_path(name)
+        if local is None:
+            hub.prepare()
+        try:
+            shape = AutoConfig.from_pretrained(str(local or name), revision=config.revision)
+        except (OSError, ValueError) as error:
+            raise hub.explain("model", name, error, "backbone.name_or_path=FOLDER") from error
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(shape)
