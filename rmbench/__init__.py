@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from rmbench.diagnostics.gradients import PairGradients
     from rmbench.losses import LossTerms, PairBatch, PairLoss, Pairwise
     from rmbench.modeling.layout import Padded, Shared, run_rows
-    from rmbench.modeling.model import RewardModel, load_reward_model
+    from rmbench.modeling.loading import load_reward_model
+    from rmbench.modeling.model import RewardModel
     from rmbench.modeling.output import PairOutput
 
 # Where each name comes from; it is imported when it is first asked for, so that `import rmbench` costs nothing.
@@ -31,7 +32,8 @@ _HOMES = {
     "rmbench.diagnostics.gradients": ("PairGradients",),
     "rmbench.losses": ("LossTerms", "PairBatch", "PairLoss", "Pairwise"),
     "rmbench.modeling.layout": ("Padded", "Shared", "run_rows"),
-    "rmbench.modeling.model": ("RewardModel", "load_reward_model"),
+    "rmbench.modeling.loading": ("load_reward_model",),
+    "rmbench.modeling.model": ("RewardModel",),
     "rmbench.modeling.output": ("PairOutput",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

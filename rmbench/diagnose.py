@@ -34,8 +34,9 @@ from rmbench.evaluate import find_checkpoint
 from rmbench.modeling.devices import make_accelerator, precision_name
 from rmbench.modeling.layout import Layout, token_batches
 from rmbench.modeling.layout_choice import choose_layout
+from rmbench.modeling.loading import load_reward_model, new_reward_model
 from rmbench.modeling.memory import first_budget, out_of_memory
-from rmbench.modeling.model import RewardModel, fingerprint, load_reward_model, new_reward_model
+from rmbench.modeling.model import RewardModel, fingerprint
 from rmbench.modeling.scoring import score_pairs
 from rmbench.modeling.strata import stratified
 from rmbench.tracking import Tracker, open_tracker

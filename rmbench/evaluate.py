@@ -20,8 +20,9 @@ from rmbench.console import console
 from rmbench.data import hub
 from rmbench.errors import UserError
 from rmbench.modeling.devices import make_accelerator
+from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.lora import ADAPTER_CONFIG
-from rmbench.modeling.model import compile_backbone, load_reward_model
+from rmbench.modeling.model import compile_backbone
 
 logger = logging.getLogger(__name__)
 

@@ -44,7 +44,7 @@ OWN_LOADING = """## Loading
 Only rmbench loads this folder: transformers does not know its head ({head}) and refuses it rather than leave it out.
 
 ```python
-from rmbench.modeling.model import load_reward_model
+from rmbench.modeling.loading import load_reward_model
 
 model, tokenizer = load_reward_model("{place}")
 ```

@@ -25,8 +25,8 @@ from rmbench.inspection.page import as_html, as_tables
 from rmbench.inspection.pair_checks import check_pairs
 from rmbench.inspection.token_checks import Reading, check_refused, check_tokenizer, check_tokens, first_rows
 from rmbench.modeling.devices import make_accelerator
-from rmbench.modeling.model import load_tokenizer
 from rmbench.modeling.strata import stratified
+from rmbench.modeling.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

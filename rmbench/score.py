@@ -28,7 +28,7 @@ from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout_choice import choose_layout
-from rmbench.modeling.model import load_reward_model
+from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.scoring import score_items
 from rmbench.statistics.best_of_n import curve
 

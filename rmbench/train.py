@@ -42,8 +42,9 @@ from rmbench.modeling.heads import kind_of
 from rmbench.modeling.language import WithLikelihood, language_head
 from rmbench.modeling.layout import Layout
 from rmbench.modeling.layout_choice import choose_layout, pairs_of_all_lengths
+from rmbench.modeling.loading import load_reward_model, new_reward_model
 from rmbench.modeling.memory import first_budget
-from rmbench.modeling.model import RewardModel, compile_backbone, freeze_backbone, load_reward_model, new_reward_model
+from rmbench.modeling.model import RewardModel, compile_backbone, freeze_backbone
 from rmbench.modeling.scoring import score_pairs, summarize
 from rmbench.modeling.strata import stratified
 from rmbench.tracking import Tracker, open_tracker

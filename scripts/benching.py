@@ -19,8 +19,8 @@ from rmbench.config import DatasetConfig, OnBadRow
 from rmbench.data.dataset import load_dataset, load_pairs
 from rmbench.data.formats import Pair
 from rmbench.data.rowfiles import read_rows
-from rmbench.data.text import TokenPair, tokenize_pairs
-from rmbench.modeling.model import DEFAULT_TEMPLATE, RewardModel
+from rmbench.data.text import DEFAULT_TEMPLATE, TokenPair, tokenize_pairs
+from rmbench.modeling.model import RewardModel
 
 VOCABULARY = 8192
 

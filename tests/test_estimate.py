@@ -12,8 +12,9 @@ from rmbench.data.formats import parse_row
 from rmbench.data.text import TokenPair, tokenize_pairs
 from rmbench.modeling.estimate import GIGABYTE, estimate
 from rmbench.modeling.layout import Padded, Shared
+from rmbench.modeling.loading import new_reward_model
 from rmbench.modeling.lora import add_adapters
-from rmbench.modeling.model import RewardModel, new_reward_model
+from rmbench.modeling.model import RewardModel
 
 GEMMA_2B = {
     "hidden_size": 2048,

@@ -23,7 +23,7 @@ from rmbench.benchmarks.scores import ScoreLog
 from rmbench.config import BackboneConfig, BenchmarkConfig, Compat, EvalConfig, GpuConfig
 from rmbench.errors import UserError
 from rmbench.evaluate import evaluate
-from rmbench.modeling.model import load_reward_model, new_reward_model, save_reward_model
+from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model
 from rmbench.train import train
 from tests.conftest import write_jsonl
 

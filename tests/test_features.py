@@ -13,7 +13,8 @@ from rmbench.data.dataset import load_dataset
 from rmbench.data.text import tokenize_pairs
 from rmbench.modeling.features import FeatureStore
 from rmbench.modeling.layout import Padded, Shared, run_rows
-from rmbench.modeling.model import fingerprint, load_reward_model, new_reward_model
+from rmbench.modeling.loading import load_reward_model, new_reward_model
+from rmbench.modeling.model import fingerprint
 from rmbench.train import train
 
 

@@ -79,7 +79,7 @@ def test_a_thousand_times_any_words_give_a_config_or_one_message(case):
 
 @pytest.mark.parametrize("value", ODD)
 def test_odd_values_as_the_name_of_a_model_are_one_message(value):
-    from rmbench.modeling.model import load_reward_model
+    from rmbench.modeling.loading import load_reward_model
 
     with pytest.raises(UserError):
         load_reward_model(os.path.join("nowhere", "at", "all", value.replace("\x00", "")))

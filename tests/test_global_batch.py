@@ -33,7 +33,7 @@ from rmbench.diagnostics.records import PairRecorder
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout import Padded, Shared, run_rows
-from rmbench.modeling.model import new_reward_model
+from rmbench.modeling.loading import new_reward_model
 from rmbench.runs import read_jsonl
 from rmbench.tracking import Tracker
 from rmbench.train import train

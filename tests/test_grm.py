@@ -26,7 +26,7 @@ from rmbench.losses import PairBatch, PairLoss
 from rmbench.modeling import language
 from rmbench.modeling.language import LanguageHead, WithLikelihood, language_head
 from rmbench.modeling.layout import Padded, Shared, run_rows
-from rmbench.modeling.model import load_reward_model, new_reward_model
+from rmbench.modeling.loading import load_reward_model, new_reward_model
 from rmbench.modeling.output import PairOutput
 from rmbench.train import train
 

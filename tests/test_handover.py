@@ -13,7 +13,7 @@ from rmbench.commands import launch
 from rmbench.commands.words import with_recorded
 from rmbench.config import HeadKind, HubConfig
 from rmbench.errors import UserError
-from rmbench.modeling.model import load_reward_model
+from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 from rmbench.train import train
 

@@ -13,7 +13,7 @@ from rmbench.data.text import tokenize_pairs
 from rmbench.errors import UserError
 from rmbench.modeling.heads import Bottleneck, RewardHead, kind_of
 from rmbench.modeling.layout import Padded, run_rows
-from rmbench.modeling.model import load_reward_model, new_reward_model, save_reward_model
+from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model
 from rmbench.train import train
 
 OWN = [kind for kind in HeadKind if kind is not HeadKind.linear]

@@ -20,7 +20,7 @@ from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
 from rmbench.modeling.layout import Padded, run_rows
 from rmbench.modeling.layout_choice import choose_layout
-from rmbench.modeling.model import load_reward_model, new_reward_model, save_reward_model
+from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 from rmbench.train import train
 

@@ -7,8 +7,9 @@ from rmbench import runs
 from rmbench.data.text import tokenize_pairs
 from rmbench.errors import UserError
 from rmbench.modeling.layout import Shared
+from rmbench.modeling.loading import new_reward_model
 from rmbench.modeling.memory import halved, out_of_memory
-from rmbench.modeling.model import RewardModel, new_reward_model
+from rmbench.modeling.model import RewardModel
 from rmbench.modeling.scoring import score_pairs
 from rmbench.train import train
 

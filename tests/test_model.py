@@ -25,7 +25,7 @@ from rmbench.data.formats import parse_row
 from rmbench.data.text import cut, encode, tokenize_pairs
 from rmbench.errors import UserError
 from rmbench.modeling.layout import Padded, run_rows
-from rmbench.modeling.model import load_reward_model, new_reward_model, save_reward_model
+from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model
 from rmbench.modeling.tiny import tiny_tokenizer
 from rmbench.train import train
 

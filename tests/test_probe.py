@@ -19,7 +19,7 @@ from rmbench.data.text import TokenPair, tokenize_pairs
 from rmbench.diagnostics import directions
 from rmbench.diagnostics.probe import choose_probe
 from rmbench.modeling.layout import Padded, run_rows
-from rmbench.modeling.model import new_reward_model
+from rmbench.modeling.loading import new_reward_model
 from rmbench.train import train
 
 FULL = DiagnosticsConfig(every=4, gradient=Gradient.exact, probe_pairs=12)

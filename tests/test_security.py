@@ -12,7 +12,7 @@ from test_model import decoder
 import rmbench
 from rmbench.config import TrackingConfig
 from rmbench.errors import UserError
-from rmbench.modeling.model import load_reward_model, new_reward_model, save_reward_model
+from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model
 from rmbench.train import train
 
 SOURCES = sorted(Path(rmbench.__file__).parent.rglob("*.py"))

@@ -27,7 +27,7 @@ from rmbench.errors import UserError
 from rmbench.inspect_data import inspect
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout import Padded, run_rows
-from rmbench.modeling.model import new_reward_model, save_reward_model
+from rmbench.modeling.loading import new_reward_model, save_reward_model
 from rmbench.modeling.strata import draw, stratified
 from rmbench.train import train
 

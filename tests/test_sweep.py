@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from rmbench.config import BackboneConfig
-from rmbench.modeling.model import new_reward_model
+from rmbench.modeling.loading import new_reward_model
 from rmbench.reporting.collect import Run, group_runs
 from rmbench.reporting.text import as_markdown
 

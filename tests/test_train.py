@@ -25,7 +25,7 @@ from rmbench.data.text import TokenPair, encode
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
 from rmbench.modeling.layout import Padded, Shared, run_rows
-from rmbench.modeling.model import load_reward_model
+from rmbench.modeling.loading import load_reward_model
 from rmbench.train import train
 
 

@@ -16,7 +16,7 @@ from rmbench import runs
 from rmbench.config import BackboneConfig, DatasetConfig, DistanceConfig, LossConfig, Measure, RegularizerConfig
 from rmbench.losses import PairBatch, PairLoss
 from rmbench.modeling.heads import Bottleneck
-from rmbench.modeling.model import new_reward_model, save_reward_model
+from rmbench.modeling.loading import new_reward_model, save_reward_model
 from rmbench.modeling.output import PairOutput
 from rmbench.train import train
 

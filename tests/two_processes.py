@@ -25,7 +25,7 @@ from rmbench.diagnostics.records import PairRecorder
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout import Shared
-from rmbench.modeling.model import new_reward_model
+from rmbench.modeling.loading import new_reward_model
 from rmbench.tracking import Tracker
 from rmbench.training.trainer import Trainer
 

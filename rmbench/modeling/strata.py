@@ -26,7 +26,7 @@ from rmbench.errors import UserError
 from rmbench.modeling.devices import precision_name
 from rmbench.modeling.features import FeatureStore
 from rmbench.modeling.layout_choice import choose_layout
-from rmbench.modeling.model import new_reward_model
+from rmbench.modeling.loading import new_reward_model
 
 logger = logging.getLogger(__name__)
 

@@ -33,8 +33,9 @@ from rmbench.errors import Stopped, UserError
 from rmbench.losses import PairBatch, PairLoss, Statistics
 from rmbench.modeling.devices import sharded, whole_state, wrapped
 from rmbench.modeling.layout import Layout, run_rows
+from rmbench.modeling.loading import save_reward_model
 from rmbench.modeling.memory import first_budget, halved, out_of_memory
-from rmbench.modeling.model import RewardModel, recompute_activations, save_reward_model
+from rmbench.modeling.model import RewardModel, recompute_activations
 from rmbench.modeling.scoring import score_pairs, summarize
 from rmbench.modeling.throughput import matrix_rate, model_cost
 from rmbench.runs import History
