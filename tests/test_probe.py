@@ -87,6 +87,17 @@ def test_a_regularizer_is_part_of_the_measured_gradient(train_config, tmp_path):
     assert (table["gradient_norm"] >= table["head_gradient_norm"]).all()
 
 
+def test_exact_weights_make_the_probes_gradients_alike(train_config, tmp_path):
+    config = train_config(max_steps=1)
+    loss = dataclasses.replace(config.loss, weighting="exact")
+    train(dataclasses.replace(config, loss=loss, diagnostics=FULL), tmp_path / "run")
+    table = columns(tmp_path / "run" / "diagnostics" / "probe.parquet")
+    # mu / ||grad margin|| each, and mu is the probe's own mean in the first step
+    alike = table["weight"] * table["margin_gradient_norm"]
+    np.testing.assert_allclose(alike, table["margin_gradient_norm"].mean(), rtol=1e-4)
+    assert (table["gradient_norm"] > 0).all()
+
+
 @pytest.mark.slow
 def test_a_resumed_run_has_the_same_probe(train_config, tmp_path):
     config = dataclasses.replace(train_config(save_steps=4), diagnostics=FULL)

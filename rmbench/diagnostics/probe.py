@@ -114,7 +114,6 @@ class Probe:
         """All recorded steps, in diagnostics/probe.parquet."""
         return self.parts.merge()
 
-    @torch.no_grad()
     def _statistics(self, parts: list[list[TokenPair]], loss: PairLoss) -> Statistics | None:
         if not loss.needs_global_batch:
             return None
@@ -123,7 +122,8 @@ class Probe:
     def _seen(self, part: list[TokenPair], loss: PairLoss) -> PairBatch:
         """What the loss's statistics are made of."""
         if not loss.needs_gradient_norm or self.gradients is None:
-            return self._forward(part)
+            with torch.no_grad():
+                return self._forward(part)
         with self.gradients.watch(self.layout.rows(part)):
             batch = self._forward(part)
             return replace(batch, gradient_norm=self.gradients.collect(batch.output.margin).norms).detached()

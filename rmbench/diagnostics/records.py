@@ -165,8 +165,9 @@ def norm_scalars(distance: np.ndarray, norm: np.ndarray) -> dict[str, float]:
 
 
 def block_scalars(prefix: str, shares: dict[str, list[float]]) -> dict[str, float]:
-    """Mean share of each part of the network in a pair's squared gradient norm."""
-    return {f"{prefix}/share/{block.replace(' ', '_')}": float(np.mean(values)) for block, values in shares.items()}
+    """Mean share of each part of the network in a pair's squared gradient norm, over the pairs that have one."""
+    known = {block: values for block, values in shares.items() if values}
+    return {f"{prefix}/share/{block.replace(' ', '_')}": float(np.mean(values)) for block, values in known.items()}
 
 
 def numbers(table: pa.Table, column: str) -> np.ndarray:
