@@ -1,6 +1,7 @@
 """The last layer's shorter way: what it leaves out, and when it is not taken. Its numbers are in test_layout."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from rmbench.config import LayoutName
 from rmbench.modeling.attention import Packing, Span
 from rmbench.modeling.layout import Padded, Shared
 from rmbench.modeling.layout_choice import choose_layout
+from rmbench.modeling.model import compile_backbone
 
 
 def counted_tokens(model, part):
@@ -64,3 +66,19 @@ def test_a_last_layer_that_mixes_tokens_is_computed_whole(caplog):
     assert not model.last_layer.shortened
     rewards, _ = outcome(model, Padded(0), pairs)
     torch.testing.assert_close(outcome(model, Shared(0), pairs)[0], rewards, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # the compiler has its own
+def test_a_compiled_backbone_gives_the_same():
+    pairs = pairs_of_all_kinds()
+    batches = (pairs, pairs[:2], pairs[3:6])  # more and fewer reads
+    expected = [outcome(reward_model(SHARING["llama"]), Shared(0), batch) for batch in batches]
+    model = reward_model(SHARING["llama"])
+    compile_backbone(model)
+    for batch, (rewards, gradients) in zip(batches, expected, strict=True):
+        compiled_rewards, compiled_gradients = outcome(model, Shared(0), batch)
+        torch.testing.assert_close(compiled_rewards, rewards, rtol=0, atol=1e-5)
+        for name, gradient in gradients.items():
+            assert (compiled_gradients[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, name

@@ -6,13 +6,14 @@ values are still those of all tokens. What is left out is zero and never read.
 
 In a layer of stock transformers it is done from outside: a part that works token by token gets the tokens that are
 read, and its output is put back into its place among zeros. Rows that are not packed, or of which more than the reads
-is needed, pass as they are.
+is needed, pass as they are. torch.compile is kept out of the hooks: it fails on a row that is now long, now short.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rmbench.modeling.attention import Packing
@@ -35,6 +36,7 @@ class LastLayer:
             part.register_forward_pre_hook(self._gather)
             part.register_forward_hook(self._put_back)
 
+    @torch.compiler.disable
     def _enter(self, _layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Of every pass, the recomputation of checkpointed activations included: the rows say what is read."""
         states: Tensor = inputs[0] if inputs else named["hidden_states"]
@@ -44,9 +46,11 @@ class LastLayer:
         self._tokens = states.shape[1]
         self._attention.reads_only = self._at is not None  # type: ignore[assignment]
 
+    @torch.compiler.disable
     def _gather(self, _part: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         return None if self._at is None else (inputs[0][:, self._at], *inputs[1:])
 
+    @torch.compiler.disable
     def _put_back(self, _part: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
         if self._at is None:
             return None
