@@ -23,7 +23,7 @@ DIAGNOSE_GROUPS = {"gpu", "benchmark", "dataset", "backbone", "tracking"}
 # Each imports only what stands after it: of other folders by the first list, within a folder by the others.
 LAYERS = """
     __main__ __init__ cli commands report reporting compare score train handover diagnose evaluate inspect_data
-    benchmarks inspection training diagnostics statistics losses modeling data tracking runs config knobs console
+    training benchmarks inspection diagnostics statistics losses modeling data tracking runs config knobs console
     paths errors
 """.split()
 WITHIN = {
@@ -41,7 +41,7 @@ WITHIN = {
     " tokenizer last_layer heads lora tiny layout output attention devices",
     "reporting": "page plots charts text paper verdicts selection collect",
     "statistics": "seeds best_of_n paired calibration cells",
-    "training": "trainer guards window feed optimizer sampler signals checkpoints",
+    "training": "inputs trainer guards window feed optimizer sampler signals checkpoints",
 }
 
 
