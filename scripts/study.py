@@ -46,12 +46,26 @@ def as_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(markdown_table(header, rows))
 
 
+def _columns(groups: list[Group]) -> dict[tuple[str, str], str]:
+    """(table, column) -> its title: the test pairs, and a benchmark's score or, of a part of it, its sections."""
+    found: dict[tuple[str, str], str] = {}
+    for name in dict.fromkeys(name for group in groups for run in group.runs for name in run.tables):
+        numbers = dict.fromkeys(column for group in groups for run in group.runs for column in run.tables.get(name, {}))
+        there = [column for column in numbers if any(group.summary(name, column) for group in groups)]
+        if name == HELD_OUT:
+            found[name, "all"] = "test pairs"
+        elif "score" in there:
+            found[name, "score"] = name
+        else:
+            found |= {(name, column): f"{name.removeprefix('benchmark ')} {column}" for column in there}
+    return found
+
+
 def results(folder: Path) -> str:
     """Accuracy of each group, its learning rate, and the verdicts against BT."""
     groups = groups_of(folder)
-    tables = list(dict.fromkeys(name for group in groups for run in group.runs for name in run.tables))
-    columns = [(name, "all" if name == HELD_OUT else "score") for name in tables]
-    header = ["", "learning rate", "seeds", *("test pairs" if n == HELD_OUT else n for n, _ in columns)]
+    columns = _columns(groups)
+    header = ["", "learning rate", "seeds", *columns.values()]
     rows = [
         [g.label, g.runs[0].words.get(RATE, ""), g.seeds, *(g.cell(name, column) for name, column in columns)]
         for g in groups
