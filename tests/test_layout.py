@@ -1,5 +1,6 @@
 """One row per pair: the rule against its definition, the rewards and gradients against separate rows."""
 
+import copy
 import dataclasses
 import random
 
@@ -68,7 +69,8 @@ SEPARATE = {
 
 def reward_model(config, attention=None):
     torch.manual_seed(0)
-    network = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
+    own = copy.deepcopy(config)  # a test may change it
+    network = AutoModelForSequenceClassification.from_config(own, attn_implementation=attention)
     for p in network.parameters():
         if p.dim() > 1:
             torch.nn.init.normal_(p, std=0.2)  # so that attention is far from even
@@ -130,6 +132,7 @@ def test_other_backbones_take_separate_rows_and_say_why(name, caplog):
     with caplog.at_level("INFO"):
         assert choose_layout(LayoutName.auto, model, pairs_of_all_kinds(), CPU).name == "padded"
     assert reason in caplog.text
+    assert "computed for all tokens" not in caplog.text  # that is of shared rows
     with pytest.raises(UserError, match=reason):
         choose_layout(LayoutName.shared, model, pairs_of_all_kinds(), CPU)
     assert choose_layout(LayoutName.padded, model, pairs_of_all_kinds(), CPU).name == "padded"
