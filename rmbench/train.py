@@ -71,39 +71,14 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
         # train
         set_seed(config.seed)
         recorder, probe = _diagnostics(config, inputs, accelerator, folder)
-        trainer = Trainer(
-            config.training,
-            model=inputs.model,
-            tokenizer=inputs.tokenizer,
-            loss=inputs.loss,
-            train_pairs=inputs.train_pairs,
-            eval_pairs=inputs.eval_pairs,
-            accelerator=accelerator,
-            folder=folder,
-            recorder=recorder,
-            tracker=tracker,
-            layout=inputs.layout,
-            eval_layout=inputs.eval_layout,
-            eval_tokens=config.gpu.eval_tokens,
-            seed=config.seed,
-            probe=probe,
-            benchmark=_benchmark_during(inputs, config, accelerator),
-            strategy=config.gpu.strategy,
-        )
+        trainer = _trainer(config, inputs, accelerator, folder, recorder, probe, tracker)
         started = time.perf_counter()
         state = trainer.train()
         seconds = time.perf_counter() - started
 
         # keep the last model or the best, and say how good it is
         best = folder / "checkpoints" / "best" if config.training.keep_best and state.best_step else None
-        if best is None:
-            trainer.export(folder / "checkpoint")
-        elif accelerator.is_main_process:
-            checkpoints.copy_folder(best, folder / "checkpoint")
-        accelerator.wait_for_everyone()
-        # adapters are merged there, and divided weights are whole
-        reload = best is not None or config.backbone.lora.r or trainer.sharded
-        model = _exported(folder / "checkpoint", config, accelerator) if reload else trainer.unwrapped()
+        model = _kept(trainer, best, config, accelerator, folder)
         metrics = {
             "steps": state.step,
             "kept_step": state.best_step if best else state.step,
@@ -127,6 +102,50 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
         accelerator.wait_for_everyone()
     _push(config, folder, accelerator)
     return metrics
+
+
+def _trainer(
+    config: TrainConfig,
+    inputs: Inputs,
+    accelerator: Accelerator,
+    folder: Path,
+    recorder: PairRecorder,
+    probe: Probe | None,
+    tracker: Tracker,
+) -> Trainer:
+    return Trainer(
+        config.training,
+        model=inputs.model,
+        tokenizer=inputs.tokenizer,
+        loss=inputs.loss,
+        train_pairs=inputs.train_pairs,
+        eval_pairs=inputs.eval_pairs,
+        accelerator=accelerator,
+        folder=folder,
+        recorder=recorder,
+        tracker=tracker,
+        layout=inputs.layout,
+        eval_layout=inputs.eval_layout,
+        eval_tokens=config.gpu.eval_tokens,
+        seed=config.seed,
+        probe=probe,
+        benchmark=_benchmark_during(inputs, config, accelerator),
+        strategy=config.gpu.strategy,
+    )
+
+
+def _kept(
+    trainer: Trainer, best: Path | None, config: TrainConfig, accelerator: Accelerator, folder: Path
+) -> RewardModel:
+    """The last model, or `best`, in `folder`/checkpoint: what is evaluated."""
+    if best is None:
+        trainer.export(folder / "checkpoint")
+    elif accelerator.is_main_process:
+        checkpoints.copy_folder(best, folder / "checkpoint")
+    accelerator.wait_for_everyone()
+    # adapters are merged there, and divided weights are whole
+    reload = best is not None or config.backbone.lora.r or trainer.sharded
+    return _exported(folder / "checkpoint", config, accelerator) if reload else trainer.unwrapped()
 
 
 def _push(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:

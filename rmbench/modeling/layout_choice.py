@@ -70,6 +70,8 @@ def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGrou
     window = config.sliding_window if getattr(config, "use_sliding_window", True) and has_window(config) else None
     if window is not None and window not in packed.packing.windows:
         return f"its layers do not say that they attend over {window} tokens only"
+    if model.last_layer is not None and not model.last_layer.shortened:
+        logger.info("the last layer is computed for all tokens: it is not like those of stock decoders")
     return None
 
 
@@ -84,8 +86,6 @@ def _shorten_if_equal(model: RewardModel, packed: Rows, expected: Tensor) -> Non
         if out_of_memory(error):
             raise
         model.last_layer.shortened = False
-    if not model.last_layer.shortened:
-        logger.info("the last layer is computed for all tokens: it is not like those of stock decoders")
 
 
 def _difference(got: Tensor, expected: Tensor) -> float:
