@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.table import Table
 
-from rmbench import runs
 from rmbench.benchmarks.formula import Formula
 from rmbench.benchmarks.registry import Benchmark, find
 from rmbench.benchmarks.scores import ScoreRow, read_scores
 from rmbench.console import console
 from rmbench.errors import UserError
+from rmbench.files import read_json, write_json
 from rmbench.statistics.cells import Observation, bootstrap, cell_means, estimate, sizes
 from rmbench.statistics.paired import Discordant, holm, mcnemar
 
@@ -51,7 +51,7 @@ def compare(first: str, second: str, benchmark: str | None = None, out: Path | N
     for name, result in compared.items():
         show(name, first, second, result)
     if out is not None:
-        runs.write_json(out, {"first": first, "second": second, "benchmarks": compared})
+        write_json(out, {"first": first, "second": second, "benchmarks": compared})
     return compared
 
 
@@ -68,7 +68,7 @@ def find_scores(place: str, asked: str | None) -> dict[str, Scored]:
     own = path if path.is_file() and path.name != "results.json" else folder / "scores.jsonl"
     found = {}
     for file in [own] if own.is_file() else sorted(folder.glob("eval/*/scores.jsonl")):
-        results = runs.read_json(file.parent / "results.json") or {}
+        results = read_json(file.parent / "results.json") or {}
         name = results.get("benchmark", asked)
         if name is None:
             raise UserError(f"{file}: no results.json beside it says of which benchmark; give --benchmark NAME.")

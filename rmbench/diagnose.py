@@ -31,6 +31,7 @@ from rmbench.diagnostics.probe import SKETCH, choose_probe
 from rmbench.diagnostics.study import norms_by_loss, study
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
+from rmbench.files import read_json, write_json
 from rmbench.modeling.devices import make_accelerator, precision_name
 from rmbench.modeling.layout import Layout, token_batches
 from rmbench.modeling.layout_choice import choose_layout
@@ -39,6 +40,7 @@ from rmbench.modeling.memory import first_budget, out_of_memory
 from rmbench.modeling.model import RewardModel, fingerprint
 from rmbench.modeling.scoring import score_pairs
 from rmbench.modeling.strata import stratified
+from rmbench.provenance import environment
 from rmbench.tracking import Tracker, open_tracker
 
 logger = logging.getLogger(__name__)
@@ -81,7 +83,7 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
         "directions": way,
         "checkpoint": checkpoint or config.backbone.name_or_path,
         "layout": layout.name,
-        "provenance": provenance | {"device": str(accelerator.device), "environment": runs.environment()},
+        "provenance": provenance | {"device": str(accelerator.device), "environment": environment()},
     }
     name = _short_name(checkpoint or config.backbone.name_or_path or "tiny")
     margins = {name: columns["margin"]}
@@ -91,7 +93,7 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     table = pa.table(columns | norms_by_loss(columns))
     write_parquet(folder / "pairs.parquet", table)
     files = study_figures.write_study(columns, margins, folder)
-    runs.write_json(folder / "study.json", results)
+    write_json(folder / "study.json", results)
     with _tracker(config, checkpoint, folder) as tracker:
         for norm in ("all_bt", "all_normbt"):
             tracker.pair_table(0, table, f"study/{norm}", norm)
@@ -260,7 +262,7 @@ def _refuse_another_study(folder: Path, provenance: dict[str, Any]) -> None:
     Raises:
         UserError: the folder's study is of something else.
     """
-    old = (runs.read_json(folder / "study.json") or {}).get("provenance")
+    old = (read_json(folder / "study.json") or {}).get("provenance")
     changed = [] if old is None else [key for key, value in provenance.items() if old.get(key) != value]
     if old is not None and changed:
         listed = ", ".join(f"{key}: {old.get(key)} -> {provenance[key]}" for key in changed)

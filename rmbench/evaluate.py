@@ -19,6 +19,7 @@ from rmbench.config import BenchmarkConfig, Compat, EvalConfig
 from rmbench.console import console
 from rmbench.data import hub
 from rmbench.errors import UserError
+from rmbench.files import read_json, write_json
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.lora import ADAPTER_CONFIG
@@ -73,15 +74,15 @@ def from_scores(config: EvalConfig, path: Path) -> dict[str, Any]:
     if config.benchmark.name == "auto":
         raise UserError("A score file does not say of what: give benchmark=NAME too.")
     rows = read_scores(path)
-    stored = runs.read_json(path.parent / "results.json") or {}
+    stored = read_json(path.parent / "results.json") or {}
     results = {
         "benchmark": config.benchmark.name,
         **form_results(find(config.benchmark.name), rows, config.compat is Compat.rewardbench),
         **{key: stored[key] for key in ("cut", "layout", "largest_difference_in_a_batch") if key in stored},
-        "provenance": runs.read_json(path.parent / "provenance.json") or {"scores": str(path)},
+        "provenance": read_json(path.parent / "provenance.json") or {"scores": str(path)},
     }
     folder = Path(config.run_dir) if config.run_dir else path.parent
-    runs.write_json(folder / "results.json", results)
+    write_json(folder / "results.json", results)
     console().print(results_table(results))
     console().print(f"written to {folder / 'results.json'}", soft_wrap=True)
     return results

@@ -14,6 +14,7 @@ from rmbench import __version__, runs
 from rmbench.config import HeadKind, TrainConfig
 from rmbench.data import hub
 from rmbench.errors import UserError
+from rmbench.files import read_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ model, tokenizer = load_reward_model("{place}")
 
 def write_card(folder: Path, config: TrainConfig, metrics: dict[str, Any]) -> None:
     """`folder`/checkpoint/README.md from the run in `folder`: data, loss, settings, results with intervals, loading."""
-    facts = runs.read_json(folder / "environment.json") or {}
-    runs.write_text(folder / "checkpoint" / CARD, card(config, facts, metrics))
+    facts = read_json(folder / "environment.json") or {}
+    write_text(folder / "checkpoint" / CARD, card(config, facts, metrics))
 
 
 def card(config: TrainConfig, facts: dict[str, Any], metrics: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rmbench import runs
 from rmbench.benchmarks.registry import find
 from rmbench.config import GpuConfig, InspectConfig, LengthPolicy, OnBadRow
 from rmbench.console import console
@@ -18,6 +17,7 @@ from rmbench.data.formats import Pair
 from rmbench.data.text import resolve_max_length
 from rmbench.data.tokens import UNCUT, TokenTable, tokenized, tokenizer_fingerprint
 from rmbench.errors import RunFailed
+from rmbench.files import write_json, write_text
 from rmbench.inspection.findings import Finding, Severity, worst_first
 from rmbench.inspection.label_checks import check_labels
 from rmbench.inspection.overlap import check_overlap
@@ -27,6 +27,7 @@ from rmbench.inspection.token_checks import Reading, check_refused, check_tokeni
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.strata import stratified
 from rmbench.modeling.tokenizer import load_tokenizer
+from rmbench.provenance import environment
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +68,13 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
         "findings": [finding.as_dict() for finding in findings],
         "numbers": numbers,
         "rows": first_rows(tokens, reading, config.rows),
-        "environment": runs.environment(),
+        "environment": environment(),
     }
 
     # where it is told
     folder = Path(config.run_dir)
-    runs.write_json(folder / "inspection.json", report)
-    runs.write_text(folder / "inspection.html", as_html(report))
+    write_json(folder / "inspection.json", report)
+    write_text(folder / "inspection.html", as_html(report))
     terminal = console()
     for part in as_tables(report):
         terminal.print(part)

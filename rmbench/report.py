@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rmbench.console import console
 from rmbench.errors import UserError
+from rmbench.files import write_text
 from rmbench.reporting.collect import Run, find_runs, group_runs
 from rmbench.reporting.page import as_html
 from rmbench.reporting.selection import best_of
 from rmbench.reporting.text import as_csv, as_markdown, show
 from rmbench.reporting.verdicts import default_baseline, verdicts
-from rmbench.runs import write_text
 
 
 def report(folders: list[Path], baseline: Mapping[str, str] | None = None, select: str | None = None) -> list[Run]:

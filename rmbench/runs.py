@@ -6,16 +6,10 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import re
-import shutil
-import subprocess
-import sys
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmbench.config import TrainConfig
 from rmbench.errors import UserError
+from rmbench.files import flat, read_json, read_jsonl, write_json, write_text
+from rmbench.provenance import environment
 
 logger = logging.getLogger(__name__)
 
 # Keys that say where a run is kept and how it is watched, not what it computes.
 BOOKKEEPING = ("run_dir", "sweep_dir", "training.resume", "tracking", "hub")
-PACKAGES = ("rmbench", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "wandb")
 NAME_LIMIT = 80
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Atomic: a reader finds the old file or the new one, also after a power cut."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Atomic, parents made; the text is on the disk before the name points to it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def read_json(path: Path) -> Any:
-    """The file's content, or None if there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def finished(folder: Path) -> bool:
@@ -144,23 +118,10 @@ def start(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
     """Write config.yaml, .hydra/ and environment.json (`facts`: what the job knows, such as the dataset's print)."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "failed.json").unlink(missing_ok=True)
-    _write_hydra(folder / ".hydra", config)
+    text = OmegaConf.to_yaml(as_omegaconf(config))
+    _write_hydra(folder / ".hydra", text)
     write_json(folder / "environment.json", environment() | facts)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(as_omegaconf(config)))
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine, git commit, command and working directory."""
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv,
-        "cwd": os.getcwd(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "git_commit": _git_commit(),
-    }
+    write_text(folder / "config.yaml", text)
 
 
 def record_failure(folder: Path, error: BaseException) -> None:
@@ -200,17 +161,6 @@ class History:
             logger.error("%s: %s. The line is kept in memory; the run goes on.", self.path, error.strerror)
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Every complete line; a last line that a killed process left unfinished is passed over."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
-
-
 def as_omegaconf(config: Any) -> DictConfig:
     """A config object as OmegaConf, for YAML and for comparison."""
     return OmegaConf.structured(config)
@@ -244,12 +194,6 @@ def _number_of_gpus() -> int:
     return max(1, torch.cuda.device_count())
 
 
-def clear_temporary(folder: Path) -> None:
-    """Remove what an interrupted write left behind (names that start with a dot and end in .partial)."""
-    for path in folder.glob("**/.*.partial"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 def newest_run(root: Path = Path("outputs")) -> Path | None:
     """The finished training run below `root` whose metrics are the newest."""
     found = [p for p in root.glob("**/metrics.json") if (p.parent / "checkpoint").is_dir()]
@@ -277,48 +221,15 @@ def _differences(old: Any, new: DictConfig) -> list[str]:
     ]
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """A tree of dicts as dotted key -> value.
-
-    >>> flat({"a": {"b": 1, "c": [2]}})
-    {'a.b': 1, 'a.c': [2]}
-    """
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
-
-
-def _write_hydra(folder: Path, config: TrainConfig) -> None:
-    """The overrides and Hydra's own settings, as Hydra would write them if it knew that the folder is free."""
+def _write_hydra(folder: Path, config: str) -> None:
+    """Config, overrides and Hydra's own settings, as Hydra would write them if it knew that the folder is free."""
     from hydra.core.hydra_config import HydraConfig
 
     if not HydraConfig.initialized():
         return
     hydra = HydraConfig.get()
     write_text(folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(hydra.overrides.task))))
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(as_omegaconf(config)))
+    write_text(folder / "config.yaml", config)
     write_text(
         folder / "hydra.yaml", OmegaConf.to_yaml({key: getattr(hydra, key) for key in ("runtime", "overrides", "job")})
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout that rmbench runs from, with -dirty if it was changed; None outside one."""
-    here = Path(__file__).resolve().parent
-    git = shutil.which("git")
-    if git is None or not (here.parent / ".git").exists():
-        return None
-    done = subprocess.run(
-        [git, "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
-    )
-    return done.stdout.strip() or None

@@ -15,7 +15,6 @@ from typing import Any
 from accelerate import PartialState
 from rich.table import Table
 
-from rmbench import runs
 from rmbench.benchmarks.scores import name_of_checkpoint
 from rmbench.config import ScoreConfig
 from rmbench.console import console
@@ -26,6 +25,7 @@ from rmbench.data.rowfiles import Placed, json_lines, read_rows
 from rmbench.data.text import resolve_max_length, tokenize_items
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
+from rmbench.files import write_json, write_text
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.loading import load_reward_model
@@ -233,7 +233,7 @@ def write_rows(rows: list[Row], target: str) -> None:
     if target == STREAM:
         sys.stdout.write(text)
     else:
-        runs.write_text(Path(target), text)
+        write_text(Path(target), text)
 
 
 def write_curves(prompts: list[Candidates], names: list[str], best_of: int, target: str) -> None:
@@ -243,7 +243,7 @@ def write_curves(prompts: list[Candidates], names: list[str], best_of: int, targ
     if target == STREAM:
         return
     stem = Path(target).with_suffix("")
-    runs.write_json(stem.with_name(f"{stem.name}.best_of_n.json"), curves)
+    write_json(stem.with_name(f"{stem.name}.best_of_n.json"), curves)
     draw(curves, stem.with_name(f"{stem.name}.best_of_n.png"))
     table = Table(title="gold score of the best of N by reward, 95 % interval over prompts")
     for column in ("checkpoint", *(f"N = {point['n']}" for point in curves[names[0]])):

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from rmbench.config import TrackingConfig
 from rmbench.errors import UserError
-from rmbench.runs import read_json, write_json, write_text
+from rmbench.files import read_json, write_json, write_text
 
 logger = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe, choose_probe
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.evaluate import results_table
+from rmbench.files import read_json, read_jsonl, write_json
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.model import RewardModel
@@ -56,7 +57,7 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
     if runs.claim(folder, config):
         logger.info("%s is finished already", folder)
         _push(config, folder, accelerator)
-        return dict(runs.read_json(folder / "metrics.json"))
+        return dict(read_json(folder / "metrics.json"))
     accelerator.wait_for_everyone()  # every rank has seen the folder as it was
 
     # everything that can be wrong is found before the first step; then the folder is this run's
@@ -97,7 +98,7 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
             _write_diagnostics(recorder, probe, tracker, state.step, folder)
             tracker.summary(metrics)
             handover.write_card(folder, config, metrics)
-            runs.write_json(folder / "metrics.json", metrics)
+            write_json(folder / "metrics.json", metrics)
             _show(metrics, folder)
         accelerator.wait_for_everyone()
     _push(config, folder, accelerator)
@@ -241,7 +242,7 @@ def _write_diagnostics(recorder: PairRecorder, probe: Probe | None, tracker: Tra
     table = recorder.merge()
     if table is None:
         return
-    history = runs.read_jsonl(folder / "history.jsonl")
+    history = read_jsonl(folder / "history.jsonl")
     tracker.images(step, figures.write_diagnostics(table, folder / "diagnostics", history))
     tracker.pair_table(step, table)
 

@@ -43,9 +43,9 @@ controls() {
     $run loss=bt training.learning_rate=2e-3
 }
 
-real() {  # real NAME EXPERIMENT FILES [WORD ...]
+real() {  # real NAME EXPERIMENT FILES [WORD ...]; `choosing`: words for the choice of rates alone
     local train=$data/$3_train.jsonl.gz test=$data/$3_test.jsonl.gz
-    choose "$1" "$2" dataset.path="$train" "${@:4}"
+    choose "$1" "$2" dataset.path="$train" ${choosing:-} "${@:4}"
     final "$1" "$2" dataset.path="$train" dataset.eval_path="$test" benchmark=rewardbench \
         benchmark.path="$data/rewardbench_v1_partial.jsonl.gz" "${@:4}"
 }
@@ -53,7 +53,10 @@ real() {  # real NAME EXPERIMENT FILES [WORD ...]
 frozen() { real frozen frozen alpaca_eval backbone.name_or_path="$minilm"; }
 hh_decoder() { real hh_decoder decoder hh_harmless; }
 hh_minilm() { real hh_minilm minilm hh_harmless backbone.name_or_path="$minilm"; }
-alpaca_minilm() { real alpaca_minilm minilm alpaca_eval backbone.name_or_path="$minilm" dataset.train_size=2000; }
+alpaca_minilm() {
+    local choosing="dataset.eval_size=300 loss=bt,normbt,bt_margin,bt_label_smoothing"
+    real alpaca_minilm minilm alpaca_eval backbone.name_or_path="$minilm"
+}
 
 all="synthetic noise controls frozen hh_decoder hh_minilm alpaca_minilm"
 [ $# -gt 0 ] || set -- $all

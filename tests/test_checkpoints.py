@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from rmbench import runs
+from rmbench.files import read_json, write_json
 from rmbench.train import train
 from rmbench.training import checkpoints
 
@@ -90,8 +91,8 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
 
 
 def test_json_is_never_half_written(tmp_path):
-    runs.write_json(tmp_path / "a.json", {"x": 1})
+    write_json(tmp_path / "a.json", {"x": 1})
     with pytest.raises(TypeError):
-        runs.write_json(tmp_path / "a.json", {"x": object()})
-    assert runs.read_json(tmp_path / "a.json") == {"x": 1}
+        write_json(tmp_path / "a.json", {"x": object()})
+    assert read_json(tmp_path / "a.json") == {"x": 1}
     assert os.listdir(tmp_path) == ["a.json"]

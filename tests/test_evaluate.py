@@ -23,6 +23,7 @@ from rmbench.benchmarks.scores import ScoreLog
 from rmbench.config import BackboneConfig, BenchmarkConfig, Compat, EvalConfig, GpuConfig
 from rmbench.errors import UserError
 from rmbench.evaluate import evaluate
+from rmbench.files import read_jsonl
 from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model
 from rmbench.train import train
 from tests.conftest import write_jsonl
@@ -99,7 +100,7 @@ def test_killed_and_called_again_no_row_is_scored_twice_and_the_files_are_the_sa
         time.sleep(0.001)
     process.wait()
     assert not (killed / "results.json").exists(), "the evaluation ended before it could be killed"
-    before = len(runs.read_jsonl(part))
+    before = len(read_jsonl(part))
     with part.open("a") as file_of_part:
         file_of_part.write('{"id": "torn')  # what a power cut may leave
 
@@ -142,7 +143,7 @@ def test_two_processes_write_the_files_of_one_and_one_goes_on_where_they_were_ki
             break
         time.sleep(0.001)
     broken.wait()
-    assert 0 < sum(len(runs.read_jsonl(part)) for part in parts.glob("*.jsonl")) < 2000
+    assert 0 < sum(len(read_jsonl(part)) for part in parts.glob("*.jsonl")) < 2000
     evaluate(eval_config(checkpoint, "pairs", file, parts.parent, eval_tokens=64))
 
     one, two, mended = (tmp_path / name for name in ("one", "two", "killed"))
@@ -304,7 +305,7 @@ def test_a_benchmark_is_scored_during_training(train_config, tmp_path):
     config.benchmark = BenchmarkConfig(name="pairs", path=str(pair_file(tmp_path)))
     config.training.eval_benchmark_every = 4
     metrics = train(config, tmp_path / "run")
-    rows = [row for row in runs.read_jsonl(tmp_path / "run" / "history.jsonl") if "benchmark/score" in row]
+    rows = [row for row in read_jsonl(tmp_path / "run" / "history.jsonl") if "benchmark/score" in row]
     assert [row["step"] for row in rows] == [4, 8]
     assert rows[-1]["benchmark/score"] == metrics["benchmark"]["score"]  # the last step's model is the exported one
     assert rows[-1]["benchmark/pairs.jsonl"] == metrics["benchmark"]["sections"]["pairs.jsonl"]

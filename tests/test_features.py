@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from rmbench import runs
 from rmbench.config import BackboneConfig
 from rmbench.data.dataset import load_dataset
 from rmbench.data.text import tokenize_pairs
+from rmbench.files import read_json
 from rmbench.modeling.features import FeatureStore
 from rmbench.modeling.layout import Padded, Shared, run_rows
 from rmbench.modeling.loading import load_reward_model, new_reward_model
@@ -53,7 +53,7 @@ def test_only_the_head_learns_and_the_backbone_runs_once_for_all_runs(frozen, tm
     second = train(frozen("distance"), tmp_path / "normbt")
     train(dataclasses.replace(frozen("none"), seed=0), tmp_path / "again")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "features").glob("*.npy")} == files
-    assert runs.read_json(tmp_path / "bt" / "environment.json")["layout"] == "features"
+    assert read_json(tmp_path / "bt" / "environment.json")["layout"] == "features"
     new, _ = new_reward_model(BackboneConfig(), "sdpa", seed=0)
     models = [load_reward_model(str(tmp_path / name / "checkpoint"))[0] for name in ("bt", "normbt", "again")]
     assert {fingerprint(model, head=False) for model in models} == {fingerprint(new, head=False)}

@@ -30,11 +30,11 @@ from rmbench.data.dataset import load_dataset
 from rmbench.data.ratings import with_scaled_ratings
 from rmbench.data.text import tokenize_pairs
 from rmbench.diagnostics.records import PairRecorder
+from rmbench.files import read_jsonl
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout import Padded, Shared, run_rows
 from rmbench.modeling.loading import new_reward_model
-from rmbench.runs import read_jsonl
 from rmbench.tracking import Tracker
 from rmbench.train import train
 from rmbench.training.trainer import Trainer

@@ -24,11 +24,11 @@ from transformers import (
     Qwen3Config,
 )
 
-from rmbench import runs
 from rmbench.config import LayoutName
 from rmbench.data.formats import Pair
 from rmbench.data.text import TokenPair, common_prefix
 from rmbench.errors import UserError
+from rmbench.files import read_json
 from rmbench.modeling.attention import Packing, Span, by_segments
 from rmbench.modeling.layout import Padded, Shared, run_rows
 from rmbench.modeling.layout_choice import choose_layout
@@ -230,4 +230,4 @@ def test_a_run_says_which_layout_it_took(train_config, tmp_path):
     for asked, taken in ((LayoutName.auto, "shared"), (LayoutName.padded, "padded")):
         folder = tmp_path / asked.name
         train(dataclasses.replace(train_config(max_steps=1), layout=asked), folder)
-        assert runs.read_json(folder / "environment.json")["layout"] == taken
+        assert read_json(folder / "environment.json")["layout"] == taken

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from rmbench import runs
 from rmbench.data.text import tokenize_pairs
 from rmbench.errors import UserError
+from rmbench.files import read_json, read_jsonl
 from rmbench.modeling.layout import Shared
 from rmbench.modeling.loading import new_reward_model
 from rmbench.modeling.memory import halved, out_of_memory
@@ -38,13 +38,11 @@ def test_a_step_that_does_not_fit_is_split_and_the_limit_is_remembered(train_con
         split = train(config, tmp_path / "split")
     assert split["mu"] == pytest.approx(whole["mu"], rel=1e-5)
     assert split["eval"]["loss"] == pytest.approx(whole["eval"]["loss"], rel=1e-4)
-    state = runs.read_json(next((tmp_path / "split" / "checkpoints").glob("step-*3")) / "state.json")
+    state = read_json(next((tmp_path / "split" / "checkpoints").glob("step-*3")) / "state.json")
     assert state["budget_tokens"] <= 300
     assert "out of memory; going on with" in caplog.text
-    rows = runs.read_jsonl(tmp_path / "split" / "history.jsonl")
-    assert [row["step"] for row in rows] == [
-        row["step"] for row in runs.read_jsonl(tmp_path / "whole" / "history.jsonl")
-    ]
+    rows = read_jsonl(tmp_path / "split" / "history.jsonl")
+    assert [row["step"] for row in rows] == [row["step"] for row in read_jsonl(tmp_path / "whole" / "history.jsonl")]
 
 
 def test_a_device_that_is_far_too_small_is_one_message(train_config, tmp_path, little_memory):

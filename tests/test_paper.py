@@ -9,10 +9,10 @@ from test_reporting import Page, write_run
 
 from rmbench.commands import launch
 from rmbench.commands.compose import combinations, composed, without_hydra
+from rmbench.files import flat
 from rmbench.report import report
 from rmbench.reporting.collect import find_runs, group_runs
 from rmbench.reporting.paper import COLUMNS, beside_published, published_cell
-from rmbench.runs import flat
 
 GEMMA, LLAMA = "gemma_2b_it", "llama_3_2_3b_instruct"
 # (backbone, loss, weighting) -> (Reasoning, average), as the paper's text has them

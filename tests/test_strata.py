@@ -9,7 +9,6 @@ from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmbench import runs
 from rmbench.config import (
     BackboneConfig,
     BenchmarkConfig,
@@ -24,6 +23,7 @@ from rmbench.data.dataset import load_dataset
 from rmbench.data.text import tokenize_pairs
 from rmbench.diagnose import diagnose
 from rmbench.errors import UserError
+from rmbench.files import read_json
 from rmbench.inspect_data import inspect
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout import Padded, run_rows
@@ -151,12 +151,12 @@ def test_a_run_trains_on_the_pairs_that_were_drawn_and_says_which(train_config, 
     def run(name, seed=0, **strata):
         config = dataclasses.replace(train_config(max_steps=2, batch_size=4), dataset=dataset(**strata), seed=seed)
         train(config, tmp_path / name)
-        return runs.read_json(tmp_path / name / "environment.json")["dataset"]
+        return read_json(tmp_path / name / "environment.json")["dataset"]
 
     first, other_seed = run("a", count=2, keep=[1]), run("b", seed=1, count=2, keep=[1])
     assert first["strata"] == other_seed["strata"]  # whatever the run's seed
     assert first["strata"]["drawn"] == first["strata"]["strata"][0]["drawn"] == 20
-    assert runs.read_json(tmp_path / "a" / "metrics.json")["train_pairs"] == 20
+    assert read_json(tmp_path / "a" / "metrics.json")["train_pairs"] == 20
     both = run("c", count=2, size=20)
     assert [part["drawn"] for part in both["strata"]["strata"]] == [10, 10]
     assert len({first["strata"]["fingerprint"], both["strata"]["fingerprint"], run("d")["fingerprint"]}) == 3

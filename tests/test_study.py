@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_jsonl
 
-from rmbench import runs
 from rmbench.config import BackboneConfig, BenchmarkConfig, DatasetConfig, DiagnoseConfig, GpuConfig, TrackingConfig
 from rmbench.data.formats import Pair
 from rmbench.diagnose import diagnose
@@ -16,6 +15,7 @@ from rmbench.diagnostics.closeness import likeness
 from rmbench.diagnostics.study import elasticity, pearson, spearman, study, variance_shares
 from rmbench.diagnostics.study_figures import paired, wilson
 from rmbench.errors import UserError
+from rmbench.files import read_json
 from rmbench.modeling.tiny import tiny_tokenizer
 from rmbench.train import train
 
@@ -144,11 +144,11 @@ def test_a_study_of_a_new_head_and_of_a_trained_run(train_config, tmp_path):
     first = (tmp_path / "new" / "study.json").read_bytes()
     results = diagnose(config(None, checkpoint=str(run), against=str(run), run_dir=None))
     folder = run / "diagnose" / "synthetic"
-    assert runs.read_json(folder / "study.json")["pairs"] == 40
+    assert read_json(folder / "study.json")["pairs"] == 40
     for where in (tmp_path / "new", folder):
         table = pq.read_table(where / "pairs.parquet").to_pydict()
         x, y = np.array(table["distance"]), np.array(table["gradient_distance"])
-        stored = runs.read_json(where / "study.json")
+        stored = read_json(where / "study.json")
         value = stored["correlation_of_distance_with_gradient_distance"]["pearson"]["value"]
         assert value == pytest.approx(np.corrcoef(x, y)[0, 1])
         assert (y > x).all()

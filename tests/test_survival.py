@@ -23,6 +23,7 @@ from test_model import ROWS, decoder
 from rmbench import runs
 from rmbench.config import BackboneConfig, DatasetConfig, TrackingConfig
 from rmbench.errors import UserError
+from rmbench.files import read_json, read_jsonl
 from rmbench.tracking import Tracker
 from rmbench.train import train
 from rmbench.training import checkpoints
@@ -144,10 +145,10 @@ def test_a_pair_that_gives_nan_is_skipped_and_named(train_config, tmp_path, capl
     config = poisoned_config(train_config, tmp_path, max_steps=12)  # three epochs of four steps
     metrics = train(config, tmp_path / "run")
     assert metrics["skipped_steps"] == 3
-    report = runs.read_jsonl(tmp_path / "run" / "nonfinite.jsonl")
+    report = read_jsonl(tmp_path / "run" / "nonfinite.jsonl")
     assert len({row["pair_id"] for row in report}) == 1
     assert [row["reward_chosen"] for row in report] == ["nan"] * 3
-    history = runs.read_jsonl(tmp_path / "run" / "history.jsonl")
+    history = read_jsonl(tmp_path / "run" / "history.jsonl")
     skipped = [row["step"] for row in history if row.get("skipped_steps")]
     assert skipped == [row["step"] for row in report]
     assert all(torch.isfinite(value).all() for name, value in weights(tmp_path / "run").items() if "embed" not in name)
@@ -159,7 +160,7 @@ def test_too_many_skipped_steps_end_the_run_with_the_pairs(train_config, tmp_pat
     config = poisoned_config(train_config, tmp_path, max_steps=50, max_skipped_steps=1)
     with pytest.raises(FloatingPointError, match=r"2 steps had.*nonfinite\.jsonl"):
         train(config, tmp_path / "run")
-    assert len(runs.read_jsonl(tmp_path / "run" / "nonfinite.jsonl")) == 2
+    assert len(read_jsonl(tmp_path / "run" / "nonfinite.jsonl")) == 2
 
 
 def test_a_second_process_is_kept_out_of_a_run_folder(train_config, tmp_path):
@@ -211,7 +212,7 @@ def test_data_deleted_after_the_start_are_not_missed(train_config, tmp_path):
     process = started(config, tmp_path, tmp_path / "run")
     data.unlink()
     assert process.wait(120) == 0
-    assert runs.read_json(tmp_path / "run" / "metrics.json")["steps"] == 30
+    assert read_json(tmp_path / "run" / "metrics.json")["steps"] == 30
 
 
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
@@ -234,7 +235,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     whole = rmbench("run_dir=whole", "training.logging_steps=1", "training.max_grad_norm=0", "loss=normbt")
     assert subprocess.run(whole, cwd=tmp_path, capture_output=True).returncode == 0
     assert same(tmp_path / "run", tmp_path / "whole")
-    steps = [row["step"] for row in runs.read_jsonl(tmp_path / "run" / "history.jsonl")]
+    steps = [row["step"] for row in read_jsonl(tmp_path / "run" / "history.jsonl")]
     assert steps == list(range(1, 91))
 
 
@@ -311,7 +312,7 @@ def test_history_waits_for_room(tmp_path, monkeypatch, caplog):
         history.append({"step": 2})
     assert "No space left on device" in caplog.text
     history.append({"step": 3})
-    assert [row["step"] for row in runs.read_jsonl(tmp_path / "history.jsonl")] == [1, 2, 3]
+    assert [row["step"] for row in read_jsonl(tmp_path / "history.jsonl")] == [1, 2, 3]
 
 
 def test_wandb_that_goes_away_in_mid_run_stops_nothing(train_config, tmp_path, monkeypatch, caplog):
@@ -334,7 +335,7 @@ def test_wandb_that_goes_away_in_mid_run_stops_nothing(train_config, tmp_path, m
     assert len(calls) == 3
     assert "network is unreachable" in caplog.text
     assert metrics == json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert len(runs.read_jsonl(tmp_path / "run" / "history.jsonl")) == 8
+    assert len(read_jsonl(tmp_path / "run" / "history.jsonl")) == 8
 
 
 def test_a_resumed_run_is_the_same_to_wandb(train_config, tmp_path, monkeypatch):

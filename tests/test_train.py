@@ -24,6 +24,7 @@ from rmbench.data.formats import Pair
 from rmbench.data.text import TokenPair, encode
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
+from rmbench.files import read_jsonl
 from rmbench.modeling.layout import Padded, Shared, run_rows
 from rmbench.modeling.loading import load_reward_model
 from rmbench.train import train
@@ -53,7 +54,7 @@ def test_a_run_leaves_what_it_promises(train_config, tmp_path):
     }
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
     assert set(metrics["eval"]["sections"]) == {"chat", "chat_hard", "safety", "reasoning"}
-    history = runs.read_jsonl(tmp_path / "run" / "history.jsonl")
+    history = read_jsonl(tmp_path / "run" / "history.jsonl")
     assert [row["step"] for row in history if "loss" in row] == [4, 8]
     assert history[-1]["eval/accuracy"] == metrics["eval"]["accuracy"]
     table = pq.read_table(tmp_path / "run" / "diagnostics" / "pairs.parquet").to_pandas()
@@ -80,7 +81,7 @@ def test_a_hundred_steps_give_the_same_loss_curve_in_both_layouts(tmp_path, monk
     for layout in (Shared, Padded):
         folder = tmp_path / layout.name
         trained_in_float64(LOSSES["normbt"], layout, folder, max_steps=100, logging_steps=1, learning_rate=3e-4)
-        curves[layout] = torch.tensor([row["loss"] for row in runs.read_jsonl(folder / "history.jsonl")])
+        curves[layout] = torch.tensor([row["loss"] for row in read_jsonl(folder / "history.jsonl")])
     shared, padded = curves.values()
     assert shared[-10:].mean() < 0.9 * shared[:10].mean()  # something was learnt
     torch.testing.assert_close(shared, padded, rtol=0, atol=1e-9)
@@ -165,11 +166,11 @@ def test_killed_in_the_second_epoch_and_resumed_it_equals_the_uninterrupted_run(
     assert same(weights(killed), weights(tmp_path / "whole"))
     assert metrics["mu"] == json.loads((tmp_path / "whole" / "metrics.json").read_text())["mu"]
     for folder in (killed, tmp_path / "whole"):
-        rows = runs.read_jsonl(folder / "history.jsonl")
+        rows = read_jsonl(folder / "history.jsonl")
         assert len({row["step"] for row in rows}) == len(rows)
 
     def without_time(folder):
-        rows = runs.read_jsonl(folder / "history.jsonl")
+        rows = read_jsonl(folder / "history.jsonl")
         return [{k: v for k, v in row.items() if not k.startswith("throughput/")} for row in rows]
 
     assert without_time(killed) == without_time(tmp_path / "whole")
@@ -202,7 +203,7 @@ def test_a_folder_with_another_configuration_is_refused_and_kept(train_config, t
 def test_keep_best_exports_the_best_step(train_config, tmp_path):
     config = train_config(max_steps=12, eval_steps=3, keep_best=True)
     metrics = train(config, tmp_path / "run")
-    rows = [r for r in runs.read_jsonl(tmp_path / "run" / "history.jsonl") if "eval/accuracy" in r]
+    rows = [r for r in read_jsonl(tmp_path / "run" / "history.jsonl") if "eval/accuracy" in r]
     best = max(rows, key=lambda r: r["eval/accuracy"])
     assert metrics["kept_step"] == best["step"]
     assert metrics["eval"]["accuracy"] == best["eval/accuracy"]

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_losses import random_batch
 
-from rmbench import runs
 from rmbench.config import BackboneConfig, DatasetConfig, DistanceConfig, LossConfig, Measure, RegularizerConfig
+from rmbench.files import read_jsonl
 from rmbench.losses import PairBatch, PairLoss
 from rmbench.modeling.heads import Bottleneck
 from rmbench.modeling.loading import new_reward_model, save_reward_model
@@ -183,7 +183,7 @@ def test_pairs_at_no_distance_are_counted_and_the_run_goes_on(train_config, tmp_
     config.dataset = DatasetConfig(name="local", path=path, eval_path=path)
     metrics = train(config, tmp_path / "run")
     assert metrics["steps"] == 8
-    history = [row for row in runs.read_jsonl(tmp_path / "run" / "history.jsonl") if "close_pairs" in row]
+    history = [row for row in read_jsonl(tmp_path / "run" / "history.jsonl") if "close_pairs" in row]
     assert sum(row["close_pairs"] for row in history) == 8 * 16 / 2
     assert all(math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) for row in history)
     assert not any("skipped_steps" in row for row in history)

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rmbench import runs
 from rmbench.benchmarks import rewardbench, rewardbench2
 from rmbench.benchmarks.formula import results
 from rmbench.benchmarks.registry import find
 from rmbench.benchmarks.run import Prepared
 from rmbench.benchmarks.scores import ScoreRow, name_of_checkpoint
 from rmbench.data import hub
+from rmbench.files import write_text
 
 
 def write(folder: Path, checkpoint: str, prepared: Prepared, rows: list[ScoreRow]) -> None:
@@ -31,7 +31,7 @@ def write(folder: Path, checkpoint: str, prepared: Prepared, rows: list[ScoreRow
     columns = WRITERS[benchmark](prepared, rows)
     for kind, content in (("eval-set", about | numbers), ("eval-set-scores", about | columns)):
         text = json.dumps(content, indent=4, sort_keys=True)
-        runs.write_text(folder / kind / f"{model}.json", text)
+        write_text(folder / kind / f"{model}.json", text)
 
 
 def _pairs(prepared: Prepared, rows: list[ScoreRow]) -> dict[str, list[Any]]:

@@ -22,12 +22,14 @@ from rmbench.config import BenchmarkConfig, LayoutName
 from rmbench.data.items import Item
 from rmbench.data.text import TokenItem, resolve_max_length, tokenize_items
 from rmbench.errors import UserError
+from rmbench.files import read_json, write_json
 from rmbench.modeling.devices import precision_name
 from rmbench.modeling.features import FeatureStore
 from rmbench.modeling.layout import AsRewardBench, Layout, Padded
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.model import RewardModel, fingerprint
 from rmbench.modeling.scoring import ItemScores, batch_difference, score_items
+from rmbench.provenance import environment
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +105,7 @@ def run_benchmark(
             "provenance": provenance,
         }
         if accelerator.is_main_process:
-            runs.write_json(folder / "results.json", results)
+            write_json(folder / "results.json", results)
         accelerator.wait_for_everyone()
     return results
 
@@ -193,7 +195,7 @@ def claim(folder: Path, provenance: dict[str, Any], accelerator: Accelerator) ->
     Raises:
         UserError: the folder's scores were made from something else; the message says from what.
     """
-    stored = runs.read_json(folder / "provenance.json")
+    stored = read_json(folder / "provenance.json")
     accelerator.wait_for_everyone()  # every process has seen the folder as it was
     if stored is not None:
         changed = [key for key in provenance if key != "checkpoint" and stored.get(key) != provenance[key]]
@@ -201,9 +203,9 @@ def claim(folder: Path, provenance: dict[str, Any], accelerator: Accelerator) ->
             listed = ", ".join(f"{key}: {stored.get(key)} -> {provenance[key]}" for key in changed)
             raise UserError(f"{folder} holds other scores ({listed}).\nChoose another run_dir, or remove the folder.")
         return dict(stored)
-    provenance |= {"device": accelerator.device.type, "environment": runs.environment()}
+    provenance |= {"device": accelerator.device.type, "environment": environment()}
     if accelerator.is_main_process:
-        runs.write_json(folder / "provenance.json", provenance)
+        write_json(folder / "provenance.json", provenance)
     return provenance
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from rmbench import runs
 from rmbench.data.rowfiles import read_rows
 from rmbench.errors import UserError
+from rmbench.files import read_jsonl, write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class ScoreLog:
     def known(self) -> list[ScoreRow]:
         """Everything that was scored before, the finished file included."""
         paths = [self.final] * self.final.is_file() + sorted(self.parts.glob("*.jsonl"))
-        return [from_line(line) for path in paths for line in runs.read_jsonl(path)]
+        return [from_line(line) for path in paths for line in read_jsonl(path)]
 
     def append(self, rows: Sequence[ScoreRow]) -> None:
         """The rows of a batch, handed to the operating system when this returns."""
@@ -161,7 +161,7 @@ class ScoreLog:
 
     def finish(self, rows: Sequence[ScoreRow]) -> None:
         """scores.jsonl, whole and in the benchmark's order; the parts go."""
-        runs.write_text(self.final, "".join(json.dumps(row.line()) + "\n" for row in rows))
+        write_text(self.final, "".join(json.dumps(row.line()) + "\n" for row in rows))
         shutil.rmtree(self.parts, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -103,14 +104,21 @@ def lengths(pairs: Sequence[TokenPair]) -> Sequence[int] | np.ndarray:
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """A hash of vocabulary, rules, special tokens and template, and of the day if the template writes it."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
-    for of_the_last_call in ("truncation", "padding"):
-        rules.pop(of_the_last_call, None)
+    rules = _rules(backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab()))
     template = str(tokenizer.chat_template)
     today = date.today().isoformat() if depends_on_date(template) else ""
     special = {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())}
     content = json.dumps([type(tokenizer).__name__, rules, special, template, today], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=4)  # runs of a sweep have the same, and it is long
+def _rules(text: str) -> str:
+    """A hash of a tokenizer's JSON, without what the last call left in it."""
+    rules = json.loads(text)
+    for of_the_last_call in ("truncation", "padding"):
+        rules.pop(of_the_last_call, None)
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 
 def depends_on_date(template: str) -> bool:

@@ -10,6 +10,8 @@ import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 STYLE: dict[Any, Any] = {
@@ -45,12 +47,16 @@ def write_diagnostics(table: pa.Table, folder: Path, history: list[dict[str, Any
 
 
 def save(draw: Callable[[dict[str, np.ndarray]], Figure], path: Path, columns: dict[str, np.ndarray]) -> Path:
-    """Draw in the one style; `path` is the PNG, an SVG goes beside it."""
+    """Draw in the one style; `path` is the PNG, an SVG goes beside it.
+
+    Laid out once and drawn twice; `Figure.savefig` would do both twice for each file, which short runs feel.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         figure = draw(columns)
-        figure.savefig(path)
-        figure.savefig(path.with_suffix(".svg"))
+        FigureCanvasAgg(figure).print_png(path)
+        figure.set_layout_engine("none")  # keeps the places found
+        FigureCanvasSVG(figure).print_svg(path.with_suffix(".svg"))
     return path
 
 

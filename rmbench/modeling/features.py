@@ -32,19 +32,16 @@ class Features:
     """The layout of groups whose embeddings are known: a forward pass is the head alone.
 
     Args:
-        groups: the groups of the table, in its order.
+        places: by a group's id, the rows of the table that are its responses'.
         table: embeddings `(responses, hidden)`, float32; of pairs: pair 0 chosen, pair 0 rejected, pair 1 chosen, ...
     """
 
     name = "features"
     fills_up = False
 
-    def __init__(self, groups: Sequence[TokenGroup], table: np.ndarray) -> None:
+    def __init__(self, places: dict[str, range], table: np.ndarray) -> None:
         self.table = table
-        ends = np.cumsum([len(group.sequences) for group in groups])
-        self._rows = {
-            group.id: np.arange(end - len(group.sequences), end) for group, end in zip(groups, ends, strict=True)
-        }
+        self._places = places
 
     def cost(self, group: TokenGroup) -> int:
         """No token is computed; one group counts as one."""
@@ -52,7 +49,7 @@ class Features:
 
     def rows(self, groups: Sequence[TokenGroup]) -> Rows:
         """Embeddings `(responses, hidden)` and no tokens."""
-        embeddings = self.table[np.concatenate([self._rows[group.id] for group in groups])]
+        embeddings = self.table[[place for group in groups for place in self._places[group.id]]]
         nothing = torch.zeros(0, dtype=torch.long)
         return Rows(input_ids=nothing, read=nothing, embeddings=torch.from_numpy(np.ascontiguousarray(embeddings)))
 
@@ -89,14 +86,25 @@ class FeatureStore:
         Raises:
             UserError: a single group does not fit into memory.
         """
-        path = self.folder / f"{self._key(groups, layout)}.npy"
+        key, places = self._read(groups, layout)
+        path = self.folder / f"{key}.npy"
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if path.is_file():
                 logger.info("%s: embeddings of the frozen backbone read from %s", name, path)
             else:
                 self._compute(groups, layout, name, path)
-        return Features(groups, np.load(path, mmap_mode="r"))
+        return Features(places, np.load(path, mmap_mode="r"))
+
+    def _read(self, groups: Sequence[TokenGroup], layout: Layout) -> tuple[str, dict[str, range]]:
+        """The file's name, and each group's rows in it. Layouts agree to rounding only, so each has its own file."""
+        digest = hashlib.sha256(json.dumps([self.backbone, self.precision, layout.name]).encode())
+        places, end = {}, 0
+        for group in groups:
+            digest.update(json.dumps(group.sequences).encode())
+            places[group.id] = range(end, end + len(group.sequences))
+            end += len(group.sequences)
+        return digest.hexdigest()[:24], places
 
     def _compute(self, groups: Sequence[TokenGroup], layout: Layout, name: str, path: Path) -> None:
         """Written under another name, which is given up for the right one when all is on the disk."""
@@ -115,10 +123,3 @@ class FeatureStore:
         del table
         os.replace(partial, path)
         logger.info("%s: embeddings of the frozen backbone written to %s", name, path)
-
-    def _key(self, groups: Sequence[TokenGroup], layout: Layout) -> str:
-        """The layouts agree to rounding only, so each has its own file."""
-        digest = hashlib.sha256(json.dumps([self.backbone, self.precision, layout.name]).encode())
-        for group in groups:
-            digest.update(json.dumps(group.sequences).encode())
-        return digest.hexdigest()[:24]

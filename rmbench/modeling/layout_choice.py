@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 # Float32 rounding over dozens of layers stays below this share of an embedding's length; a wrong mask does not.
 TOLERANCE = 1e-3
 PAIRS_TRIED = 4
-PAIRS_LOOKED_AT = 1000
+PAIRS_LOOKED_AT = 256
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 

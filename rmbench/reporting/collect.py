@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from scipy.stats import t as student
 
-from rmbench.runs import read_json
+from rmbench.files import read_json
 from rmbench.tracking import seen_online
 
 # Words that say which repetition a run is or where it is kept, not what is compared.

@@ -11,12 +11,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from rmbench.files import read_json
 from rmbench.reporting.collect import Group, Run, columns, compared_words, provenance, shared_words, table_names
 from rmbench.reporting.paper import HEADER, HOW_PUBLISHED, beside_published
 from rmbench.reporting.plots import figures
 from rmbench.reporting.text import HOW_VERDICTS
 from rmbench.reporting.verdicts import Verdict
-from rmbench.runs import read_json
 
 
 def as_html(

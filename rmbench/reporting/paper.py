@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from yaml import YAMLError
 
+from rmbench.files import flat
 from rmbench.reporting.collect import Group, Summary
-from rmbench.runs import flat
 
 COLUMNS = {"Reasoning": "Reasoning", "average": "score"}  # the paper's name -> ours
 HEADER = ("run", "paper's setting", "on", "published", "measured", "difference", "95 % interval", "seeds")

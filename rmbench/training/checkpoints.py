@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rmbench.runs import read_json, write_json
+from rmbench.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 

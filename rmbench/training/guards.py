@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
+from rmbench.files import read_jsonl, write_text
 from rmbench.losses import PairBatch, PairLoss, rating_margins
 from rmbench.modeling.layout import Layout, run_rows
 from rmbench.modeling.model import RewardModel
-from rmbench.runs import read_jsonl, write_text
 from rmbench.training.feed import MicroBatch
 
 logger = logging.getLogger(__name__)
