@@ -22,11 +22,12 @@ from test_model import ROWS, decoder
 
 from rmbench import runs
 from rmbench.config import BackboneConfig, DatasetConfig, TrackingConfig
-from rmbench.errors import UserError
+from rmbench.errors import Stopped, UserError
 from rmbench.files import read_json, read_jsonl
 from rmbench.tracking import Tracker
 from rmbench.train import train
 from rmbench.training import checkpoints
+from rmbench.training.signals import EndingSignals
 
 RUN = """
 import sys
@@ -213,6 +214,19 @@ def test_data_deleted_after_the_start_are_not_missed(train_config, tmp_path):
     data.unlink()
     assert process.wait(120) == 0
     assert read_json(tmp_path / "run" / "metrics.json")["steps"] == 30
+
+
+def test_a_fault_after_a_signal_ends_as_the_signal_asked():
+    def run():
+        with EndingSignals():
+            signal.raise_signal(signal.SIGTERM)
+            raise OSError("no disk")  # as a run whose folder was deleted meets it: a sweep must not go on to the next
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="SIGTERM: stopped by OSError: no disk;") as stopped:
+        run()
+    assert stopped.value.number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path):

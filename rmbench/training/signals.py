@@ -9,6 +9,8 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
+from rmbench.errors import Stopped
+
 ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
@@ -32,9 +34,16 @@ class EndingSignals:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Those who listened before hear the signals again."""
+        """Those who listened before hear the signals again.
+
+        Raises:
+            Stopped: a fault came between a signal and its step's end; the end is what was asked for.
+        """
         for number, listener in self._before.items():
             signal.signal(number, listener)
+        if self.received is not None and isinstance(error, Exception):
+            name = signal.Signals(self.received).name
+            raise Stopped(f"{name}: stopped by {type(error).__name__}: {error};", self.received) from error
 
     def pass_on(self) -> bool:
         """Let those who listened before have the signal that came; False if there are none.
