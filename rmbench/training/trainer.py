@@ -11,9 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,22 +28,23 @@ from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.errors import Stopped, UserError
-from rmbench.losses import PairBatch, PairLoss, Statistics
+from rmbench.losses import PairLoss, Statistics
 from rmbench.modeling.devices import sharded, whole_state, wrapped
-from rmbench.modeling.layout import Layout, run_rows
+from rmbench.modeling.layout import Layout
 from rmbench.modeling.loading import save_reward_model
-from rmbench.modeling.memory import first_budget, halved, out_of_memory
+from rmbench.modeling.memory import first_budget, halved
 from rmbench.modeling.model import RewardModel, recompute_activations
 from rmbench.modeling.scoring import score_pairs, summarize
 from rmbench.modeling.throughput import matrix_rate, model_cost
 from rmbench.runs import History
 from rmbench.tracking import Tracker
 from rmbench.training import checkpoints, guards
-from rmbench.training.feed import MicroBatch, StepFeed, StepInput
+from rmbench.training.feed import MicroBatch, StepFeed
+from rmbench.training.gradient import StepGradient
 from rmbench.training.optimizer import new_optimizer, new_schedule
 from rmbench.training.sampler import StepBatches
 from rmbench.training.signals import EndingSignals
-from rmbench.training.window import SUMS, TrainState, step_sums
+from rmbench.training.window import SUMS, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +81,13 @@ class Trainer:
         self.eval_pairs, self.eval_layout, self.eval_tokens = eval_pairs, eval_layout, eval_tokens
         self.folder, self.recorder, self.tracker, self.layout = folder, recorder, tracker, layout
         self.probe = probe
-        # loss.weighting=exact measures every pair, in the step's own graph
-        exact = loss.needs_gradient_norm
-        self.margin_gradients = (recorder.gradients or PairGradients(model)) if exact else None
+        margin_gradients = (recorder.gradients or PairGradients(model)) if loss.needs_gradient_norm else None
         if config.gradient_checkpointing:
             recompute_activations(model)
         optimizer = new_optimizer(model, config)
         self.cost = model_cost(model.network)
         self.model, self.optimizer = wrapped(accelerator, strategy, model, optimizer)
+        self.gradient = StepGradient(self.model, loss, accelerator, recorder, margin_gradients)
         self.sharded = sharded(accelerator, self.model)
 
         rank, world = accelerator.process_index, accelerator.num_processes
@@ -105,8 +103,6 @@ class Trainer:
         self.state = TrainState(budget_tokens=first_budget(config.micro_batch_tokens, accelerator.device))
         compute_dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
         self.matrix_rate = matrix_rate(accelerator.device, compute_dtype) * world
-        # So that sums do not depend on how a batch is split; MPS has no float64.
-        self.sum_dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
         checkpoints.keep_trained_alone(accelerator)
         self.signals, self._told_to_end, self._saved = EndingSignals(), False, False
 
@@ -147,9 +143,9 @@ class Trainer:
         if recording and self.probe is not None:
             row |= self.probe.measure(self.state.step + 1, self.loss, self.state.budget_tokens)
         started = time.perf_counter()
-        sums, statistics = self._backward()
+        sums, statistics = self._backward(recording)
         sums[-1] += self.signals.received is not None
-        totals = dict(zip(SUMS, self._total(sums).tolist(), strict=True))
+        totals = dict(zip(SUMS, self.gradient.total(sums).tolist(), strict=True))
         self._told_to_end = totals.pop("ending") > 0
         norm = self._optimizer_step(math.isfinite(totals["loss"]))
         if norm is None:
@@ -163,14 +159,14 @@ class Trainer:
             row |= self.recorder.write(self.state.step + 1, self.accelerator.is_main_process)
         return row
 
-    def _backward(self) -> tuple[Tensor, Statistics]:
+    def _backward(self, recording: bool) -> tuple[Tensor, Statistics]:
         """The step's gradient; its SUMS and what its losses depended on.
 
         When memory runs out, the step begins again with smaller forward passes.
         """
         while True:
             step_input = self.feed.at(self.state.step, self.state.budget_tokens)
-            done = self._try_backward(step_input)
+            done = self.gradient.add(step_input, recording)
             if not isinstance(done, MicroBatch):
                 return done
             tokens = sum(map(self.layout.cost, done.pairs))
@@ -178,67 +174,6 @@ class Trainer:
             self.state.budget_tokens = halved(self.state.budget_tokens, tokens, len(done.pairs), remedy)
             self.optimizer.zero_grad()
             self.recorder.forget()
-
-    def _try_backward(self, step_input: StepInput) -> tuple[Tensor, Statistics] | MicroBatch:
-        """The step's gradient, or the forward pass for which memory did not suffice."""
-        # The mean over the global batch: DDP averages the ranks' gradients, so each scales by their number.
-        scale = self.accelerator.num_processes / step_input.pairs
-        recording = self.recorder.wants(self.state.step + 1)
-        gradients = self.recorder.gradients if recording else None
-        watching = self.margin_gradients or gradients
-        sums = torch.zeros(len(SUMS), device=self.accelerator.device, dtype=self.sum_dtype)
-        parts = step_input.micro_batches
-        part = parts[0]
-        try:
-            statistics = self._first_pass(parts)
-            for part in parts:
-                measured, last = None, part is parts[-1]
-                self.accelerator.sync_gradients = last  # DeepSpeed's way to hear of it
-                with (
-                    nullcontext() if last else self.accelerator.no_sync(self.model),
-                    watching.watch(part.rows) if watching else nullcontext(),
-                ):
-                    batch = self._forward(part)
-                    if statistics is None:
-                        statistics = self.loss.statistics(batch, self._total)
-                    terms = self.loss(batch, statistics)
-                    values = terms.loss * scale
-                    backward = partial(self.accelerator.backward, values.sum())
-                    if gradients:
-                        measured = gradients.collect(values, backward).times(1 / scale)
-                    else:
-                        backward()
-                sums += step_sums(terms, part.rows, self.sum_dtype)
-                if recording:
-                    self.recorder.add(part.pairs, batch.output, terms, measured)
-        except RuntimeError as error:
-            # With several processes the others would wait in a reduction that this one has left.
-            if self.accelerator.num_processes > 1 or not out_of_memory(error):
-                raise
-            return part
-        assert statistics is not None
-        return sums, statistics
-
-    def _first_pass(self, parts: list[MicroBatch]) -> Statistics | None:
-        """For losses that depend on the whole global batch, where one forward pass does not hold this rank's part."""
-        if len(parts) == 1 or not self.loss.needs_global_batch:
-            return None
-        batches = []
-        for part in parts:
-            watched = self.margin_gradients.watch(part.rows) if self.margin_gradients else torch.no_grad()
-            with self.accelerator.no_sync(self.model), watched:
-                batches.append(self._forward(part).detached())
-        return self.loss.statistics(PairBatch.joined(batches), self._total)
-
-    def _forward(self, part: MicroBatch) -> PairBatch:
-        output = run_rows(self.model, part.rows.to(self.accelerator.device))
-        norms = None if self.margin_gradients is None else self.margin_gradients.collect(output.margin).norms
-        return PairBatch(output, part.rating_margin, norms)
-
-    def _total(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks."""
-        total: Tensor = self.accelerator.reduce(tensor)
-        return total
 
     def _optimizer_step(self, finite: bool) -> float | None:
         """The gradient's norm before clipping; None if it or the loss is not finite: then the weights stay."""
