@@ -23,12 +23,13 @@ DIAGNOSE_GROUPS = {"gpu", "benchmark", "dataset", "backbone", "tracking"}
 # Each imports only what stands after it: of other folders by the first list, within a folder by the others.
 LAYERS = """
     __main__ __init__ cli commands report reporting compare score train handover diagnose evaluate inspect_data
-    training benchmarks inspection diagnostics statistics losses modeling data tracking runs config knobs console
-    paths errors
+    training benchmarks inspection diagnostics statistics losses modeling data tracking runs provenance files config
+    knobs console paths errors
 """.split()
 WITHIN = {
     "commands": "losses launch forecast jobs interrupts ranks pool sweep completion compose words manual catalog"
     " registry",
+    "config": "commands running data loss backbone enums listing",
     "benchmarks": """
         rewardbench_files run registry rewardbench rewardbench2 rm_bench judgebench pairs synthetic formula rows scores
     """,
@@ -41,7 +42,7 @@ WITHIN = {
     " tokenizer last_layer heads lora tiny layout output attention devices",
     "reporting": "page plots charts text paper verdicts selection collect",
     "statistics": "seeds best_of_n paired calibration cells",
-    "training": "inputs trainer guards window feed optimizer sampler signals checkpoints",
+    "training": "inputs trainer guards gradient window feed optimizer sampler signals checkpoints",
 }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Command:
     """What a command does, how it is called, and what it calls."""
 
-    config: str  # conf/CONFIG.yaml, and its schema in rmbench/config.py
+    config: str  # conf/CONFIG.yaml, and its schema in rmbench/config/
     job: str  # "module:function", called with the finished config object
     about: str
     examples: dict[str, str]  # words -> what they do

@@ -1,0 +1,56 @@
+"""Keys of the pretrained model and of its adapters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from rmbench.config.enums import HeadInit, HeadKind
+from rmbench.errors import UserError
+from rmbench.knobs import Checked, knob
+
+
+@dataclass
+class LoraConfig(Checked):
+    """Adapters instead of all weights (arXiv 2106.09685); the head is trained whole."""
+
+    prefix: ClassVar[str] = "backbone.lora."
+    r: int = knob(0, "rank of the adapters; 0 is off: all weights are trained", low=0)
+    alpha: float = knob(32.0, "an adapter's output counts alpha / r", above=0)
+    dropout: float = knob(0.0, "of an adapter's input", low=0, below=1)
+    target_modules: list[str] = knob(["all-linear"], "names of the layers that get adapters, such as [q_proj,v_proj]")
+    bits: int | None = knob(None, "QLoRA: frozen weights in 4 or 8 bits through bitsandbytes; null is float32")
+
+    def check(self) -> None:
+        """Quantised weights cannot be trained themselves."""
+        if self.bits not in (None, 4, 8):
+            raise UserError(f"backbone.lora.bits={self.bits}: there are 4, 8 and null.")
+        if self.bits and not self.r:
+            raise UserError(f"backbone.lora.bits={self.bits} needs adapters to train: backbone.lora.r=16 is usual.")
+        if not self.target_modules:
+            raise UserError("backbone.lora.target_modules=[]: name at least one layer, or all-linear.")
+
+
+@dataclass
+class BackboneConfig(Checked):
+    """The pretrained model under the scalar head."""
+
+    prefix: ClassVar[str] = "backbone."
+    name_or_path: str | None = knob(None, "Hugging Face id or local folder; null makes the tiny random decoder")
+    revision: str | None = knob(None, "branch, tag or commit on the Hub")
+    trust_remote_code: bool = knob(False, "run Python code that comes with the model")
+    head: HeadKind = knob(HeadKind.linear, "linear, mlp, layernorm_linear, or bottleneck (InfoRM)")
+    head_init: HeadInit = knob(HeadInit.normal, "first weights of its last layer: normal (0.02), narrow, zero")
+    head_width: int = knob(1024, "hidden units of mlp, dimensions of bottleneck's code", low=1)
+    freeze: bool = knob(False, "train the head alone; the backbone's states are computed once and kept on disk")
+    feature_cache: str = knob("outputs/features", "folder of the embeddings of frozen backbones, shared by runs")
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+    def check(self) -> None:
+        """A frozen backbone has no adapters, and random weights no better form to be kept in."""
+        if self.freeze and self.lora.r:
+            raise UserError("backbone.freeze=true trains the head alone, backbone.lora.r trains adapters: choose one.")
+        if self.name_or_path is None and self.lora.bits:
+            raise UserError("backbone.lora.bits is for pretrained weights; name some: backbone.name_or_path=...")
+        if self.head is not HeadKind.linear and self.lora.r:
+            raise UserError(f"backbone.head={self.head.name}: adapters (backbone.lora.r) go with head=linear alone.")

@@ -1,0 +1,154 @@
+"""The whole config of each command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from omegaconf import MISSING
+
+from rmbench.config.backbone import BackboneConfig
+from rmbench.config.data import DatasetConfig
+from rmbench.config.enums import Compat, LayoutName
+from rmbench.config.loss import LossConfig
+from rmbench.config.running import (
+    BenchmarkConfig,
+    DiagnosticsConfig,
+    GpuConfig,
+    HubConfig,
+    TrackingConfig,
+    TrainingConfig,
+)
+from rmbench.errors import UserError
+from rmbench.knobs import Checked, knob
+
+
+@dataclass
+class TrainConfig(Checked):
+    """`rmbench train` and each job of `rmbench sweep`."""
+
+    backbone: BackboneConfig = MISSING
+    loss: LossConfig = MISSING
+    dataset: DatasetConfig = MISSING
+    training: TrainingConfig = MISSING
+    gpu: GpuConfig = MISSING
+    diagnostics: DiagnosticsConfig = MISSING
+    benchmark: BenchmarkConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    hub: HubConfig = field(default_factory=HubConfig)
+    layout: LayoutName = knob(
+        LayoutName.auto, "shared (each prompt computed once), padded, or what the backbone allows"
+    )
+    seed: int = knob(0, "of the head's first weights and of the order of the pairs", low=0, below=2**32)
+    run_dir: str = knob(MISSING, "the run's folder (rmbench train)")
+    sweep_dir: str = knob(MISSING, "the folder of a sweep's runs (rmbench sweep)")
+
+    def check(self) -> None:
+        """Scoring a benchmark during training needs one."""
+        if self.training.eval_benchmark_every and self.benchmark.name == "none":
+            raise UserError("training.eval_benchmark_every scores a benchmark; choose one: benchmark=synthetic")
+
+
+@dataclass
+class EvalConfig(Checked):
+    """`rmbench eval`."""
+
+    benchmark: BenchmarkConfig = MISSING
+    gpu: GpuConfig = MISSING
+    layout: LayoutName = knob(
+        LayoutName.auto, "shared (each prompt computed once), padded, or what the backbone allows"
+    )
+    checkpoint: str | None = knob(None, "run folder, its checkpoint, any local folder or Hub id; null: newest run")
+    scores: str | None = knob(None, "a scores.jsonl: form its numbers without the model")
+    compat: Compat = knob(
+        Compat.none, "rewardbench: its text path (doubled BOS masked, its pooling), an absent section counts 0"
+    )
+    bits: int | None = knob(None, "load in 8 or 4 bits through bitsandbytes; scores change; null is float32")
+    revision: str | None = knob(None, "branch, tag or commit of a checkpoint on the Hub")
+    trust_remote_code: bool = knob(False, "run Python code that comes with the model")
+    run_dir: str | None = knob(None, "where the scores go; null is RUN/eval/BENCHMARK")
+
+    def check(self) -> None:
+        """bitsandbytes knows two widths."""
+        _check_bits(self.bits)
+
+
+@dataclass
+class ScoringConfig(Checked):
+    """What `rmbench score` reads and writes."""
+
+    prefix: ClassVar[str] = "score."
+    input: str | None = knob(None, "prompts with responses: jsonl, json, csv, parquet; - is standard input (jsonl)")
+    output: str | None = knob(None, "the rows with their rewards: .jsonl or .parquet; - is standard output (jsonl)")
+    best_of: int | None = knob(None, "pick the best of the first N responses of each prompt", low=1)
+    max_length: int | None = knob(None, "tokens of prompt and response; null is min(context, 2048)", low=8)
+
+
+@dataclass
+class ScoreConfig(Checked):
+    """`rmbench score`."""
+
+    gpu: GpuConfig = MISSING
+    score: ScoringConfig = field(default_factory=ScoringConfig)
+    layout: LayoutName = knob(
+        LayoutName.auto, "shared (each prompt computed once), padded, or what the backbone allows"
+    )
+    checkpoint: Any = knob(None, "run folder, any local folder or Hub id, or a list [A,B] of them; null: newest run")
+    revision: str | None = knob(None, "branch, tag or commit of a checkpoint on the Hub")
+    trust_remote_code: bool = knob(False, "run Python code that comes with the model")
+    bits: int | None = knob(None, "load in 8 or 4 bits through bitsandbytes; scores change; null is float32")
+
+    def check(self) -> None:
+        """bitsandbytes knows two widths."""
+        _check_bits(self.bits)
+
+
+def _check_bits(bits: int | None) -> None:
+    if bits not in (None, 4, 8):
+        raise UserError(f"bits={bits}: there are 4, 8 and null.")
+
+
+@dataclass
+class DiagnoseConfig(Checked):
+    """`rmbench diagnose`."""
+
+    backbone: BackboneConfig = MISSING
+    dataset: DatasetConfig = MISSING
+    benchmark: BenchmarkConfig = MISSING
+    gpu: GpuConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    layout: LayoutName = knob(
+        LayoutName.auto, "shared (each prompt computed once), padded, or what the backbone allows"
+    )
+    checkpoint: str | None = knob(
+        None, "run folder, its checkpoint, any local folder or Hub id; null: backbone= as it comes, with a new head"
+    )
+    against: str | None = knob(None, "a second checkpoint: accuracy of both by distance bin")
+    pairs: int = knob(1000, "measure at most so many pairs, evenly spread over the data", low=10)
+    direction_pairs: int = knob(128, "pairs whose gradients are compared in direction; 0 is none", low=0)
+    micro_batch_tokens: int | None = knob(
+        None, "tokens per forward and backward pass; null depends on the device", low=1
+    )
+    seed: int = knob(0, "of a new head's first weights and of the bootstrap", low=0, below=2**32)
+    run_dir: str | None = knob(None, "where the study goes; null is RUN/diagnose/DATA or outputs/diagnose/MODEL/DATA")
+
+
+@dataclass
+class InspectConfig(Checked):
+    """`rmbench inspect`."""
+
+    backbone: BackboneConfig = MISSING
+    dataset: DatasetConfig = MISSING
+    benchmark: BenchmarkConfig = MISSING
+    rows: int = knob(3, "so many pairs are shown as the model sees them", low=0)
+    export: str | None = knob(None, "write the pairs here in TRL's form (.jsonl, .parquet), evaluation pairs beside it")
+    run_dir: str = knob(MISSING, "where inspection.json and inspection.html go")
+
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "score": ScoreConfig,
+    "diagnose": DiagnoseConfig,
+    "inspect": InspectConfig,
+}

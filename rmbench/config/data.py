@@ -1,0 +1,100 @@
+"""Keys of the pairs: where they come from, which are taken, how long they may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from omegaconf import MISSING
+
+from rmbench.config.enums import LengthPolicy, OnBadRow, OnSharedPrompt, OnTie
+from rmbench.errors import UserError
+from rmbench.knobs import Checked, knob
+
+
+@dataclass
+class SyntheticConfig(Checked):
+    """Knobs of the built-in data; used by `dataset=synthetic` alone."""
+
+    prefix: ClassVar[str] = "dataset.synthetic."
+    seed: int = knob(0, "which data are made; independent of the run's seed", low=0)
+    chat: float = knob(1.0, "share of chat pairs, relative to the other sections", low=0)
+    chat_hard: float = knob(1.0, "share of chat_hard pairs", low=0)
+    safety: float = knob(1.0, "share of safety pairs", low=0)
+    reasoning: float = knob(1.0, "share of reasoning pairs", low=0)
+    label_noise: float = knob(0.0, "share of training pairs whose label is flipped", low=0, high=1)
+    near_duplicates: float = knob(
+        0.0, "share of training pairs replaced by near-identical ones with coin-flip labels", low=0, high=1
+    )
+
+    def check(self) -> None:
+        """At least one section must have a share."""
+        if self.chat + self.chat_hard + self.safety + self.reasoning <= 0:
+            raise UserError("dataset.synthetic: every section has share 0; give at least one a positive share.")
+
+
+@dataclass
+class NoiseConfig(Checked):
+    """Noise put into training pairs on purpose, for experiments."""
+
+    prefix: ClassVar[str] = "dataset.noise."
+    seed: int = knob(0, "which pairs are changed; independent of the run's seed", low=0)
+    label_flips: float = knob(0.0, "share of training pairs whose sides are swapped", low=0, high=1)
+    near_duplicates: float = knob(
+        0.0,
+        "share of training pairs made of chosen and a near-identical copy, labels by coin flip",
+        low=0,
+        high=1,
+    )
+
+
+@dataclass
+class StrataConfig(Checked):
+    """Training pairs drawn by the distance between their two embeddings, before any training."""
+
+    prefix: ClassVar[str] = "dataset.strata."
+    count: int = knob(0, "part the training pairs by distance into so many strata, equally large; 0 is off", low=0)
+    keep: list[int] = knob([], "strata that pairs are drawn from, equally many each; 1 is the closest, [] is all")
+    size: int | None = knob(None, "pairs drawn altogether; null is as many as one stratum holds", low=1)
+    embeddings: str | None = knob(None, "Hub id or local folder whose embeddings are used; null is backbone=")
+    seed: int = knob(
+        0, "which pairs of a stratum are drawn, and random weights of backbone=tiny; not the run's", low=0, below=2**32
+    )
+
+    def check(self) -> None:
+        """Strata are numbered from 1, and each is drawn from once."""
+        if (self.keep or self.size or self.embeddings) and not self.count:
+            raise UserError("dataset.strata: say into how many the pairs are parted: dataset.strata.count=3")
+        if wrong := [n for n in self.keep if not 1 <= n <= self.count or self.keep.count(n) > 1]:
+            raise UserError(f"dataset.strata.keep={self.keep}: {wrong[0]} is not one of 1 to {self.count}, given once.")
+
+
+@dataclass
+class DatasetConfig(Checked):
+    """Preference pairs to train on."""
+
+    prefix: ClassVar[str] = "dataset."
+    name: str = knob(MISSING, "which loader: synthetic, local, mix, or a published set (`dataset=` lists them)")
+    path: str | None = knob(None, "local training file (jsonl, json, csv, parquet; .gz too) instead of the Hub's")
+    eval_path: str | None = knob(None, "local evaluation file; null holds out pairs of the training file by prompt")
+    part: str | None = knob(None, "part of the Hub's dataset, such as harmless-base; null is the usual one")
+    revision: str | None = knob(None, "branch, tag or commit on the Hub; null is the pinned one, or the newest")
+    mix: dict[str, float] = field(default_factory=dict, metadata={"doc": "of `dataset=mix`: set or file -> share"})
+    stride: int | None = knob(None, "use every so-many-th training pair: 20 of unified_feedback is GRM's 40K", low=1)
+    train_size: int | None = knob(None, "use this many training pairs, evenly spread; null is all", low=1)
+    eval_size: int | None = knob(
+        None,
+        "use this many evaluation pairs; null is all, or a tenth (at most 1,000) if held out",
+        low=1,
+    )
+    max_length: int | None = knob(None, "tokens of prompt and response; null is min(model's context, 2048)", low=8)
+    length_policy: LengthPolicy = knob(LengthPolicy.truncate_prompt_left, "what happens to longer pairs")
+    on_bad_row: OnBadRow = knob(OnBadRow.error, "stop at a malformed row, or drop and count it")
+    on_tie: OnTie = knob(OnTie.keep, "a pair whose sides are rated alike: keep it, or drop and count it")
+    on_shared_prompt: OnSharedPrompt = knob(
+        OnSharedPrompt.keep, "a prompt in both splits: keep it in both, or drop its training pairs"
+    )
+    cache: str = knob("outputs/data", "folder of pairs and token ids, shared by runs; may be deleted at any time")
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    strata: StrataConfig = field(default_factory=StrataConfig)
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)

@@ -1,0 +1,51 @@
+"""Every key of a command with its documentation, and its values where they are few."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields
+from enum import Enum
+from typing import Any, get_type_hints
+
+from omegaconf import MISSING
+
+from rmbench.knobs import Checked
+
+
+def keys(schema: type, prefix: str = "") -> dict[str, str]:
+    """Every dotted key below `schema` with its documentation, in the order of the fields."""
+    found: dict[str, str] = {}
+    for f in fields(schema):
+        nested = _group(schema, f.name)
+        if nested is not None:
+            found |= keys(nested, f"{prefix}{f.name}.")
+        else:
+            default = "" if f.default in (NO_DEFAULT, MISSING) else f" (default: {_shown(f.default)})"
+            found[prefix + f.name] = f.metadata["doc"] + default
+    return found
+
+
+def choices(schema: type, key: str) -> list[str]:
+    """The values of a dotted key that has only a few; none otherwise."""
+    name, _, rest = key.partition(".")
+    for f in fields(schema):
+        if f.name == name and rest:
+            nested = _group(schema, name)
+            return [] if nested is None else choices(nested, rest)
+        if f.name == name and isinstance(f.default, Enum):
+            return [member.name for member in type(f.default)]
+        if f.name == name and isinstance(f.default, bool):
+            return ["true", "false"]
+    return []
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Enum):
+        return value.name
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _group(schema: type, name: str) -> type | None:
+    """The class of a field that is a group of keys."""
+    kind = get_type_hints(schema)[name]
+    return kind if isinstance(kind, type) and issubclass(kind, Checked) else None

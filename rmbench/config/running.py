@@ -1,0 +1,138 @@
+"""Keys of how a run goes: steps, devices, what is measured beside them, where its numbers go."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from omegaconf import MISSING
+
+from rmbench.config.enums import Device, Gradient, Precision, Scheduler, Strategy
+from rmbench.errors import UserError
+from rmbench.knobs import Checked, knob
+
+
+@dataclass
+class TrainingConfig(Checked):
+    """Optimisation, evaluation during training, checkpoints."""
+
+    prefix: ClassVar[str] = "training."
+    epochs: float = knob(1.0, "passes over the training pairs; not used if max_steps is given", above=0)
+    max_steps: int | None = knob(None, "optimiser steps, instead of epochs", low=1)
+    batch_size: int = knob(32, "pairs per optimiser step over all devices", low=1)
+    micro_batch_size: int | None = knob(
+        None, "at most so many pairs per device and forward pass; results do not depend on it", low=1
+    )
+    micro_batch_tokens: int | None = knob(
+        None, "tokens per device and forward pass; null is found: halved whenever memory runs out", low=1
+    )
+    learning_rate: float = knob(5e-5, "peak learning rate", above=0)
+    scheduler: Scheduler = knob(Scheduler.cosine, "shape of the learning rate after warm-up")
+    warmup: float = knob(0.05, "warm-up: a share of all steps if below 1, else a number of steps", low=0)
+    weight_decay: float = knob(0.0, "AdamW's weight decay", low=0)
+    adam_beta1: float = knob(0.9, "AdamW's first-moment decay", low=0, below=1)
+    adam_beta2: float = knob(0.999, "AdamW's second-moment decay", low=0, below=1)
+    max_grad_norm: float = knob(1.0, "clip the global gradient norm here; 0 is off", low=0)
+    logging_steps: int = knob(10, "write history.jsonl and the tracker every so many steps", low=1)
+    eval_steps: int = knob(0, "evaluate every so many steps; 0 is only at the end", low=0)
+    eval_benchmark_every: int = knob(
+        0, "score the benchmark every so many steps, into history.jsonl and the tracker; 0 is only at the end", low=0
+    )
+    save_steps: int = knob(0, "write a checkpoint for resuming every so many steps; 0 is never", low=0)
+    save_total_limit: int = knob(2, "checkpoints for resuming that are kept", low=1)
+    resume: bool = knob(False, "go on from the run folder's newest checkpoint")
+    keep_best: bool = knob(False, "export the checkpoint with the best evaluation accuracy, not the last")
+    early_stopping_patience: int = knob(0, "stop after so many evaluations without a better accuracy; 0 is off", low=0)
+    max_skipped_steps: int = knob(
+        10,
+        "stop after skipping so many steps for a loss or gradient that is not finite; nonfinite.jsonl has the pairs",
+        low=0,
+    )
+    gradient_checkpointing: bool = knob(False, "recompute activations in the backward pass: less memory, more time")
+
+    def check(self) -> None:
+        """Whatever compares evaluations needs evaluations."""
+        for name in ("keep_best", "early_stopping_patience"):
+            if getattr(self, name) and not self.eval_steps:
+                raise UserError(f"training.{name} compares evaluations during training; set training.eval_steps too.")
+
+
+@dataclass
+class GpuConfig(Checked):
+    """Where and in which precision the model runs."""
+
+    prefix: ClassVar[str] = "gpu."
+    device: Device = knob(Device.auto, "cuda, mps, cpu, or the first of these that there is")
+    strategy: Strategy = knob(
+        Strategy.none, "how several devices share a run: none, ddp, fsdp, deepspeed_zero2, _zero3"
+    )
+    count: int | None = knob(None, "processes, one per device; null is one for each GPU of this machine", low=1)
+    precision: Precision = knob(Precision.auto, "autocast precision; weights, head and loss stay float32")
+    attention: str = knob("sdpa", "attention implementation of transformers: sdpa, eager, flash_attention_2")
+    eval_tokens: int | None = knob(
+        None,
+        "tokens per forward pass in evaluation; null is what suits the device; halved when memory runs out",
+        low=1,
+    )
+    compile: bool = knob(False, "torch.compile the backbone: faster steps after a minute or more of compiling")
+
+    def check(self) -> None:
+        """Several processes share a run in one of the named ways."""
+        if self.strategy is Strategy.none and (self.count or 1) > 1:
+            raise UserError(f"gpu.count={self.count} needs a way to share the run: gpu=ddp (or fsdp, deepspeed_zero2).")
+
+
+@dataclass
+class DiagnosticsConfig(Checked):
+    """Gradient size against distance, pair by pair."""
+
+    prefix: ClassVar[str] = "diagnostics."
+    every: int = knob(10, "record the pairs of every so many steps; 0 is off", low=0)
+    gradient: Gradient = knob(
+        Gradient.head,
+        "which gradient norms: head (its weight alone, from the forward pass), exact (all parameters), off",
+    )
+    probe_pairs: int = knob(
+        0, "measure so many held-out pairs, the same ones, at each recorded step; 0 is none, 64 is usual", low=0
+    )
+
+
+@dataclass
+class BenchmarkConfig(Checked):
+    """A fixed set of prompts and responses with a published way to form a score."""
+
+    prefix: ClassVar[str] = "benchmark."
+    name: str = knob(MISSING, "none, auto, synthetic, rewardbench, rewardbench2, rm_bench, judgebench, pairs")
+    path: str | None = knob(None, "local file in the benchmark's own columns, instead of the Hub's")
+    revision: str | None = knob(None, "branch, tag or commit on the Hub")
+    split: str | None = knob(None, "split on the Hub, such as claude of JudgeBench; null is the benchmark's usual one")
+    prior_sets: bool = knob(False, "rewardbench: fetch its four prior sets too (allenai/pref-test-sets)")
+    group_by: str | None = knob(None, "column that benchmark=pairs groups by; null is section, subset or source")
+    max_length: int | None = knob(
+        None, "tokens of prompt and response; longer prompts are cut from the left; null is min(context, 2048)", low=8
+    )
+
+
+@dataclass
+class TrackingConfig(Checked):
+    """Where a run's numbers go besides its own folder."""
+
+    prefix: ClassVar[str] = "tracking."
+    name: str = knob(MISSING, "wandb or none")
+    project: str = knob("rmbench", "W&B project")
+    entity: str | None = knob(None, "W&B user or team")
+    group: str | None = knob(None, "W&B group; a sweep sets its own, a study that of its run")
+
+
+@dataclass
+class HubConfig(Checked):
+    """What is uploaded: nothing, unless it is asked for."""
+
+    prefix: ClassVar[str] = "hub."
+    push: str | None = knob(None, "ORG/NAME: upload the checkpoint there at the end, as a private repository")
+
+    def check(self) -> None:
+        """An owner and a name."""
+        if self.push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push):
+            raise UserError(f"hub.push={self.push}: write ORG/NAME.")
