@@ -63,6 +63,41 @@ def test_a_sweep_ends_in_a_table_over_seeds(swept):
     assert done.stdout.startswith("4 runs. Device hours are not estimated: the built-in texts are far shorter")
 
 
+COUNTING = """
+import sys, weakref
+from rmbench import cli
+from rmbench.training import inputs
+from rmbench.training.trainer import Trainer
+load, train, models, alive = inputs.new_reward_model, Trainer.train, [], []
+
+def counted(*words):
+    alive.append(sum(model() is not None for model in models))
+    model, tokenizer = load(*words)
+    models.append(weakref.ref(model))
+    return model, tokenizer
+
+def second_fails(trainer):
+    if len(models) == 2:
+        raise RuntimeError("on purpose")
+    return train(trainer)
+
+inputs.new_reward_model, Trainer.train = counted, second_fails
+try:
+    cli.main()
+finally:
+    print("alive before each run:", alive)
+"""
+
+
+def test_a_run_leaves_no_model_to_the_next_one_also_when_it_fails(tmp_path):
+    words = ["sweep", "seed=0,1,2", *SMALL, "sweep_dir=s"]
+    done = subprocess.run([sys.executable, "-c", COUNTING, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.endswith("alive before each run: [0, 0, 0]\n")
+    assert "1 run of the sweep failed" in done.stderr
+    assert "second_fails" in next(tmp_path.glob("s/seed=1*/failed.json")).read_text()
+
+
 def began_with(run):
     """The weights before anything moved, by name."""
     return load_file(run / "checkpoints" / "step-1" / "model.safetensors")

@@ -6,10 +6,12 @@ and in its run's folder.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
 import shlex
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,6 +159,16 @@ def _attempt(job: Callable[[], None], folder: Path | None) -> None:
             runs.record_failure(folder, error)
         if _in_sweep() and not isinstance(error, UserError):
             log.error("%s failed: %s", folder or "the job", _headline(error))
+    if _in_sweep():
+        _free(outcome.error)
+
+
+def _free(error: BaseException | None) -> None:
+    """The next run needs the memory of a model that frames of an error, or cycles, still hold."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
 
 
 def _common_mistake() -> UserError | None:
