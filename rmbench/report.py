@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rmbench.console import console
 from rmbench.errors import UserError
 from rmbench.files import write_text
-from rmbench.reporting.collect import Run, find_runs, group_runs
+from rmbench.reporting.collect import Group, Run, find_runs, group_runs, passed_over
 from rmbench.reporting.page import as_html
 from rmbench.reporting.selection import best_of
 from rmbench.reporting.text import as_csv, as_markdown, show
@@ -25,12 +25,13 @@ def report(folders: list[Path], baseline: Mapping[str, str] | None = None, selec
             held-out evaluation pairs, so that every loss is shown at its own best.
 
     Raises:
-        UserError: a folder does not exist, there is no run below any of them, or no run has the word of `select`.
+        UserError: a folder does not exist, there is no run below any of them, or no run has the words of `baseline` or
+            of `select`.
     """
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder. Runs are below outputs/ unless run_dir or sweep_dir says else.")
-    found = [run for folder in folders for run in find_runs(folder)]
+    found = list({run.folder.resolve(): run for folder in folders for run in find_runs(folder)}.values())
     if not found:
         raise UserError(f"No run below {', '.join(map(str, folders))}: a run's folder holds config.yaml.")
 
@@ -39,12 +40,22 @@ def report(folders: list[Path], baseline: Mapping[str, str] | None = None, selec
     choices: list[str] = []
     if select is not None:
         groups, choices = best_of(groups, select)
+    if baseline is not None:
+        _check_baseline(baseline, groups)
     compared, left_out = verdicts(groups, default_baseline(groups) if baseline is None else baseline)
+    notes = [*choices, *left_out, *passed_over(groups)]
 
     # files first, then the terminal
     write_text(folders[0] / "summary.csv", as_csv(found))
-    write_text(folders[0] / "report.md", as_markdown(found, groups, compared, choices + left_out))
-    write_text(folders[0] / "report.html", as_html(found, groups, compared, choices + left_out))
-    show(found, groups, compared, choices + left_out, console())
+    write_text(folders[0] / "report.md", as_markdown(found, groups, compared, notes))
+    write_text(folders[0] / "report.html", as_html(found, groups, compared, notes))
+    show(found, groups, compared, notes, console())
     console().print(f"written to {folders[0]}: report.html, report.md, summary.csv", soft_wrap=True)
     return found
+
+
+def _check_baseline(baseline: Mapping[str, str], groups: Sequence[Group]) -> None:
+    if any(all(group.words.get(key, "") == value for key, value in baseline.items()) for group in groups):
+        return
+    asked = " ".join(f"{key}={value}" for key, value in baseline.items())
+    raise UserError(f"--baseline {asked}: no run has that. There are: {'; '.join(group.label for group in groups)}.")

@@ -21,6 +21,7 @@ from rmbench.benchmarks.run import benchmark_layout, numbers_now, run_benchmark
 from rmbench.benchmarks.scores import ScoreLog, ScoreRow
 from rmbench.config import Gradient, TrainConfig
 from rmbench.console import console
+from rmbench.data.store import prompt_digests
 from rmbench.diagnostics import figures
 from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe, choose_probe
@@ -168,11 +169,15 @@ def _exported(folder: Path, config: TrainConfig, accelerator: Accelerator) -> Re
 def _evaluate(
     model: RewardModel, inputs: Inputs, config: TrainConfig, accelerator: Accelerator, folder: Path
 ) -> dict[str, Any]:
-    """The held-out pairs' numbers; their scores go to eval/held_out, so that runs can be compared pair by pair."""
+    """The held-out pairs' numbers; their scores go to eval/held_out, so that runs can be compared pair by pair.
+
+    Pairs of one prompt are a cluster; its name, a hash of the prompt, tells pairs of other files apart.
+    """
     with accelerator.autocast():
         scores = score_pairs(model, inputs.eval_pairs, inputs.eval_layout, accelerator.device, config.gpu.eval_tokens)
     if accelerator.is_main_process:
-        columns = zip(inputs.eval_pairs, scores.chosen, scores.rejected, scores.distance, strict=True)
+        prompts = prompt_digests([tokens.pair for tokens in inputs.eval_pairs])
+        columns = zip(inputs.eval_pairs, prompts, scores.chosen, scores.rejected, scores.distance, strict=True)
         ScoreLog(folder / "eval" / "held_out").finish(
             [
                 ScoreRow(
@@ -181,8 +186,9 @@ def _evaluate(
                     scores=(float(chosen), float(rejected)),
                     distances=(float(distance),),
                     identical=pair.identical,
+                    cluster=prompt.hex(),
                 )
-                for pair, chosen, rejected, distance in columns
+                for pair, prompt, chosen, rejected, distance in columns
             ]
         )
     return summarize(scores, [p.pair.section for p in inputs.eval_pairs])

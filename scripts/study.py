@@ -7,19 +7,25 @@ python scripts/study.py write FOLDER     # STUDY.md's tables, anew from the runs
 import argparse
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
 
 from rmbench.benchmarks.scores import read_scores
+from rmbench.config import TrainConfig
 from rmbench.errors import UserError
+from rmbench.modeling.devices import make_accelerator
+from rmbench.modeling.scoring import score_pairs
 from rmbench.reporting.collect import HELD_OUT, Group, find_runs, group_runs, summarised
 from rmbench.reporting.selection import best_of
 from rmbench.reporting.text import markdown_table
-from rmbench.reporting.verdicts import Verdict, verdicts
+from rmbench.reporting.verdicts import Verdict, headlines, verdicts
+from rmbench.training.inputs import prepare
 
 RATE = "training.learning_rate"
 STUDY = Path(__file__).parent.parent / "STUDY.md"
@@ -34,10 +40,17 @@ def rates(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def groups_of(folder: Path) -> list[Group]:
-    """The groups of a sweep, BT first; in a final one each has the rate chosen for it, which tells no two apart."""
+    """The groups of a sweep, BT first; in a final one each has the rate chosen for it, which tells no two apart.
+
+    Raises:
+        UserError: final runs of a loss have two rates, of which the test pairs must not choose.
+    """
     groups = group_runs(find_runs(folder))
-    if folder.name == "final" and any(RATE in group.words for group in groups):
-        groups, _ = best_of(groups, RATE)
+    if folder.name == "final":
+        groups = [Group({k: v for k, v in group.words.items() if k != RATE}, group.runs) for group in groups]
+        twice = [label for label, n in Counter(group.label for group in groups).items() if n > 1]
+        if twice:
+            raise UserError(f"{folder}: {twice[0]} has runs at two learning rates; move the old ones away.")
     return sorted(groups, key=lambda group: group.words.get("loss", "bt") != "bt")
 
 
@@ -86,32 +99,33 @@ def controls(folder: Path) -> str:
 
 
 def told(found: list[Verdict]) -> str:
-    """Each verdict on a whole benchmark, a line each."""
-    return "\n".join(f"- {verdict.sentence()}" for verdict in found if verdict.number == "score")
+    """Each verdict on a whole benchmark, or on its sections if it has no score, a line each."""
+    return "\n".join(f"- {verdict.sentence()}" for verdict in headlines(found))
 
 
 def sections(folder: Path) -> str:
     """Accuracy by section of the test pairs."""
     groups = groups_of(folder)
     names = list(dict.fromkeys(c for g in groups for run in g.runs for c in run.tables.get(HELD_OUT, {}) if c != "all"))
-    return as_table(["", *names], [[g.label, *(g.cell(HELD_OUT, name) for name in names)] for g in groups])
+    return as_table(
+        ["", "seeds", *names], [[g.label, g.seeds, *(g.cell(HELD_OUT, name) for name in names)] for g in groups]
+    )
 
 
 def by_distance(folder: Path) -> str:
-    """Accuracy on the thirds of the test pairs by distance, as the BT run of the same seed places them."""
-    groups = groups_of(folder)
-    base = next(group for group in groups if group.words.get("loss", "bt") == "bt" and len(group.words) <= 1)
-    placed = {seed: distances(run.folder) for seed, run in base.by_seed().items()}
+    """Accuracy on the thirds of the test pairs by distance before training, the same pairs for all runs of a seed.
+
+    Distances after training would not do: a margin is at most the distance times the head's norm, so the errors of the
+    run that places the pairs lie among its closest ones.
+    """
     rows = []
-    for group in groups:
+    for group in groups_of(folder):
         parts = []
-        for seed, run in group.by_seed().items():
-            if seed in placed:
-                right = correct(run.folder)
-                order = np.argsort(placed[seed], kind="stable")
-                parts.append([float(right[third].mean()) for third in np.array_split(order, 3)])
-        rows.append([group.label, *(str(summarised(column)) for column in zip(*parts, strict=True))])
-    return as_table(["", *THIRDS], rows)
+        for run in group.by_seed().values():
+            right, order = correct(run.folder), np.argsort(first_distances(run.folder), kind="stable")
+            parts.append([float(right[third].mean()) for third in np.array_split(order, 3)])
+        rows.append([group.label, group.seeds, *(str(summarised(column)) for column in zip(*parts, strict=True))])
+    return as_table(["", "seeds", *THIRDS], rows)
 
 
 def dynamics(folder: Path) -> str:
@@ -119,8 +133,10 @@ def dynamics(folder: Path) -> str:
     rows = []
     for group in groups_of(folder):
         kept = [(closest_share(run.folder), *history_means(run.folder)) for run in group.by_seed().values()]
-        rows.append([group.label, *(str(summarised(column)) for column in zip(*kept, strict=True))])
-    return as_table(["", "share of the closest third in the head's gradient", "mean weight", "clip fraction"], rows)
+        rows.append([group.label, group.seeds, *(str(summarised(column)) for column in zip(*kept, strict=True))])
+    return as_table(
+        ["", "seeds", "share of the closest third in the head's gradient", "mean weight", "clip fraction"], rows
+    )
 
 
 def closest_share(run: Path) -> float:
@@ -140,9 +156,25 @@ def history_means(run: Path) -> tuple[float, float]:
     return float(np.mean([row[weight] for row in late])), float(np.mean([row["clip_fraction"] for row in late]))
 
 
-def distances(run: Path) -> np.ndarray:
-    """Of the test pairs."""
-    return np.array([row.distances[0] for row in read_scores(run / "eval" / "held_out" / "scores.jsonl")])
+def first_distances(run: Path) -> np.ndarray:
+    """Of the test pairs, in the order of their scores, under the weights that the run began with."""
+    stored = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(run / "config.yaml"))
+    stored.backbone.freeze = False  # the embeddings of a frozen backbone may lie elsewhere by now
+    pretrained = stored.backbone.name_or_path is not None  # the same for every seed
+    key = OmegaConf.to_yaml([stored.backbone, stored.dataset, None if pretrained else stored.seed])
+    if key not in _first:
+        config = OmegaConf.to_object(stored)
+        assert isinstance(config, TrainConfig)
+        accelerator = make_accelerator(config.gpu)
+        inputs = prepare(config, accelerator)
+        scores = score_pairs(
+            inputs.model, inputs.eval_pairs, inputs.eval_layout, accelerator.device, config.gpu.eval_tokens
+        )
+        _first[key] = dict(zip((p.pair.id for p in inputs.eval_pairs), scores.distance.tolist(), strict=True))
+    return np.array([_first[key][row.id] for row in read_scores(run / "eval" / "held_out" / "scores.jsonl")])
+
+
+_first: dict[str, dict[str, float]] = {}
 
 
 def correct(run: Path) -> np.ndarray:

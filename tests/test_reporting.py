@@ -4,6 +4,7 @@ import dataclasses
 import html.parser
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from rmbench.errors import UserError
 from rmbench.report import report
 from rmbench.reporting import plots
 from rmbench.reporting.charts import Axis, Bar, Line, forest, lines
-from rmbench.reporting.collect import find_runs, group_runs, summarised
-from rmbench.reporting.verdicts import default_baseline, verdicts
+from rmbench.reporting.collect import Group, find_runs, group_runs, summarised
+from rmbench.reporting.selection import best_of
+from rmbench.reporting.verdicts import default_baseline, headlines, verdicts
 
 SECTIONS = ("a", "b")
 
@@ -101,8 +103,90 @@ def test_one_seed_gets_no_verdict_and_other_items_no_comparison(tmp_path):
     found, left_out = verdicts(group_runs(find_runs(tmp_path)), {"loss": "bt"})
     assert {v.group for v in found} == {"normbt"}
     assert found[0].word == "one seed: no verdict"
+    assert "over items alone, 1 seed, 40 items: one seed: no verdict" in found[0].sentence()
     assert any("not scored on the same items" in reason for reason in left_out)
     assert any("no seed" in reason for reason in left_out)
+
+
+def test_what_differs_in_section_alone_is_not_the_same(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / f"bt-{seed}", ["loss=bt", f"seed={seed}"], [True, False] * 20)
+        write_run(tmp_path / f"n-{seed}", ["loss=normbt", f"seed={seed}"], [True] * 40)
+        scores = tmp_path / f"n-{seed}" / "eval" / "pairs" / "scores.jsonl"
+        scores.write_text(scores.read_text().replace('"subset": "a"', '"subset": "c"'))
+    found, left_out = verdicts(group_runs(find_runs(tmp_path)), {"loss": "bt"})
+    assert found == []
+    assert left_out == ["loss=normbt, pairs: the runs were not scored on the same items."]
+
+
+def test_few_items_that_all_agree_prove_nothing(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / f"bt-{seed}", ["loss=bt", f"seed={seed}"], [False] * 8)
+        write_run(tmp_path / f"n-{seed}", ["loss=normbt", f"seed={seed}"], [True] * 8)
+    found, _ = verdicts(group_runs(find_runs(tmp_path)), {"loss": "bt"})
+    assert found[0].difference.value == 1
+    assert {v.word for v in found} == {"too few items: no verdict"}
+    assert found[0].p_adjusted == 1
+
+
+def test_open_comparisons_do_not_count_in_holms_correction(compared):
+    write_run(compared / "x-0", ["loss=x", "seed=0"], [True, False] * 100)
+    found, _ = verdicts(group_runs(find_runs(compared)), {"loss": "bt"})
+    scores = {v.group: v for v in found if v.number == "score"}
+    assert scores["x"].open
+    assert scores["normbt"].p_adjusted == scores["normbt"].difference.p_value
+
+
+def test_a_baseline_that_no_run_has_and_runs_without_one_beside_them_are_said(compared):
+    with pytest.raises(UserError, match=r"--baseline loss=btt: no run has that\. There are: loss=bt; loss=normbt"):
+        report([compared], {"loss": "btt"})
+    write_run(compared / "far", ["loss=hinge", "seed=0", "training.epochs=2"], [True] * 200)
+    _, left_out = verdicts(group_runs(find_runs(compared)), {"loss": "bt"})
+    alone = "loss=hinge, training.epochs=2: no run is the same but for loss=bt, so it is not compared."
+    assert left_out == [alone]
+
+
+def test_a_score_that_is_not_there_has_no_verdict_but_its_sections_have(tmp_path):
+    for loss, wins in (("bt", [True, False] * 40), ("normbt", [True] * 80)):
+        for seed in (0, 1):
+            folder = tmp_path / f"{loss}-{seed}"
+            write_run(folder, [f"loss={loss}", f"seed={seed}"], wins)
+            rows = [
+                {"id": str(i), "subset": "llmbar-natural", "score_chosen": float("nan") if i == 3 else float(won)}
+                | {"score_rejected": 0.5}
+                for i, won in enumerate(wins)
+            ]
+            (folder / "eval" / "rewardbench").mkdir()
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / "eval" / "rewardbench" / "scores.jsonl").write_text(text)
+    found, left_out = verdicts(group_runs(find_runs(tmp_path)), {"loss": "bt"})
+    of_rewardbench = [v for v in found if v.benchmark == "rewardbench"]
+    assert [v.number for v in of_rewardbench] == ["Chat Hard"]
+    assert of_rewardbench[0] in headlines(found)
+    assert left_out == ["loss=normbt, rewardbench: 4 scores of either side are NaN: losses here."]
+
+
+def test_the_same_run_twice_is_no_second_seed(compared, capsys):
+    once = report([compared])
+    groups = group_runs(once)
+    shutil.copytree(compared / "bt-0", compared / "again")
+    assert len(report([compared, compared])) == len(once) + 1
+    twice = group_runs(find_runs(compared))
+    assert [g.summary("benchmark pairs", "score") for g in twice] == [
+        g.summary("benchmark pairs", "score") for g in groups
+    ]
+    assert [g.seeds for g in twice] == ["5", "5"]
+    assert f"{compared / 'again'}: passed over, {compared / 'bt-0'} has the same setting" in capsys.readouterr().out
+
+
+def test_one_lucky_seed_does_not_choose_a_value(tmp_path):
+    for rate, held_out in (("1e-3", [0.7, 0.7, 0.7]), ("1e-2", [0.9])):
+        for seed, accuracy in enumerate(held_out):
+            words = ["loss=bt", f"training.learning_rate={rate}", f"seed={seed}"]
+            write_run(tmp_path / f"{rate}-{seed}", words, [True, False] * 20, accuracy)
+    chosen, told = best_of(group_runs(find_runs(tmp_path)), "training.learning_rate")
+    assert chosen[0].runs[0].words["training.learning_rate"] == "1e-3"
+    assert "training.learning_rate=1e-3 of 2, best on held-out pairs, 3 seeds" in told[0]
 
 
 def test_each_loss_at_its_own_best_value_of_a_tuned_key(tmp_path):
@@ -125,17 +209,25 @@ def test_each_loss_at_its_own_best_value_of_a_tuned_key(tmp_path):
 
 
 def test_broken_and_unfinished_runs_are_named_and_the_rest_is_reported(compared):
-    for name, text in {"torn": "{", "list": "[]", "empty": "{}"}.items():
+    for name, text in {"torn": "{", "list": "[]", "empty": "{}", "word": '{"eval": {"accuracy": "x"}}'}.items():
         (compared / name).mkdir()
         (compared / name / "config.yaml").write_text("seed: 0\n")
         (compared / name / "metrics.json").write_text(text)
     (compared / "begun").mkdir()
     (compared / "begun" / "config.yaml").write_text("seed: 0\n")
+    (compared / "overrides" / ".hydra").mkdir(parents=True)
+    (compared / "overrides" / "config.yaml").write_text("seed: 0\n")
+    (compared / "overrides" / ".hydra" / "overrides.yaml").write_text("- [torn\n")
     (compared / "bt-0" / "eval" / "pairs" / "scores.jsonl").write_text("not json\n")
+    (compared / "bt-1" / "environment.json").write_text("{")
+    (compared / "bt-2" / "environment.json").write_text('{"dataset": {"fingerprint": null}}')
+    (compared / "bt-3" / "history.jsonl").write_text('[1]\n{"loss": NaN, "step": 1}\n{"loss": 1.0}\n')
     report([compared])
     text = (compared / "report.md").read_text()
-    assert "10 of 14 runs finished" in text
-    for name in ("torn", "list", "empty", "begun"):
+    assert "10 of 16 runs finished" in text
+    assert "defaults" not in text  # what a run without words was is not known
+    assert "environment.json: cannot be read in bt-1" in text
+    for name in ("torn", "list", "empty", "word", "begun", "overrides"):
         assert f"`{name}`: unfinished" in text
     assert "normbt, pairs:" in text.partition("## Notes")[2]
     assert "loss=normbt" in (compared / "report.html").read_text()
@@ -234,6 +326,28 @@ def test_charts_put_numbers_where_they_belong():
     assert "better" in svg
     drawn = lines([Line("one", [1, 2], [0.1, 0.2], [0.1, 0.1], [0.1, 0.3])], "t", "x", "y")
     assert drawn.count("<circle") == 3  # two points, one in the legend
+
+
+def test_a_runs_own_errors_do_not_place_its_pairs(tmp_path):
+    """Each run loses the fifth that is closest in itself; under the runs of the other seed it lies elsewhere."""
+    for loss in ("bt", "normbt"):
+        for seed in (0, 1):
+            folder = write_run(tmp_path / f"{loss}-{seed}", [f"loss={loss}", f"seed={seed}"], [True] * 100)
+            own = np.arange(100) if seed == 0 else np.roll(np.arange(100), 40)  # 40 is the closest pair of seed 1
+            rows = [
+                {"id": str(i), "subset": "a", "score_chosen": float(own[i] >= 20), "score_rejected": 0.5}
+                | {"distance": float(own[i])}
+                for i in range(100)
+            ]
+            (folder / "eval" / "pairs" / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    groups = group_runs(find_runs(tmp_path))
+    _, caption = plots.by_distance(groups)
+    assert "under the runs of the other seeds" in caption
+    # seed 0 loses pairs 0 to 19, which seed 1 places at 60 to 79; seed 1 loses 40 to 59, where seed 0 places them
+    drawn = plots.accuracies_by_distance(groups)[1]
+    assert drawn == {0: [[1, 1, 1, 0, 1], [1, 1, 0, 1, 1]], 1: [[1, 1, 1, 0, 1], [1, 1, 0, 1, 1]]}
+    _, caption = plots.by_distance([Group(g.words, g.runs[:1]) for g in groups])
+    assert "under all runs" in caption
 
 
 def test_a_benchmark_scored_during_the_runs_is_a_curve(compared):

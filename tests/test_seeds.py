@@ -1,5 +1,7 @@
 """Intervals over seeds and items: by hand, against the textbook's simple cases, and by simulation."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -88,7 +90,8 @@ def test_items_of_one_cluster_count_as_one():
     values = rng.normal(0, 1, 40).repeat(6) + rng.normal(0, 0.01, (4, 240))
     clusters = [str(i // 6) for i in range(240)]
     together, apart = compare(values, clusters=clusters), compare(values)
-    assert (together.items, apart.items) == (40, 240)
+    assert (together.items, together.clusters) == (240, 40)
+    assert (apart.items, apart.clusters) == (240, 240)
     assert together.standard_error > 1.5 * apart.standard_error
 
 
@@ -157,5 +160,9 @@ def test_more_seeds_resolve_more_until_the_items_are_the_limit():
     assert needed > 5
     assert found.seeds_for(0.03) < needed
     assert found.seeds_for(0.001) is None
+    assert 0.001 < found.finest < found.resolution
+    few_seeds = dataclasses.replace(found, item_variance=0.0)  # then seeds are all there is
+    assert few_seeds.finest == 0
+    assert few_seeds.seeds_for(0.0001) is None
     more = rng.normal(0, 0.03, (needed, 1)) + rng.normal(0, 0.2, (1, 2000)) + rng.normal(0, 0.3, (needed, 2000))
     assert compare(more).resolution < 1.6 * 0.02

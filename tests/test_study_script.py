@@ -6,8 +6,13 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import with_training
 from test_reporting import write_run
 from test_scripts import SCRIPTS
+
+from rmbench.benchmarks.scores import read_scores
+from rmbench.errors import UserError
+from rmbench.train import train
 
 
 @pytest.fixture
@@ -41,27 +46,50 @@ def test_each_loss_gets_the_rate_that_is_best_on_validation_pairs(study, tmp_pat
     assert list(study.rates(tmp_path)) == [("bt", "1e-3"), ("normbt", "2e-3")]
 
 
-def test_tables_by_hand(study, tmp_path):
+def test_tables_by_hand(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "first_distances", lambda run: np.arange(9, 0, -1))
     final = tmp_path / "x" / "final"
     for seed in (0, 1):
-        # pairs 0 to 8 by the distance that BT's run gives them: 8 is the closest
+        # pairs 0 to 8 by the distance before training: 8 is the closest
         bt = [True] * 6 + [False, False, True]
         words = ["training.learning_rate=1e-3", f"seed={seed}"]
         finished(final / f"bt-{seed}", ["loss=bt", *words], bt, range(9, 0, -1))
         words = ["training.learning_rate=2e-3", f"seed={seed}"]
         finished(final / f"normbt-{seed}", ["loss=normbt", *words], [True] * 9, range(9), weight=2.0)
     thirds = study.by_distance(final).splitlines()
-    assert thirds[0] == "|  | closest third | middle third | farthest third |"
-    assert thirds[2] == "| loss=bt | 0.333 ± 0.000 | 1.000 ± 0.000 | 1.000 ± 0.000 |"
-    assert thirds[3] == "| loss=normbt | 1.000 ± 0.000 | 1.000 ± 0.000 | 1.000 ± 0.000 |"
+    assert thirds[0] == "|  | seeds | closest third | middle third | farthest third |"
+    assert thirds[2] == "| loss=bt | 2 | 0.333 ± 0.000 | 1.000 ± 0.000 | 1.000 ± 0.000 |"
+    assert thirds[3] == "| loss=normbt | 2 | 1.000 ± 0.000 | 1.000 ± 0.000 | 1.000 ± 0.000 |"
     # the second half is step 4, whose closest pair has 2 of 10; weights 3 and 4 of the history's second half
     assert study.dynamics(final).splitlines()[2:] == [
-        "| loss=bt | 0.200 ± 0.000 | 3.500 ± 0.000 | 0.500 ± 0.000 |",
-        "| loss=normbt | 0.200 ± 0.000 | 7.000 ± 0.000 | 0.500 ± 0.000 |",
+        "| loss=bt | 2 | 0.200 ± 0.000 | 3.500 ± 0.000 | 0.500 ± 0.000 |",
+        "| loss=normbt | 2 | 0.200 ± 0.000 | 7.000 ± 0.000 | 0.500 ± 0.000 |",
     ]
     results = study.results(final)
     assert "| loss=normbt | 2e-3 | 2 | 1.000 ± 0.000 |" in results
     assert "normbt - bt on held-out pairs: +22.2 points" in results
+
+
+def test_final_runs_of_one_loss_at_two_rates_are_refused(study, tmp_path):
+    for loss, rate in (("bt", "1e-3"), ("bt", "2e-3"), ("normbt", "1e-3")):
+        words = [f"loss={loss}", f"training.learning_rate={rate}"]
+        finished(tmp_path / "final" / f"{loss}-{rate}", words, [True] * 9, range(9))
+    with pytest.raises(UserError, match="loss=bt has runs at two learning rates"):
+        study.groups_of(tmp_path / "final")
+
+
+def test_first_distances_are_those_before_training(study, train_config, tmp_path):
+    still, moved = (with_training(train_config(), learning_rate=rate) for rate in (1e-12, 1e-2))
+    for name, config in (("still", still), ("moved", moved)):
+        train(config, tmp_path / name)
+    first = study.first_distances(tmp_path / "still")
+    np.testing.assert_allclose(first, distances(tmp_path / "still"), rtol=1e-4)
+    np.testing.assert_allclose(first, study.first_distances(tmp_path / "moved"))
+    assert not np.allclose(first, distances(tmp_path / "moved"), rtol=0.01)
+
+
+def distances(run):
+    return [row.distances[0] for row in read_scores(run / "eval" / "held_out" / "scores.jsonl")]
 
 
 def test_only_the_blocks_that_have_runs_are_written(study, tmp_path, monkeypatch):

@@ -293,8 +293,9 @@ def test_noise_knobs_do_not_move_each_other():
         assert made == (swapped(n) if f != clean else n)
 
 
-def test_the_test_split_is_never_noisy():
-    assert rows(300, "test", label_noise=1.0, near_duplicates=1.0) == rows(300, "test")
+def test_no_knob_but_the_seed_changes_the_test_split():
+    knobs = {"label_noise": 1.0, "near_duplicates": 1.0, "chat": 0.0, "reasoning": 3.0}
+    assert rows(300, "test", **knobs) == rows(300, "test") != rows(300, "test", seed=1)
 
 
 shares = st.floats(0.01, 10)

@@ -54,6 +54,8 @@ def test_a_run_leaves_what_it_promises(train_config, tmp_path):
     }
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
     assert set(metrics["eval"]["sections"]) == {"chat", "chat_hard", "safety", "reasoning"}
+    scores = read_jsonl(tmp_path / "run" / "eval" / "held_out" / "scores.jsonl")
+    assert all(len(row["cluster"]) == 32 for row in scores)  # the prompt's hash
     history = read_jsonl(tmp_path / "run" / "history.jsonl")
     assert [row["step"] for row in history if "loss" in row] == [4, 8]
     assert history[-1]["eval/accuracy"] == metrics["eval"]["accuracy"]

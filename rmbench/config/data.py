@@ -18,10 +18,12 @@ class SyntheticConfig(Checked):
 
     prefix: ClassVar[str] = "dataset.synthetic."
     seed: int = knob(0, "which data are made; independent of the run's seed", low=0)
-    chat: float = knob(1.0, "share of chat pairs, relative to the other sections", low=0)
-    chat_hard: float = knob(1.0, "share of chat_hard pairs", low=0)
-    safety: float = knob(1.0, "share of safety pairs", low=0)
-    reasoning: float = knob(1.0, "share of reasoning pairs", low=0)
+    chat: float = knob(
+        1.0, "share of chat pairs in training, relative to the other sections; test pairs are even", low=0
+    )
+    chat_hard: float = knob(1.0, "share of chat_hard pairs in training", low=0)
+    safety: float = knob(1.0, "share of safety pairs in training", low=0)
+    reasoning: float = knob(1.0, "share of reasoning pairs in training", low=0)
     label_noise: float = knob(0.0, "share of training pairs whose label is flipped", low=0, high=1)
     near_duplicates: float = knob(
         0.0, "share of training pairs replaced by near-identical ones with coin-flip labels", low=0, high=1

@@ -190,7 +190,7 @@ TASKS: dict[str, tuple[Callable[[Random], Draft], ...]] = {  # a section's sub-t
 
 
 def make_rows(config: SyntheticConfig, size: int, split: str) -> list[dict[str, Any]]:
-    """Make the first `size` pairs of a split, "train" or "test"; label noise and near-duplicates are in "train" alone.
+    """Make the first `size` pairs of a split, "train" or "test"; no knob but the seed changes "test", so runs compare.
 
     Returns:
         Rows with `id`, `prompt`, `chosen`, `rejected` (lists of messages of `WORDS` and single spaces), `margin` (how
@@ -201,7 +201,7 @@ def make_rows(config: SyntheticConfig, size: int, split: str) -> list[dict[str, 
 
 
 def _row(config: SyntheticConfig, name: str, split: str) -> dict[str, Any]:
-    shares = {section: getattr(config, section) for section in TASKS}
+    shares = {section: getattr(config, section) if split == "train" else 1.0 for section in TASKS}
     section = Random(f"{name}-section").choices(list(shares), list(shares.values()))[0]
     rng = Random(f"{name}-{section}")
     task = rng.choice(TASKS[section])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 from scipy.stats import t as student
+from yaml import YAMLError
 
 from rmbench.files import read_json
 from rmbench.tracking import seen_online
@@ -18,6 +19,8 @@ from rmbench.tracking import seen_online
 # Words that say which repetition a run is or where it is kept, not what is compared.
 NOT_COMPARED = ("seed", "run_dir", "sweep_dir", "sweep", "training.resume")
 HELD_OUT = "evaluation pairs"
+
+TORN = (ValueError, OSError, KeyError, TypeError, AttributeError)  # what a file that is not as we write it raises
 
 Numbers = dict[str, float | None]
 
@@ -69,8 +72,8 @@ class Group:
         return ", ".join(f"{key}={value}" for key, value in self.words.items()) or "defaults"
 
     def summary(self, table: str, column: str) -> Summary | None:
-        """Over the finished runs; None if none of them has this number."""
-        values = [v for run in self.runs if (v := run.tables.get(table, {}).get(column)) is not None]
+        """Over the finished runs, one for each seed; None if none of them has this number."""
+        values = [v for run in self.by_seed().values() if (v := run.tables.get(table, {}).get(column)) is not None]
         return summarised(values) if values else None
 
     def cell(self, table: str, column: str) -> str:
@@ -80,13 +83,14 @@ class Group:
 
     @property
     def finished(self) -> int:
-        """How many of the runs are finished."""
-        return sum(run.state == "finished" for run in self.runs)
+        """How many of the seeds have a finished run."""
+        return len(self.by_seed())
 
     @property
     def seeds(self) -> str:
-        """How many runs are finished, and of how many."""
-        return str(self.finished) if self.finished == len(self.runs) else f"{self.finished} of {len(self.runs)}"
+        """The same, and of how many."""
+        asked = len({run.seed for run in self.runs})
+        return str(self.finished) if self.finished == asked else f"{self.finished} of {asked}"
 
     def by_seed(self) -> dict[str, Run]:
         """The finished runs; the last one where a seed was run twice."""
@@ -113,6 +117,16 @@ def find_runs(folder: Path) -> list[Run]:
     return [read_run(path) for path in sorted(marks) if path.name != ".hydra"]
 
 
+def passed_over(groups: Sequence[Group]) -> list[str]:
+    """In words, the finished runs that do not count since another of their setting and seed does."""
+    return [
+        f"{run.folder}: passed over, {counted.folder} has the same setting and seed."
+        for group in groups
+        for run in group.runs
+        if run.state == "finished" and (counted := group.by_seed()[run.seed]) is not run
+    ]
+
+
 def read_run(folder: Path) -> Run:
     """A run folder's state, words and numbers; a file that cannot be read makes the run unfinished, with the reason."""
     try:
@@ -125,7 +139,7 @@ def read_run(folder: Path) -> Run:
         if failure is not None:
             reason = f"{failure['type']}: {(failure['message'].splitlines() or [''])[0]}"
             return Run(folder, "failed", pairs, reason=reason)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+    except (*TORN, YAMLError) as error:
         return Run(folder, "unfinished", {}, reason=f"cannot be read: {type(error).__name__}: {error}")
     return Run(folder, "unfinished", pairs, reason="no metrics.json")
 
@@ -134,7 +148,7 @@ def group_runs(found: Sequence[Run]) -> list[Group]:
     """Runs under what tells them apart besides the seed, in the order in which they were found."""
     compared = compared_words(found)
     groups: dict[tuple[tuple[str, str], ...], Group] = {}
-    for run in found:
+    for run in _known(found):
         words = {key: run.words[key] for key in compared if key in run.words}
         groups.setdefault(tuple(words.items()), Group(words, [])).runs.append(run)
     return list(groups.values())
@@ -142,14 +156,21 @@ def group_runs(found: Sequence[Run]) -> list[Group]:
 
 def compared_words(found: Sequence[Run]) -> list[str]:
     """Override keys whose values are not the same in all runs."""
-    keys = dict.fromkeys(key for run in found for key in run.words if key not in NOT_COMPARED)
-    return [key for key in keys if len({run.words.get(key) for run in found}) > 1]
+    known = _known(found)
+    keys = dict.fromkeys(key for run in known for key in run.words if key not in NOT_COMPARED)
+    return [key for key in keys if len({run.words.get(key) for run in known}) > 1]
 
 
 def shared_words(found: Sequence[Run]) -> dict[str, str]:
     """Override keys whose values are the same in all runs."""
-    first = found[0].words
-    return {k: v for k, v in first.items() if k not in NOT_COMPARED and all(r.words.get(k) == v for r in found)}
+    known = _known(found)
+    first = known[0].words if known else {}
+    return {k: v for k, v in first.items() if k not in NOT_COMPARED and all(r.words.get(k) == v for r in known)}
+
+
+def _known(found: Sequence[Run]) -> list[Run]:
+    """All but those that did not finish and do not say what they were."""
+    return [run for run in found if run.words or run.state == "finished"]
 
 
 def table_names(found: Sequence[Run]) -> list[str]:
@@ -166,20 +187,27 @@ def provenance(found: Sequence[Run]) -> dict[str, list[str]]:
     """Versions, data and device of the finished runs, each value that occurs."""
     facts: dict[str, dict[str, None]] = {}
     for run in (run for run in found if run.state == "finished"):
-        environment = read_json(run.folder / "environment.json") or {}
-        versions = environment.get("versions", {})
-        known = {
-            "data fingerprint": environment.get("dataset", {}).get("fingerprint", "")[:16],
-            "git commit": environment.get("git_commit"),
-            "versions": ", ".join(f"{name} {value}" for name, value in versions.items() if value),
-            "device": environment.get("device"),
-            "precision": environment.get("precision"),
-            "W&B": ", ".join(f"{key} {run.online[key]}" for key in ("project", "group") if key in run.online),
-        }
+        try:
+            known = _facts(run)
+        except TORN:
+            known = {"environment.json": f"cannot be read in {run.folder.name}"}
         for name, value in known.items():
             if value:
                 facts.setdefault(name, {})[str(value)] = None
     return {name: list(values) for name, values in facts.items()}
+
+
+def _facts(run: Run) -> dict[str, str | None]:
+    environment = read_json(run.folder / "environment.json") or {}
+    versions = environment.get("versions", {})
+    return {
+        "data fingerprint": str(environment.get("dataset", {}).get("fingerprint") or "")[:16],
+        "git commit": environment.get("git_commit"),
+        "versions": ", ".join(f"{name} {value}" for name, value in versions.items() if value),
+        "device": environment.get("device"),
+        "precision": environment.get("precision"),
+        "W&B": ", ".join(f"{key} {run.online[key]}" for key in ("project", "group") if key in run.online),
+    }
 
 
 def _tables(metrics: dict[str, Any]) -> dict[str, Numbers]:
@@ -189,4 +217,15 @@ def _tables(metrics: dict[str, Any]) -> dict[str, Numbers]:
     benchmark = metrics.get("benchmark")
     if benchmark:
         tables[f"benchmark {benchmark['benchmark']}"] = {"score": benchmark["score"], **benchmark["sections"]}
-    return tables
+    return {name: {column: _number(value) for column, value in row.items()} for name, row in tables.items()}
+
+
+def _number(value: Any) -> float | None:
+    """None for what is absent or NaN.
+
+    Raises:
+        TypeError: the value is no number.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise TypeError(f"{value!r} is no number")
+    return value if value is not None and math.isfinite(value) else None

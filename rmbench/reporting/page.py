@@ -16,7 +16,7 @@ from rmbench.reporting.collect import Group, Run, columns, compared_words, prove
 from rmbench.reporting.paper import HEADER, HOW_PUBLISHED, beside_published
 from rmbench.reporting.plots import figures
 from rmbench.reporting.text import HOW_VERDICTS
-from rmbench.reporting.verdicts import Verdict
+from rmbench.reporting.verdicts import Verdict, headlines
 
 
 def as_html(
@@ -32,6 +32,7 @@ def as_html(
         n_finished=len(finished),
         n_runs=len(found),
         verdicts=verdicts,
+        headlines=headlines(verdicts),
         how_verdicts=HOW_VERDICTS,
         notes=notes,
         tables=[_table(found, groups, name) for name in table_names(found)],

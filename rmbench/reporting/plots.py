@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 
 from rmbench.files import read_jsonl
 from rmbench.reporting.charts import Bar, Line, forest, lines
@@ -42,16 +45,39 @@ def differences(verdicts: Sequence[Verdict]) -> Figure | None:
 
 
 def by_distance(groups: Sequence[Group]) -> Figure | None:
-    """Accuracy by fifths of the distance between the two embeddings; each run has its own distances."""
-    series = []
-    for place, group in enumerate(groups):
-        bins = [found for run in group.runs if (found := _distance_bins(run)) is not None]
-        if bins:
-            series.append(_line(group.label, range(1, DISTANCE_BINS + 1), np.array(bins).T, place))
-    if not series:
+    """Accuracy by fifths of the distance between the two embeddings."""
+    placed, by_group = accuracies_by_distance(groups)
+    if not by_group:
         return None
+    x = range(1, DISTANCE_BINS + 1)
+    series = [_line(groups[place].label, x, np.array(bins).T, place) for place, bins in by_group.items()]
     svg = lines(series, "Accuracy by distance", "fifth of the pairs, closest first", "accuracy")
-    return svg, "Accuracy by the distance between the two responses' embeddings; line: mean over seeds, band: range."
+    return svg, (
+        "Accuracy by the distance between the two responses' embeddings; pairs are placed by their mean rank under "
+        f"{placed}, every loss alike, since a run's errors lie among its own closest pairs. Line: mean over seeds, "
+        "band: range."
+    )
+
+
+def accuracies_by_distance(groups: Sequence[Group]) -> tuple[str, dict[int, list[list[float]]]]:
+    """What places the pairs, in words; group's place -> for each seed the accuracy in each fifth, closest first.
+
+    A margin is at most the distance times the head's norm, so a run's errors lie among its own closest pairs. Pairs are
+    therefore placed by their mean rank under all losses' runs of the other seeds, where there are any.
+    """
+    scored = {
+        (i, seed): found for i, g in enumerate(groups) for seed, run in g.by_seed().items() if (found := _pairs(run))
+    }
+    first = next(iter(scored.values()), None)
+    alike = {key: pairs for key, pairs in scored.items() if first is not None and pairs.items == first.items}
+    by_group: dict[int, list[list[float]]] = {}
+    for place, seed in alike:
+        others = [pairs.ranks for (_, other), pairs in alike.items() if other != seed]
+        order = np.argsort(np.mean(others or [pairs.ranks for pairs in alike.values()], axis=0), kind="stable")
+        fifths = np.array_split(alike[place, seed].right[order], DISTANCE_BINS)
+        by_group.setdefault(place, []).append([float(fifth.mean()) for fifth in fifths])
+    placed = "the runs of the other seeds" if len({seed for _, seed in alike}) > 1 else "all runs"
+    return placed, by_group
 
 
 def curve(groups: Sequence[Group], key: str) -> Figure | None:
@@ -61,7 +87,7 @@ def curve(groups: Sequence[Group], key: str) -> Figure | None:
         by_step: dict[float, list[float]] = {}
         for run in group.runs:
             for row in _history(run):
-                if isinstance(row.get(key), (int, float)):
+                if isinstance(row.get(key), (int, float)) and math.isfinite(row[key]) and "step" in row:
                     by_step.setdefault(row["step"], []).append(row[key])
         if by_step:
             series.append(_line(group.label, sorted(by_step), [by_step[step] for step in sorted(by_step)], place))
@@ -76,14 +102,23 @@ def _line(label: str, x: Sequence[float], columns: Sequence[Sequence[float]] | n
     return Line(label, list(x), means, lows, highs, series)
 
 
-def _distance_bins(run: Run) -> list[float] | None:
-    """Accuracies of the benchmark's pairs, or of the held-out ones, in fifths of equal size."""
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of a score file: which they are, ranks of their distances `(pairs,)`, 1 where the chosen one wins."""
+
+    items: tuple[str, ...]
+    ranks: np.ndarray
+    right: np.ndarray
+
+
+def _pairs(run: Run) -> Pairs | None:
+    """Of a benchmark, or of the held-out pairs, if there are enough."""
     for file in sorted(run.folder.glob("eval/*/scores.jsonl"), key=lambda f: f.parent.name == HELD_OUT_FOLDER):
         rows = [row for row in read_jsonl(file) if "score_chosen" in row and row.get("distance") is not None]
         if len(rows) >= PAIRS_PER_BIN * DISTANCE_BINS:
-            rows.sort(key=lambda row: row["distance"])
-            wins = np.array([row["score_chosen"] > row["score_rejected"] for row in rows], dtype=float)
-            return [float(part.mean()) for part in np.array_split(wins, DISTANCE_BINS)]
+            right = np.array([row["score_chosen"] > row["score_rejected"] for row in rows], dtype=float)
+            names = (file.parent.name, *(str(row["id"]) for row in rows))
+            return Pairs(names, rankdata([row["distance"] for row in rows]), right)
     return None
 
 
@@ -95,4 +130,4 @@ def _logged(groups: Sequence[Group]) -> list[str]:
 
 def _history(run: Run) -> list[dict[str, Any]]:
     file = run.folder / "history.jsonl"
-    return read_jsonl(file) if file.is_file() else []
+    return [row for row in read_jsonl(file) if isinstance(row, dict)] if file.is_file() else []

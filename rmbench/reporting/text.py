@@ -12,7 +12,7 @@ from rich.table import Table
 
 from rmbench.reporting.collect import Group, Run, columns, compared_words, provenance, shared_words, table_names
 from rmbench.reporting.paper import HEADER, HOW_PUBLISHED, beside_published
-from rmbench.reporting.verdicts import Verdict
+from rmbench.reporting.verdicts import Verdict, headlines
 
 
 def as_csv(found: Sequence[Run]) -> str:
@@ -45,7 +45,7 @@ def as_markdown(
     ]
     if verdicts:
         lines += ["## Verdicts", "", HOW_VERDICTS, ""]
-        lines += [f"- {v.sentence()}" for v in verdicts if v.number == "score"]
+        lines += [f"- {v.sentence()}" for v in headlines(verdicts)]
         lines += ["", *_verdict_table(verdicts), ""]
     if left_out:
         lines += ["## Notes", "", *(f"- {reason}" for reason in left_out), ""]
@@ -90,9 +90,8 @@ def show(
         for row in rows:
             table.add_row(*row)
         terminal.print(table)
-    for verdict in verdicts:
-        if verdict.number == "score":
-            terminal.print(verdict.sentence(), markup=False, soft_wrap=True)
+    for verdict in headlines(verdicts):
+        terminal.print(verdict.sentence(), markup=False, soft_wrap=True)
     for reason in left_out:
         terminal.print(reason, markup=False, soft_wrap=True)
     for run in found:
@@ -108,7 +107,7 @@ def rows_of(found: Sequence[Run], groups: Sequence[Group], table: str) -> tuple[
 
 
 def _verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
-    header = ["compared", "on", "difference", "95 % interval", "verdict", "p (Holm)", "seeds", "items"]
+    header = ["compared", "on", "difference", "95 % interval", "verdict", "p (Holm)", "seeds", "items", "sources"]
     rows = []
     for v in verdicts:
         low, high = v.difference.interval()
@@ -119,9 +118,10 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
                 f"{100 * v.difference.value:+.1f}",
                 f"[{100 * low:.1f}, {100 * high:.1f}]",
                 v.word,
-                f"{v.p_adjusted:.3f}",
+                "-" if v.open else f"{v.p_adjusted:.3f}",
                 str(v.difference.seeds),
                 f"{v.difference.items:,}",
+                f"{v.difference.clusters:,}",
             ]
         )
     return markdown_table(header, rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,11 @@ from rmbench.errors import UserError
 from rmbench.reporting.collect import Group, Run
 from rmbench.statistics.cells import Weights, sizes
 from rmbench.statistics.paired import holm
-from rmbench.statistics.seeds import LEVEL, Difference, difference_over_seeds
+from rmbench.statistics.seeds import LEVEL, MOST_SEEDS, Difference, difference_over_seeds
 
 HELD_OUT_FOLDER = "held_out"  # the evaluation pairs of a run, below RUN/eval
 POINT = 0.01  # one point of accuracy: the difference that people ask for
+FEWEST = 10  # independent items; of fewer, all may agree by chance, and no variance is seen
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,17 @@ class Verdict:
         return name if self.number == "score" else f"{name} {self.number}"
 
     @property
-    def word(self) -> str:
-        """better, worse, or not distinguishable; nothing can be said from one seed."""
+    def open(self) -> str:
+        """Why nothing can be said; empty if something can."""
         if self.difference.seeds < 2:
             return "one seed: no verdict"
+        return "too few items: no verdict" if self.difference.clusters < FEWEST else ""
+
+    @property
+    def word(self) -> str:
+        """better, worse, not distinguishable, or why nothing can be said."""
+        if self.open:
+            return self.open
         if self.p_adjusted >= 1 - LEVEL:
             return "not distinguishable"
         return "better" if self.difference.value > 0 else "worse"
@@ -56,24 +64,37 @@ class Verdict:
         """`normbt - bt on rewardbench: +2.1 points [0.4, 3.9], 5 seeds: better`, and what else one would ask."""
         d = self.difference
         low, high = d.interval()
-        seeds = f"{d.seeds} seed{'s' * (d.seeds != 1)}"
+        seeds = f"{d.seeds} seeds" if d.seeds > 1 else "over items alone, 1 seed"
         text = (
             f"{self.group} - {self.baseline} on {self.place}: {100 * d.value:+.1f} points "
-            f"[{100 * low:.1f}, {100 * high:.1f}], {seeds}, {d.items:,} items: {self.word}"
+            f"[{100 * low:.1f}, {100 * high:.1f}], {seeds}, {self.items()}: {self.word}"
         )
         if self.word != "not distinguishable":
             return text
         alone = " after Holm's correction" if d.p_value < 1 - LEVEL else ""  # the interval does not hold zero
         return f"{text}{alone}; {self.more_seeds()}"
 
+    def items(self) -> str:
+        """`1,060 items of 80 sources`, or `1,200 items` where each is a source of its own."""
+        d = self.difference
+        return f"{d.items:,} items" + (f" of {d.clusters:,} sources" if d.clusters != d.items else "")
+
     def more_seeds(self) -> str:
         """What it would take to see one point."""
         needed = self.difference.seeds_for(POINT)
+        if needed is None and self.difference.finest > POINT:
+            return "no number of seeds shows 1 point on these items"
         if needed is None:
-            return f"no number of seeds shows 1 point on {self.difference.items:,} items"
+            return f"more than {MOST_SEEDS:,} seeds would be needed for 1 point"
         if needed <= self.difference.seeds:
             return f"these seeds show differences from {100 * self.difference.resolution:.1f} points on"
-        return f"{needed} seeds would be needed for 1 point"
+        return f"about {needed} seeds would be needed for 1 point"
+
+
+def headlines(found: Sequence[Verdict]) -> list[Verdict]:
+    """Those on a whole benchmark; where it has no score, since parts of it are absent, those on its sections."""
+    whole = {v.benchmark for v in found if v.number == "score"}
+    return [v for v in found if v.number == "score" or v.benchmark not in whole]
 
 
 def verdicts(groups: Sequence[Group], baseline: Mapping[str, str]) -> tuple[list[Verdict], list[str]]:
@@ -88,11 +109,17 @@ def verdicts(groups: Sequence[Group], baseline: Mapping[str, str]) -> tuple[list
     read = functools.cache(read_scored)  # the baseline's files are asked for by every group
     for group in groups:
         other = _baseline_of(group, groups, baseline)
+        if other is None and baseline:
+            beside = ", ".join(f"{key}={value}" for key, value in baseline.items() if value)
+            left_out.append(f"{group.label}: no run is the same but for {beside}, so it is not compared.")
         if other is None or other is group:
             continue
         for benchmark in _benchmarks(group):
             try:
-                found += _compared(group, other, benchmark, baseline, read)
+                compared, nan = _compared(group, other, benchmark, baseline, read)
+                found += compared
+                if nan:
+                    left_out.append(f"{group.label}, {benchmark}: {nan} scores of either side are NaN: losses here.")
             except UserError as error:
                 left_out.append(f"{group.label}, {benchmark}: {error}")
     return _corrected(found), left_out
@@ -109,8 +136,8 @@ def default_baseline(groups: Sequence[Group]) -> dict[str, str]:
             plain[key] = ""
     if plain:
         return plain
-    key = next(iter(groups[0].words), "")
-    return {key: groups[0].words[key]} if key else {}
+    first = next((group.words for group in groups), {})
+    return dict([*first.items()][:1])
 
 
 def _baseline_of(group: Group, groups: Sequence[Group], baseline: Mapping[str, str]) -> Group | None:
@@ -136,6 +163,7 @@ class Scored:
     clusters: list[str]
     values: np.ndarray  # (observations,)
     formula: Formula
+    nan: int  # rows
 
 
 def read_scored(file: Path) -> Scored:
@@ -154,13 +182,14 @@ def read_scored(file: Path) -> Scored:
         [o.cluster for o in observations],
         np.array([o.value for o in observations]),
         rules.formula(sizes(observations)),
+        sum(row.nan for row in rows),
     )
 
 
 def _compared(
     group: Group, other: Group, benchmark: str, baseline: Mapping[str, str], read: Callable[[Path], Scored]
-) -> list[Verdict]:
-    """The score and the sections of one benchmark.
+) -> tuple[list[Verdict], int]:
+    """The score and the sections of one benchmark; how many of its scores are NaN.
 
     Raises:
         UserError: the two have no seed in common, or were scored on different items.
@@ -174,17 +203,21 @@ def _compared(
         raise UserError(f"no seed was scored on {benchmark} for both {group.label} and {other.label}.")
     pairs = [(read(mine[seed]), read(theirs[seed])) for seed in seeds]
     first = pairs[0][0]
-    if any((side.ids, side.clusters) != (first.ids, first.clusters) for pair in pairs for side in pair):
+    items = first.ids, first.cells, first.clusters
+    if any((side.ids, side.cells, side.clusters) != items for pair in pairs for side in pair):
         raise UserError("the runs were not scored on the same items.")
     differences = np.array([a.values - b.values for a, b in pairs])
-    numbers: dict[str, Weights] = {"score": first.formula.score, **first.formula.sections}
+    sections = first.formula.sections
+    score = {"score": first.formula.score} if all(sections.values()) else {}
+    numbers: dict[str, Weights] = {**score, **sections}
     found = {
         number: difference_over_seeds(differences, first.cells, first.clusters, weights)
         for number, weights in numbers.items()
         if weights
     }
     names = _short(group, baseline), _short(other, baseline)
-    return [Verdict(*names, benchmark, number, difference, 1.0) for number, difference in found.items()]
+    compared = [Verdict(*names, benchmark, number, difference, 1.0) for number, difference in found.items()]
+    return compared, sum(side.nan for pair in pairs for side in pair)
 
 
 def _short(group: Group, baseline: Mapping[str, str]) -> str:
@@ -201,9 +234,9 @@ def _corrected(found: Sequence[Verdict]) -> list[Verdict]:
     """Holm over the groups, for each number of each benchmark; sections count together, the score by itself."""
     families: dict[tuple[str, bool], dict[str, float]] = {}
     for i, verdict in enumerate(found):
+        if verdict.open:
+            continue
         family = families.setdefault((verdict.benchmark, verdict.number == "score"), {})
         family[str(i)] = verdict.difference.p_value
     adjusted = {i: p for family in families.values() for i, p in holm(family).items()}
-    return [
-        Verdict(v.group, v.baseline, v.benchmark, v.number, v.difference, adjusted[str(i)]) for i, v in enumerate(found)
-    ]
+    return [replace(verdict, p_adjusted=adjusted.get(str(i), 1.0)) for i, verdict in enumerate(found)]

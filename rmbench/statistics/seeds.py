@@ -39,7 +39,7 @@ class Stratum:
 @dataclass(frozen=True)
 class Difference:
     """A mean difference over seeds and items with what it rests on. `seed_variance` and `item_variance` are the parts
-    of its variance that go away with more seeds, for one seed, and with more items.
+    of its variance that go away with more seeds, for one seed, and with more items. Items of one source are a cluster.
 
     With one seed the interval speaks of the items alone.
     """
@@ -47,6 +47,7 @@ class Difference:
     value: float
     seeds: int
     items: int
+    clusters: int
     seed_variance: float
     item_variance: float
     item_degrees: float
@@ -77,7 +78,7 @@ class Difference:
         return float(self._detectable(self.seeds))
 
     def seeds_for(self, difference: float) -> int | None:
-        """How many seeds would resolve `difference` on these items; None if no number of seeds does.
+        """About how many seeds would resolve `difference` on these items; None if `MOST_SEEDS` do not.
 
         Raises:
             ValueError: one seed says nothing about how seeds vary.
@@ -87,6 +88,12 @@ class Difference:
         tried = np.arange(2, MOST_SEEDS + 1)
         enough = self._detectable(tried) <= difference
         return int(tried[enough.argmax()]) if enough.any() else None
+
+    @property
+    def finest(self) -> float:
+        """What `resolution` comes to with ever more seeds: the items are the limit then."""
+        quantiles = student.isf((1 - LEVEL) / 2, self.item_degrees) + student.isf(1 - POWER, self.item_degrees)
+        return float(quantiles) * math.sqrt(self.item_variance)
 
     def _detectable(self, seeds: int | np.ndarray) -> np.ndarray:
         return self._bound((1 - LEVEL) / 2, seeds) + self._bound(1 - POWER, seeds)
@@ -116,13 +123,12 @@ def difference_over_seeds(
     values = np.asarray(values, dtype=float)[:, counted]
     cell_names = [cell for cell, kept in zip(cells, counted, strict=True) if kept]
     cluster_names = [cluster for cluster, kept in zip(clusters, counted, strict=True) if kept]
-    n_seeds = len(values)
     share, centred, per_seed = _linearised(values, cell_names, weights)
     strata = [
         Stratum(_summed(share[inside] * centred[:, inside], [cluster_names[i] for i in inside]))
         for inside in _strata(cell_names, cluster_names)
     ]
-    return _crossed(per_seed, strata, n_seeds)
+    return _crossed(per_seed, strata, len(cell_names))
 
 
 def _linearised(
@@ -142,9 +148,9 @@ def _linearised(
     return share, centred, per_seed
 
 
-def _crossed(per_seed: np.ndarray, strata: list[Stratum], n_seeds: int) -> Difference:
+def _crossed(per_seed: np.ndarray, strata: list[Stratum], items: int) -> Difference:
     """The parts of seeds and of items; what both have together is in that of the seeds."""
-    items = sum(stratum.contributions.shape[1] for stratum in strata)
+    n_seeds = len(per_seed)
     item_variance = item_degrees = 0.0
     for stratum in strata:
         table = stratum.contributions
@@ -160,6 +166,7 @@ def _crossed(per_seed: np.ndarray, strata: list[Stratum], n_seeds: int) -> Diffe
         value=float(per_seed.mean()),
         seeds=n_seeds,
         items=items,
+        clusters=sum(stratum.contributions.shape[1] for stratum in strata),
         seed_variance=float(per_seed.var(ddof=1)) if n_seeds > 1 else 0.0,
         item_variance=item_variance,
         item_degrees=max(item_degrees, 1.0),
