@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmbench.config import TrainConfig
 from rmbench.errors import UserError
-from rmbench.files import flat, read_json, read_jsonl, write_json, write_text
+from rmbench.files import clear_temporary, flat, read_json, read_jsonl, write_json, write_text
 from rmbench.provenance import environment
 
 logger = logging.getLogger(__name__)
@@ -117,6 +117,7 @@ def refuse_changed_data(folder: Path, facts: dict[str, Any]) -> None:
 def start(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
     """Write config.yaml, .hydra/ and environment.json (`facts`: what the job knows, such as the dataset's print)."""
     folder.mkdir(parents=True, exist_ok=True)
+    clear_temporary(folder)
     (folder / "failed.json").unlink(missing_ok=True)
     text = OmegaConf.to_yaml(as_omegaconf(config))
     _write_hydra(folder / ".hydra", text)

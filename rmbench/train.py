@@ -17,7 +17,7 @@ from rich.table import Table
 from transformers import set_seed
 
 from rmbench import handover, runs
-from rmbench.benchmarks.run import benchmark_layout, numbers_now, run_benchmark
+from rmbench.benchmarks.run import benchmark_layout, forget_other_scores, numbers_now, run_benchmark
 from rmbench.benchmarks.scores import ScoreLog, ScoreRow
 from rmbench.config import Gradient, TrainConfig
 from rmbench.console import console
@@ -199,12 +199,16 @@ def _benchmark(
 ) -> dict[str, Any] | None:
     if inputs.benchmark is None:
         return None
+    scores = folder / "eval" / config.benchmark.name
+    if accelerator.is_main_process:
+        forget_other_scores(scores, model)
+    accelerator.wait_for_everyone()
     results = run_benchmark(
         inputs.benchmark,
         model,
         accelerator,
         config.gpu.eval_tokens,
-        folder / "eval" / config.benchmark.name,
+        scores,
         checkpoint=str(folder / "checkpoint"),
         layout=config.layout,
         store=inputs.store,

@@ -54,7 +54,7 @@ frozen() { real frozen frozen alpaca_eval backbone.name_or_path="$minilm"; }
 hh_decoder() { real hh_decoder decoder hh_harmless; }
 hh_minilm() { real hh_minilm minilm hh_harmless backbone.name_or_path="$minilm"; }
 alpaca_minilm() {
-    local choosing="dataset.eval_size=200 loss=bt,normbt,bt_margin"
+    local validation=100,101 choosing="dataset.eval_size=200 loss=bt,normbt,bt_margin"
     real alpaca_minilm minilm alpaca_eval backbone.name_or_path="$minilm"
 }
 

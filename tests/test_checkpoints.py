@@ -96,3 +96,8 @@ def test_json_is_never_half_written(tmp_path):
         write_json(tmp_path / "a.json", {"x": object()})
     assert read_json(tmp_path / "a.json") == {"x": 1}
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_writes_its_own_weights_is_let_alone():
+    """Accelerate calls the hook so under FSDP and DeepSpeed."""
+    checkpoints._drop_frozen([torch.nn.Linear(2, 1)], [], "")

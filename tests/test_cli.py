@@ -129,6 +129,8 @@ def test_two_processes_learn_what_one_does(tmp_path):
         *SMALL,
         "training.max_steps=8",
         "training.max_grad_norm=0",
+        "training.eval_steps=4",
+        "gpu.eval_tokens=100000",  # one pass, so that a process has none
         "loss=normbt",
         "gpu=cpu",
     ]

@@ -1,5 +1,6 @@
 """Several processes learn what one does; what cannot be had is said; the launcher is torchrun's."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import with_training
 from safetensors.torch import load_file
 
 from rmbench.commands import launch
 from rmbench.config import Device, GpuConfig, Precision, Strategy
 from rmbench.errors import UserError
 from rmbench.modeling.devices import deepspeed_config, make_accelerator, processes, wrapped
+from rmbench.training.inputs import _refuse_too_few
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 SMALL = "training.batch_size=16 dataset.train_size=64 dataset.eval_size=32 tracking=none gpu.device=cpu".split()
@@ -123,3 +126,15 @@ def test_deepspeed_is_told_the_stage_and_the_limit_of_the_gradient():
     assert config["zero_optimization"]["stage"] == 3
     assert config["gradient_clipping"] == 1.5
     assert config["bf16"] == {"enabled": True}
+
+
+def test_too_few_pairs_for_the_devices_are_refused(train_config):
+    config = with_training(train_config(), batch_size=4)
+    _refuse_too_few(4, config, devices=4)
+    with pytest.raises(UserError, match=r"training.batch_size=4: each of 8 devices needs a pair of every step"):
+        _refuse_too_few(100, config, devices=8)
+    with pytest.raises(UserError, match=r"3 training pairs: 4 devices need at least 4"):
+        _refuse_too_few(3, config, devices=4)
+    divided = dataclasses.replace(config, gpu=GpuConfig(strategy=Strategy.fsdp))
+    with pytest.raises(UserError, match=r"3 training pairs: 2 devices need at least 4"):
+        _refuse_too_few(3, divided, devices=2)

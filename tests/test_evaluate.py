@@ -19,12 +19,14 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from rmbench import runs
+from rmbench.benchmarks.run import forget_other_scores
 from rmbench.benchmarks.scores import ScoreLog
 from rmbench.config import BackboneConfig, BenchmarkConfig, Compat, EvalConfig, GpuConfig
 from rmbench.errors import UserError
 from rmbench.evaluate import evaluate
-from rmbench.files import read_jsonl
+from rmbench.files import read_jsonl, write_json
 from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model
+from rmbench.modeling.model import fingerprint
 from rmbench.train import train
 from tests.conftest import write_jsonl
 
@@ -363,3 +365,12 @@ def test_fewer_bits_give_the_scores_of_the_rounded_weights(checkpoint, tmp_path,
     assert (got - expected).square().mean().sqrt() < largest * expected.std()
     with pytest.raises(UserError, match=r"holds other scores \(model: "):
         evaluate(eval_config(checkpoint, "pairs", file, fewer))
+
+
+def test_scores_of_the_model_before_a_new_training_are_removed_and_those_of_this_one_kept(checkpoint, tmp_path):
+    model, _ = load_reward_model(str(checkpoint))
+    for name, whose in (("mine", fingerprint(model)), ("other", "0123")):
+        write_json(tmp_path / "eval" / name / "provenance.json", {"model": whose})
+        forget_other_scores(tmp_path / "eval" / name, model)
+    forget_other_scores(tmp_path / "eval" / "nothing", model)
+    assert [path.name for path in (tmp_path / "eval").iterdir()] == ["mine"]

@@ -120,3 +120,15 @@ def test_two_processes_share_one_file(train_config, tmp_path):
         process.join(60)
     assert sums[0] == sums[1]
     assert len(list(tmp_path.glob("*.npy"))) == 1
+
+
+def test_the_same_weights_under_another_config_have_features_of_their_own(train_config, tmp_path):
+    store, model, pairs = store_of(train_config(), tmp_path)
+    one = store.features(pairs, Padded(model.pad_id), "train")
+    model.network.config.rms_norm_eps = 0.1  # read anew by a store; the layers' own are changed below
+    for module in model.network.modules():
+        if hasattr(module, "variance_epsilon"):
+            module.variance_epsilon = 0.1
+    other = FeatureStore(tmp_path, model, torch.device("cpu"), "fp32", 2000)
+    assert other.backbone == store.backbone
+    assert not np.allclose(other.features(pairs, Padded(model.pad_id), "train").table, one.table, rtol=0.01)

@@ -1,8 +1,13 @@
 """Memory that runs out: the step begins again with smaller forward passes, and what is learnt stays the same."""
 
+import dataclasses
+
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from rmbench.config import DiagnosticsConfig, Gradient
 from rmbench.data.text import tokenize_pairs
 from rmbench.errors import UserError
 from rmbench.files import read_json, read_jsonl
@@ -43,6 +48,39 @@ def test_a_step_that_does_not_fit_is_split_and_the_limit_is_remembered(train_con
     assert "out of memory; going on with" in caplog.text
     rows = read_jsonl(tmp_path / "split" / "history.jsonl")
     assert [row["step"] for row in rows] == [row["step"] for row in read_jsonl(tmp_path / "whole" / "history.jsonl")]
+
+
+def test_memory_that_runs_out_late_in_a_step_leaves_nothing_of_it(train_config, tmp_path, monkeypatch):
+    """The first of the step's passes has given its gradient already when the second fails."""
+    config = train_config(max_steps=2, logging_steps=1, micro_batch_tokens=120)
+    train(config, tmp_path / "whole")
+    whole, failed = RewardModel.forward, []
+
+    def forward(self, rows):
+        if self.head.weight.grad is not None and not failed:
+            failed.append(rows)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return whole(self, rows)
+
+    monkeypatch.setattr(RewardModel, "forward", forward)
+    train(config, tmp_path / "again")
+    assert failed
+    first, second = (read_jsonl(tmp_path / name / "history.jsonl") for name in ("whole", "again"))
+    assert second[0]["grad_norm"] == pytest.approx(first[0]["grad_norm"], rel=1e-5)
+    assert second[1]["loss"] == pytest.approx(first[1]["loss"], rel=1e-5)
+
+
+def test_a_probe_that_does_not_fit_is_split(train_config, tmp_path, little_memory):
+    exact = DiagnosticsConfig(every=2, gradient=Gradient.exact, probe_pairs=16)
+    config = dataclasses.replace(train_config(max_steps=2), diagnostics=exact)
+    train(config, tmp_path / "whole")
+    little_memory["tokens"] = 200
+    train(config, tmp_path / "split")
+    first, second = (
+        pq.read_table(tmp_path / name / "diagnostics" / "probe.parquet").to_pandas() for name in ("whole", "split")
+    )
+    first, second = (table.sort_values(["step", "pair_id"])["gradient_norm"] for table in (first, second))
+    np.testing.assert_allclose(first, second, rtol=1e-3)
 
 
 def test_a_device_that_is_far_too_small_is_one_message(train_config, tmp_path, little_memory):

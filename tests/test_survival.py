@@ -28,6 +28,7 @@ from rmbench.tracking import Tracker
 from rmbench.train import train
 from rmbench.training import checkpoints
 from rmbench.training.signals import EndingSignals
+from rmbench.training.trainer import Trainer
 
 RUN = """
 import sys
@@ -227,6 +228,23 @@ def test_a_fault_after_a_signal_ends_as_the_signal_asked():
         run()
     assert stopped.value.number == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_in_the_last_evaluation_ends_the_run_and_nothing_is_lost(train_config, tmp_path, monkeypatch):
+    config = with_training(train_config(), max_steps=4, eval_steps=4)
+    evaluate = Trainer.evaluate
+
+    def told(self):
+        signal.raise_signal(signal.SIGTERM)
+        return evaluate(self)
+
+    monkeypatch.setattr(Trainer, "evaluate", told)
+    with pytest.raises(Stopped, match="stopped after step 4 of 4; saved"):
+        train(config, tmp_path / "run")
+    monkeypatch.undo()
+    train(config, tmp_path / "whole")
+    assert train(with_training(config, resume=True), tmp_path / "run")["steps"] == 4
+    assert same(tmp_path / "run", tmp_path / "whole")
 
 
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path):

@@ -52,3 +52,13 @@ def test_a_run_logs_what_it_reached(train_config, tmp_path):
         assert row["throughput/pairs_per_second"] > 0
         assert row["throughput/tokens_per_second"] > row["throughput/pairs_per_second"]
         assert 0 < row["throughput/share_of_matrix_rate"] < 1.5
+
+
+def test_measuring_the_rate_leaves_the_random_state_alone():
+    matrix_rate.cache_clear()
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    assert matrix_rate(torch.device("cpu"), torch.float32, 0.01) > 0
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+    matrix_rate.cache_clear()

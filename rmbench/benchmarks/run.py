@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,14 @@ def score_row(row: TokenItem, scores: ItemScores, key: str = "") -> ScoreRow:
         label=item.label,
         key=key,
     )
+
+
+def forget_other_scores(folder: Path, model: RewardModel) -> None:
+    """Remove what another model scored in `folder`: an unfinished run's, which was trained again since."""
+    stored = read_json(folder / "provenance.json")
+    if stored is not None and stored.get("model") != fingerprint(model):
+        logger.info("%s: scores of the model before this one, removed", folder)
+        shutil.rmtree(folder)
 
 
 def claim(folder: Path, provenance: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:

@@ -155,7 +155,8 @@ def _attempt(job: Callable[[], None], folder: Path | None) -> None:
             raise
         if interrupted():
             raise KeyboardInterrupt from error
-        if folder is not None and (_in_sweep() or not isinstance(error, UserError)):
+        told = _in_sweep() or not isinstance(error, UserError)
+        if folder is not None and told and folder.is_dir() and not runs.in_use(folder):  # by another process
             runs.record_failure(folder, error)
         if _in_sweep() and not isinstance(error, UserError):
             log.error("%s failed: %s", folder or "the job", _headline(error))

@@ -87,10 +87,27 @@ class Probe:
 
         The probe is its own global batch where a loss depends on one.
         """
-        rows, blocks = Gathered(), Gathered()
-        sketches: list[np.ndarray] = []
         was_training = self.model.training
         self.model.eval()
+        try:
+            rows, blocks, sketches = self._measured(loss, budget_tokens)
+        finally:
+            self.model.train(was_training)
+        columns, shares = rows.gathered(), blocks.gathered()
+        whole = gather_object(sketches)
+        if not PartialState().is_main_process:
+            return {}
+        return self._write(step, columns, shares, np.concatenate(whole) if whole else None)
+
+    def largest(self, budget_tokens: int) -> tuple[int, int]:
+        """Tokens and pairs of the largest forward pass."""
+        parts = token_batches(self.pairs, self.layout, budget_tokens)
+        return max((sum(self.layout.cost(self.pairs[i]) for i in part), len(part)) for part in parts)
+
+    def _measured(self, loss: PairLoss, budget_tokens: int) -> tuple[Gathered, Gathered, list[np.ndarray]]:
+        """Of this rank's pairs: columns, shares of blocks, sketches."""
+        rows, blocks = Gathered(), Gathered()
+        sketches: list[np.ndarray] = []
         parts = [[self.pairs[i] for i in indices] for indices in token_batches(self.pairs, self.layout, budget_tokens)]
         statistics = self._statistics(parts, loss)
         for part in parts:
@@ -103,12 +120,7 @@ class Probe:
                 blocks.add(of_loss.block_shares())
                 sketches.append(of_loss.sketch.float().cpu().numpy())
             rows.add(columns)
-        self.model.train(was_training)
-        columns, shares = rows.gathered(), blocks.gathered()
-        whole = gather_object(sketches)
-        if not PartialState().is_main_process:
-            return {}
-        return self._write(step, columns, shares, np.concatenate(whole) if whole else None)
+        return rows, blocks, sketches
 
     def merge(self) -> pa.Table | None:
         """All recorded steps, in diagnostics/probe.parquet."""

@@ -1,6 +1,7 @@
 """Embeddings of a frozen backbone: computed once, kept on disk, read by every run that has the same ones.
 
-A file is named after what its numbers follow from: the backbone's weights, the token ids of the groups, the precision.
+A file is named after what its numbers follow from: the backbone's weights and config, the token ids of the groups, the
+precision.
 Runs in other processes that want the same file wait for the first to write it.
 """
 
@@ -26,6 +27,9 @@ from rmbench.modeling.model import RewardModel, fingerprint
 from rmbench.modeling.scoring import forward_groups
 
 logger = logging.getLogger(__name__)
+
+# Keys of a config.json that embeddings do not depend on.
+NO_MATTER = {"_name_or_path", "transformers_version", "architectures", "id2label", "label2id", "problem_type"}
 
 
 class Features:
@@ -79,6 +83,10 @@ class FeatureStore:
 
     def __post_init__(self) -> None:
         self.backbone = fingerprint(self.model, head=False)
+        described = self.model.network.config.to_dict()  # the same weights may be told to rotate or attend otherwise
+        self.config = json.dumps(
+            {k: v for k, v in described.items() if k not in NO_MATTER}, sort_keys=True, default=str
+        )
 
     def features(self, groups: Sequence[TokenGroup], layout: Layout, name: str) -> Features:
         """The groups' embeddings, from disk if they are there.
@@ -98,7 +106,7 @@ class FeatureStore:
 
     def _read(self, groups: Sequence[TokenGroup], layout: Layout) -> tuple[str, dict[str, range]]:
         """The file's name, and each group's rows in it. Layouts agree to rounding only, so each has its own file."""
-        digest = hashlib.sha256(json.dumps([self.backbone, self.precision, layout.name]).encode())
+        digest = hashlib.sha256(json.dumps([self.backbone, self.config, self.precision, layout.name]).encode())
         places, end = {}, 0
         for group in groups:
             digest.update(json.dumps(group.sequences).encode())

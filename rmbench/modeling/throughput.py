@@ -44,7 +44,8 @@ def model_cost(network: Any) -> ModelCost:
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
     """Floating-point operations per second of large matrix products on `device`, measured once per process."""
     size = 8192 if device.type == "cuda" else 1024
-    a = torch.randn(size, size, device=device).to(dtype)
+    own = torch.Generator(device).manual_seed(0)  # a run's own draws do not depend on whether it is the first to ask
+    a = torch.randn(size, size, device=device, generator=own).to(dtype)
     for _ in range(2):
         a @ a
     _wait(device)

@@ -143,6 +143,8 @@ def fault_of_any_rank(action: Callable[[], Any]) -> str | None:
 
 
 def _drop_frozen(models: list[nn.Module], weights: list[dict[str, Tensor]], _folder: str) -> None:
+    if not weights:  # FSDP and DeepSpeed write them in their own way
+        return
     for model, state in zip(models, weights, strict=True):
         kept = {name.removeprefix(WRAPPER): state[name] for name in _trained(model)}
         state.clear()

@@ -76,6 +76,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     eval_pairs, eval_counts = tokenized(
         dataset.eval, tokenizer, max_length, policy, cache, name="eval", drop_refused=drop
     )
+    _refuse_too_few(len(train_pairs), config, accelerator.num_processes)
     benchmark = prepare_benchmark(config.benchmark, items, tokenizer, model) if items else None
     model.to(accelerator.device)
     layout = choose_layout(config.layout, model, train_pairs, accelerator.device)
@@ -116,6 +117,19 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         },
     }
     return Inputs(model, tokenizer, loss, train_pairs, eval_pairs, benchmark, layout, eval_layout, store, facts)
+
+
+def _refuse_too_few(pairs: int, config: TrainConfig, devices: int) -> None:
+    """A device without a pair would keep the others waiting."""
+    size = config.training.batch_size
+    if size < devices:
+        raise UserError(f"training.batch_size={size}: each of {devices} devices needs a pair of every step.")
+    divided = config.gpu.strategy in (Strategy.fsdp, Strategy.deepspeed_zero3)
+    least = size if divided and devices > 1 else devices
+    if pairs < least:
+        raise UserError(
+            f"{pairs} training pairs: {devices} devices need at least {least} of them; gpu=single needs one."
+        )
 
 
 def _refuse_combinations(config: TrainConfig, loss: PairLoss, model: RewardModel) -> None:

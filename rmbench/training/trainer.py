@@ -32,7 +32,7 @@ from rmbench.losses import PairLoss, Statistics
 from rmbench.modeling.devices import sharded, whole_state, wrapped
 from rmbench.modeling.layout import Layout
 from rmbench.modeling.loading import save_reward_model
-from rmbench.modeling.memory import first_budget, halved
+from rmbench.modeling.memory import first_budget, halved, out_of_memory
 from rmbench.modeling.model import RewardModel, recompute_activations
 from rmbench.modeling.scoring import score_pairs, summarize
 from rmbench.modeling.throughput import matrix_rate, model_cost
@@ -126,7 +126,7 @@ class Trainer:
                 if self._due(self.config.eval_steps):
                     row |= self._evaluate()
                 if self.benchmark and self._due(self.config.eval_benchmark_every):
-                    row |= self.benchmark(self.model)
+                    row |= self.benchmark(self._scored())
                 if row:
                     self._log(row)
                 if self._due(self.config.save_steps) or self._told_to_end:
@@ -134,6 +134,10 @@ class Trainer:
                 if self._told_to_end and not self.signals.pass_on():
                     self._end()
                 advance(self.state.step)
+            if not self._told_to_end and self._heard():  # during the evaluation of the last step
+                self._save()
+                if not self.signals.pass_on():
+                    self._end()
         return self.state
 
     def train_step(self) -> dict[str, float]:
@@ -141,7 +145,7 @@ class Trainer:
         recording = self.recorder.wants(self.state.step + 1)
         row: dict[str, float] = {}
         if recording and self.probe is not None:
-            row |= self.probe.measure(self.state.step + 1, self.loss, self.state.budget_tokens)
+            row |= self._probe(self.probe)
         started = time.perf_counter()
         sums, statistics = self._backward(recording)
         sums[-1] += self.signals.received is not None
@@ -159,6 +163,22 @@ class Trainer:
             row |= self.recorder.write(self.state.step + 1, self.accelerator.is_main_process)
         return row
 
+    def _probe(self, probe: Probe) -> dict[str, float]:
+        """What the probe says; when memory runs out it begins again with smaller passes, as a step does."""
+        while True:
+            budget = self.state.budget_tokens
+            try:
+                return probe.measure(self.state.step + 1, self.loss, budget)
+            except RuntimeError as error:
+                if self.accelerator.num_processes > 1 or not out_of_memory(error):
+                    raise
+            self.state.budget_tokens = halved(budget, *probe.largest(budget), "diagnostics.probe_pairs=0 does without.")
+
+    def _heard(self) -> bool:
+        """Whether a signal told some rank to end."""
+        heard = torch.tensor(float(self.signals.received is not None), device=self.accelerator.device)
+        return bool(self.gradient.total(heard) > 0)
+
     def _backward(self, recording: bool) -> tuple[Tensor, Statistics]:
         """The step's gradient; its SUMS and what its losses depended on.
 
@@ -172,7 +192,7 @@ class Trainer:
             tokens = sum(map(self.layout.cost, done.pairs))
             remedy = "training.gradient_checkpointing=true or a smaller dataset.max_length needs less."
             self.state.budget_tokens = halved(self.state.budget_tokens, tokens, len(done.pairs), remedy)
-            self.optimizer.zero_grad()
+            self.model.zero_grad()  # the optimiser's own is Accelerate's, which waits for a step's last pass
             self.recorder.forget()
 
     def _optimizer_step(self, finite: bool) -> float | None:
@@ -236,8 +256,15 @@ class Trainer:
 
     def evaluate(self) -> dict[str, Any]:
         """`scoring.summarize` of the evaluation pairs under the model as it is now."""
-        scores = score_pairs(self.model, self.eval_pairs, self.eval_layout, self.accelerator.device, self.eval_tokens)
+        scores = score_pairs(
+            self._scored(), self.eval_pairs, self.eval_layout, self.accelerator.device, self.eval_tokens
+        )
         return summarize(scores, [p.pair.section for p in self.eval_pairs])
+
+    def _scored(self) -> torch.nn.Module:
+        """The model for passes of which ranks make different numbers: DDP would wait for all of them in each."""
+        model: torch.nn.Module = self.model if self.sharded else self.accelerator.unwrap_model(self.model)
+        return model
 
     def unwrapped(self) -> RewardModel:
         """The model without what Accelerate put around it."""
