@@ -179,6 +179,18 @@ def test_the_same_run_twice_is_no_second_seed(compared, capsys):
     assert f"{compared / 'again'}: passed over, {compared / 'bt-0'} has the same setting" in capsys.readouterr().out
 
 
+def test_a_cell_says_how_many_seeds_have_its_number(tmp_path):
+    for seed in range(3):
+        folder = write_run(tmp_path / f"bt-{seed}", ["loss=bt", f"seed={seed}"], [True, False] * 20)
+        if seed:
+            metrics = json.loads((folder / "metrics.json").read_text()) | {"benchmark": None}
+            (folder / "metrics.json").write_text(json.dumps(metrics))
+    group = group_runs(find_runs(tmp_path))[0]
+    assert group.seeds == "3"
+    assert group.cell("benchmark pairs", "score") == "0.500 (n = 1)"
+    assert group.cell("evaluation pairs", "all") == "0.500 ± 0.000"
+
+
 def test_one_lucky_seed_does_not_choose_a_value(tmp_path):
     for rate, held_out in (("1e-3", [0.7, 0.7, 0.7]), ("1e-2", [0.9])):
         for seed, accuracy in enumerate(held_out):

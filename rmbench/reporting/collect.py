@@ -77,9 +77,11 @@ class Group:
         return summarised(values) if values else None
 
     def cell(self, table: str, column: str) -> str:
-        """The same as text."""
+        """The same as text; how many seeds, where not every finished one has the number."""
         summary = self.summary(table, column)
-        return "-" if summary is None else str(summary)
+        if summary is None:
+            return "-"
+        return str(summary) if summary.n == self.finished else f"{summary} (n = {summary.n})"
 
     @property
     def finished(self) -> int:
