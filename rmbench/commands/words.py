@@ -202,8 +202,8 @@ def _working_directory(run: Path) -> Path | None:
 def _anchored(word: str, home: Path) -> str:
     key, _, value = word.partition("=")
     plain = value.strip("'\"")
-    is_file = key.endswith("path") and plain and not Path(plain).is_absolute() and _names_a_file(str(home / plain))
-    return f"{key}={quoted(str(home / plain))}" if is_file else word
+    names_one = key.endswith(("path", "embeddings")) and plain and not Path(plain).is_absolute()
+    return f"{key}={quoted(str(home / plain))}" if names_one and _names_a_file(str(home / plain)) else word
 
 
 def _runs_near(run: Path) -> list[str]:
