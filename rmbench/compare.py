@@ -101,8 +101,8 @@ def compare_scores(first: Scored, second: Scored) -> dict[str, Any]:
     formula: Formula = benchmark.formula(cells)
     subsets = sorted({row.subset for row in rows[0]} & cells.keys())
     numbers = {name: weights for name, weights in formula.numbers(subsets).items() if weights}
-    if not all(formula.sections.values()):
-        numbers.pop("score")  # a section is absent
+    if not all(formula.sections.values()):  # a section is absent
+        numbers = {name: weights for name, weights in numbers.items() if name not in formula.whole}
     means = [cell_means(side) for side in observed]
     intervals = bootstrap(changes, numbers)
     return {

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from rich.table import Table
 
 from rmbench import benchmarks, runs
-from rmbench.config import DiagnoseConfig
+from rmbench.config import DiagnoseConfig, OnBadRow
 from rmbench.console import console, progress
 from rmbench.data.dataset import load_dataset
 from rmbench.data.formats import Pair
@@ -37,7 +37,7 @@ from rmbench.modeling.layout import Layout, token_batches
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.loading import load_reward_model, new_reward_model
 from rmbench.modeling.memory import first_budget, out_of_memory
-from rmbench.modeling.model import RewardModel, fingerprint
+from rmbench.modeling.model import RewardModel, fingerprint, freeze_backbone
 from rmbench.modeling.scoring import score_pairs
 from rmbench.modeling.strata import stratified
 from rmbench.provenance import environment
@@ -131,7 +131,7 @@ def measure(
                     f"{len(indices)} pairs do not fit into memory: micro_batch_tokens={budget_tokens // 2} needs less."
                 ) from error
             numbers = (output.margin, output.distance, measured.norms)
-            rows += zip(indices, *(x.detach().double().tolist() for x in numbers), strict=True)
+            rows += zip(indices, *(x.detach().cpu().double().tolist() for x in numbers), strict=True)
             for block, shares in measured.block_shares().items():
                 blocks.setdefault(block, []).extend(shares)
             if measured.sketch is not None:
@@ -172,10 +172,19 @@ def _directions(
 
 
 def _model(config: DiagnoseConfig, checkpoint: str | None) -> tuple[RewardModel, Any]:
+    """What is studied; a frozen backbone stays so, since gradients are those of what is trained."""
+    backbone, run = config.backbone, Path(checkpoint or "").parent
     if checkpoint is None:
-        return new_reward_model(config.backbone, config.gpu.attention, config.seed)
-    backbone = config.backbone
-    return load_reward_model(checkpoint, backbone.revision, backbone.trust_remote_code, config.gpu.attention)
+        model, tokenizer = new_reward_model(backbone, config.gpu.attention, config.seed)
+    else:
+        model, tokenizer = load_reward_model(
+            checkpoint, backbone.revision, backbone.trust_remote_code, config.gpu.attention
+        )
+    if backbone.freeze or (checkpoint and runs.recorded(run, "backbone.freeze")):
+        freeze_backbone(model)
+    if checkpoint and runs.recorded(run, "backbone.lora.r"):
+        logger.warning("the run trained adapters; its gradients here are those of all weights of the merged model")
+    return model, tokenizer
 
 
 def _pairs(config: DiagnoseConfig, model: RewardModel, tokenizer: Any, accelerator: Accelerator) -> list[TokenPair]:
@@ -210,7 +219,10 @@ def _pairs(config: DiagnoseConfig, model: RewardModel, tokenizer: Any, accelerat
     n = min(config.pairs, len(pairs))
     few = [pairs[i * len(pairs) // n] for i in range(n)]
     limit = resolve_max_length(max_length, tokenizer, model.network.config, key)
-    kept, _ = tokenize_pairs(few, tokenizer, limit, config.dataset.length_policy, drop_identical=True)
+    drop = config.dataset.on_bad_row is OnBadRow.drop
+    kept, _ = tokenize_pairs(
+        few, tokenizer, limit, config.dataset.length_policy, drop_identical=True, drop_refused=drop
+    )
     return kept
 
 

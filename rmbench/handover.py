@@ -32,13 +32,19 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("{place}")
 model = AutoModelForSequenceClassification.from_pretrained("{place}")
 messages = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
-inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
+{encoding}
 reward = model(**inputs).logits[0, 0]
 ```
 
-In TRL: `GRPOTrainer(reward_funcs="{place}", ...)`. In RewardBench: `rewardbench --model="{place}"`. In rmbench:
+{trl} In RewardBench: `rewardbench --model="{place}"`. In rmbench:
 `rmbench eval checkpoint={place} benchmark=rewardbench`.
 """
+BY_TEMPLATE = """inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)"""
+BY_TEXT = """text = tokenizer.apply_chat_template(messages, tokenize=False)
+inputs = tokenizer(text, return_tensors="pt")  # adds special tokens that the template does not write"""
+TRL = """In TRL: `GRPOTrainer(reward_funcs="{place}", ...)`."""
+TRL_BY_TEXT = """TRL's `GRPOTrainer` leaves out the special tokens that this tokenizer adds by itself ([CLS], a BOS), so
+give it a function around these lines, not the folder."""
 
 OWN_LOADING = """## Loading
 
@@ -57,11 +63,28 @@ model, tokenizer = load_reward_model("{place}")
 def write_card(folder: Path, config: TrainConfig, metrics: dict[str, Any]) -> None:
     """`folder`/checkpoint/README.md from the run in `folder`: data, loss, settings, results with intervals, loading."""
     facts = read_json(folder / "environment.json") or {}
-    write_text(folder / "checkpoint" / CARD, card(config, facts, metrics))
+    plain = config.backbone.head is HeadKind.linear
+    by_template = not plain or template_says_all(folder / "checkpoint")
+    write_text(folder / "checkpoint" / CARD, card(config, facts, metrics, by_template))
 
 
-def card(config: TrainConfig, facts: dict[str, Any], metrics: dict[str, Any]) -> str:
-    """The card's text: YAML for the Hub, then Markdown. Values of users are shown, never interpreted."""
+def template_says_all(checkpoint: Path) -> bool:
+    """Whether the template writes every special token that training saw, or the tokenizer adds some to its text."""
+    from transformers import AutoTokenizer
+
+    from rmbench.data.text import encode
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoint))
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    alone = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    return bool(list(alone) == encode([messages], tokenizer)[0])
+
+
+def card(config: TrainConfig, facts: dict[str, Any], metrics: dict[str, Any], by_template: bool = True) -> str:
+    """The card's text: YAML for the Hub, then Markdown. Values of users are shown, never interpreted.
+
+    `by_template`: the ids of `apply_chat_template` are those of training.
+    """
     place = config.hub.push or "PATH/TO/checkpoint"
     base = config.backbone.name_or_path
     is_id = base is not None and not hub_path(base)
@@ -77,7 +100,12 @@ def card(config: TrainConfig, facts: dict[str, Any], metrics: dict[str, Any]) ->
         "# Reward model\n",
         f"{_origin(config, base)} It gives a response one number; of two responses to one prompt, the better one should"
         " have the higher.\n",
-        (LOADING if plain else OWN_LOADING).format(place=_plain(place), head=config.backbone.head.name),
+        (LOADING if plain else OWN_LOADING).format(
+            place=_plain(place),
+            head=config.backbone.head.name,
+            encoding=BY_TEMPLATE if by_template else BY_TEXT,
+            trl=TRL.format(place=_plain(place)) if by_template else TRL_BY_TEXT,
+        ),
         "## Data\n",
         _table(_data(config, facts, metrics)),
         "## Results\n",

@@ -114,7 +114,8 @@ def _overlaps(dataset: Dataset, config: InspectConfig) -> tuple[list[Finding], d
         tested[config.benchmark.name] = [item.prompt for item in items]
     findings, numbers = [], {}
     for name, prompts in tested.items():
-        mend = "dataset.on_shared_prompt=drop" if name == "eval" else "leave these prompts out of the training file"
+        drop = "dataset.on_shared_prompt=drop (prompts that differ in case or punctuation: by hand)"
+        mend = drop if name == "eval" else "leave these prompts out of the training file"
         found, numbers[name] = check_overlap((pair.prompt for pair in dataset.train), prompts, name, mend)
         findings += found
     return findings, {"prompt_overlap": numbers}

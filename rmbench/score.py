@@ -25,7 +25,7 @@ from rmbench.data.rowfiles import Placed, json_lines, read_rows
 from rmbench.data.text import resolve_max_length, tokenize_items
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
-from rmbench.files import write_json, write_text
+from rmbench.files import write_json
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.loading import load_reward_model
@@ -62,6 +62,7 @@ def score(config: ScoreConfig) -> None:
     if target != STREAM and Path(target).suffix not in (".jsonl", ".parquet"):
         raise UserError(f"score.output={target}: .jsonl, .parquet or - was expected.")
     rows, prompts = read_candidates(source)
+    as_bytes([row | {"reward": 0.0} for row in rows], target)  # what cannot be written is found before it is computed
     checkpoints = named_checkpoints(config.checkpoint)
     for name, checkpoint in checkpoints.items():
         for prompt, rewards in zip(prompts, rewards_of(config, checkpoint, prompts), strict=True):
@@ -219,21 +220,37 @@ def _best(rewards: list[float]) -> int:
 
 def write_rows(rows: list[Row], target: str) -> None:
     """JSON lines or parquet, written atomically; JSON lines on standard output for `-`."""
-    if target.endswith(".parquet"):
-        import pyarrow
-        from pyarrow import parquet
-
-        path = Path(target)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
-        os.replace(partial, path)
-        return
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    written = as_bytes(rows, target)
     if target == STREAM:
-        sys.stdout.write(text)
-    else:
-        write_text(Path(target), text)
+        sys.stdout.write(written.decode())
+        return
+    path = Path(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(written)
+    os.replace(partial, path)
+
+
+def as_bytes(rows: list[Row], target: str) -> bytes:
+    """The content of `target`: JSON lines, or parquet with every column that some row has.
+
+    Raises:
+        UserError: parquet cannot hold a column's values, such as texts in some rows and lists in others.
+    """
+    if not target.endswith(".parquet"):  # times and the like, which parquet inputs have, become text
+        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows).encode()
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = dict.fromkeys(name for row in rows for name in row)
+    sink = pyarrow.BufferOutputStream()
+    try:
+        table = pyarrow.table({name: [row.get(name) for row in rows] for name in columns})
+        parquet.write_table(table, sink)
+    except (pyarrow.ArrowException, ValueError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"score.output={target}: parquet cannot hold these rows ({reason}). Write .jsonl.") from error
+    return bytes(sink.getvalue())
 
 
 def write_curves(prompts: list[Candidates], names: list[str], best_of: int, target: str) -> None:

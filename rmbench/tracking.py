@@ -118,19 +118,25 @@ class WandbTracker(Tracker):
 
     def images(self, step: int, files: dict[str, Path]) -> None:
         """PNG files under their names."""
-        import wandb
 
-        self._attempt(lambda: self._run.log({"step": step} | {k: wandb.Image(str(v)) for k, v in files.items()}))
+        def send() -> None:
+            """All of them in one step."""
+            import wandb
+
+            self._run.log({"step": step} | {name: wandb.Image(str(file)) for name, file in files.items()})
+
+        self._attempt(send)
 
     def pair_table(self, step: int, table: pa.Table, name: str = "pairs", norm: str | None = None) -> None:
         """Recorded pairs, evenly spread: a table, and the scatter of gradient norm against distance.
 
         `norm`: the norm's column; of a run's records, that over all parameters where it was measured, else the head's.
         """
-        import wandb
 
         def send() -> None:
             """At most TABLE_ROWS of the pairs, as a table and as a scatter."""
+            import wandb
+
             n = min(len(table), TABLE_ROWS)
             rows = table.take([i * len(table) // n for i in range(n)])
             shown = wandb.Table(columns=[*rows.column_names], data=[list(r.values()) for r in rows.to_pylist()])

@@ -104,6 +104,10 @@ def test_prior_sets_weigh_half_a_section_under_a_key_of_their_own():
     assert formed["score"] == 1.0
     assert formed["prior_sets"] == pytest.approx(1 / 3)
     assert formed["score_with_prior_sets"] == pytest.approx((2 * 4 + 1 / 3) / 9)
+    parts = [one for one in rows if one.subset not in SIZES or one.subset == "llmbar-natural"]
+    formed = results(rewardbench, parts)  # absent sections take both scores away
+    assert (formed["score"], formed["score_with_prior_sets"]) == (None, None)
+    assert formed["prior_sets"] == pytest.approx(1 / 3)
 
 
 def test_constant_scores():

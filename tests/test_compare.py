@@ -103,3 +103,11 @@ def test_the_command_takes_run_folders_and_writes_its_numbers(tmp_path):
     assert "not distinguishable" in " ".join(done.output.split())
     assert json.loads(out.read_text())["benchmarks"]["pairs"]["numbers"]["score"]["second"] == 1.0
     assert CliRunner().invoke(app, ["compare", str(tmp_path / "a"), "nowhere"]).exit_code == 2
+
+
+def test_prior_sets_alone_can_be_compared(tmp_path):
+    a, b = (scores(tmp_path / name, [1, -1], "rewardbench", lambda i: "anthropic_helpful") for name in "ab")
+    numbers = compare(a, b)["rewardbench"]["numbers"]
+    assert "score" not in numbers
+    assert "score_with_prior_sets" not in numbers
+    assert numbers["prior_sets"]["difference"] == 0

@@ -16,17 +16,27 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    ModernBertDecoderConfig,
+    PreTrainedTokenizerFast,
+)
 
 from rmbench import runs
 from rmbench.benchmarks.run import forget_other_scores
 from rmbench.benchmarks.scores import ScoreLog
-from rmbench.config import BackboneConfig, BenchmarkConfig, Compat, EvalConfig, GpuConfig
+from rmbench.config import BackboneConfig, BenchmarkConfig, Compat, EvalConfig, GpuConfig, LayoutName
+from rmbench.data.formats import parse_row
+from rmbench.data.text import TokenPair
 from rmbench.errors import UserError
 from rmbench.evaluate import evaluate
 from rmbench.files import read_jsonl, write_json
+from rmbench.modeling.layout import Padded, run_rows
 from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model
 from rmbench.modeling.model import fingerprint
+from rmbench.modeling.tiny import tiny_tokenizer
 from rmbench.train import train
 from tests.conftest import write_jsonl
 
@@ -374,3 +384,37 @@ def test_scores_of_the_model_before_a_new_training_are_removed_and_those_of_this
         forget_other_scores(tmp_path / "eval" / name, model)
     forget_other_scores(tmp_path / "eval" / "nothing", model)
     assert [path.name for path in (tmp_path / "eval").iterdir()] == ["mine"]
+
+
+def test_scores_under_another_attention_layout_or_config_are_others(checkpoint, tmp_path):
+    file, folder = pair_file(tmp_path), tmp_path / "out"
+    evaluate(eval_config(checkpoint, "pairs", file, folder))
+    eager = eval_config(checkpoint, "pairs", file, folder)
+    eager.gpu.attention = "eager"
+    with pytest.raises(UserError, match=r"holds other scores \(attention: sdpa -> eager\)"):
+        evaluate(eager)
+    with pytest.raises(UserError, match=r"holds other scores \(layout: auto -> padded\)"):
+        evaluate(eval_config(checkpoint, "pairs", file, folder, layout=LayoutName.padded))
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.01}))
+    with pytest.raises(UserError, match=r"holds other scores \(config: "):
+        evaluate(eval_config(checkpoint, "pairs", file, folder))
+
+
+def test_a_head_that_reads_every_token_gives_the_last_ones_reward(tmp_path):
+    tokenizer = tiny_tokenizer()
+    config = ModernBertDecoderConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        pad_token_id=tokenizer.pad_token_id, num_labels=1,
+        cls_token_id=0, sep_token_id=0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = AutoModelForSequenceClassification.from_config(config).eval()
+    network.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    model, _ = load_reward_model(str(tmp_path / "model"))
+    pair = TokenPair(parse_row({"prompt": "a", "chosen": "b", "rejected": "c"}), [5, 6, 7, 8, 9], [5, 6, 7])
+    with torch.no_grad():
+        out = run_rows(model.eval(), Padded(model.pad_id).rows([pair]))
+        for ids, reward in ((pair.chosen, out.rewards_chosen), (pair.rejected, out.rewards_rejected)):
+            torch.testing.assert_close(reward, network(torch.tensor([ids])).logits[:, 0], rtol=0, atol=1e-5)

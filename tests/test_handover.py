@@ -7,12 +7,17 @@ from importlib.util import find_spec
 import pytest
 import torch
 import yaml
+from conftest import write_jsonl
+from test_model import ROWS, decoder, encoder
 
 from rmbench import handover
 from rmbench.commands import launch
 from rmbench.commands.words import with_recorded
-from rmbench.config import HeadKind, HubConfig
+from rmbench.config import BackboneConfig, DatasetConfig, HeadKind, HubConfig
+from rmbench.data.formats import parse_row
+from rmbench.data.text import TokenPair, encode
 from rmbench.errors import UserError
+from rmbench.modeling.layout import Padded, run_rows
 from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 from rmbench.train import train
@@ -138,3 +143,27 @@ def test_trl_takes_a_checkpoint_as_its_reward_model(train_config, tmp_path):
         with torch.no_grad():
             expected = model.network(torch.tensor([ids])).logits[0, 0]
         torch.testing.assert_close(reward[0].float().cpu(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_the_cards_code_gives_the_rewards_that_training_saw(train_config, tmp_path, kind):
+    """Also where the tokenizer adds [CLS] and [SEP] that the template does not write."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    encoder(folder) if kind == "bert" else decoder(kind, folder)
+    data = DatasetConfig(name="local", path=str(write_jsonl(tmp_path / "pairs.jsonl", ROWS)), eval_size=6)
+    backbone = BackboneConfig(name_or_path=str(folder))
+    train(dataclasses.replace(train_config(max_steps=2), backbone=backbone, dataset=data), tmp_path / "run")
+    text = (tmp_path / "run" / "checkpoint" / "README.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0].replace("PATH/TO", str(tmp_path / "run"))
+    names: dict = {}
+    with torch.no_grad():
+        exec(code.replace('"content": "..."', '"content": "yes and no"'), names)
+    model, tokenizer = load_reward_model(str(tmp_path / "run" / "checkpoint"))
+    ids = encode([names["messages"]], tokenizer)[0]
+    assert names["inputs"]["input_ids"][0].tolist() == ids
+    pair = TokenPair(parse_row(ROWS[0]), ids, ids)
+    with torch.no_grad():
+        expected = run_rows(model.eval(), Padded(model.pad_id).rows([pair])).rewards_chosen
+    assert names["reward"] == pytest.approx(float(expected), abs=1e-5)
+    assert ("give it a function" in text) == (kind == "bert")

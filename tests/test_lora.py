@@ -211,3 +211,26 @@ def test_adapters_on_fewer_bits_learn_after_an_evaluation_what_they_learn_before
     assert before.keys() == after.keys()
     for name, gradient in before.items():
         torch.testing.assert_close(after[name], gradient, rtol=1e-5, atol=1e-7, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_adapters_on_an_embedding_are_refused_before_they_are_trained(tmp_path):
+    decoder("llama", tmp_path)
+    with pytest.raises(UserError, match="embed_tokens is no matrix product"):
+        adapted(tmp_path, target_modules=["q_proj", "embed_tokens"])
+
+
+@old_name
+def test_an_adapters_own_tokenizer_and_template_are_used(tmp_path):
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    base.mkdir()
+    decoder("llama", base)
+    network = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    task = peft.LoraConfig(target_modules=["q_proj"], task_type="SEQ_CLS", modules_to_save=["score"])
+    adapter = peft.get_peft_model(network, task)
+    adapter.peft_config["default"].base_model_name_or_path = str(base)
+    adapter.save_pretrained(folder)
+    _, tokenizer = load_reward_model(str(folder))
+    before = tokenizer.chat_template
+    tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    assert load_reward_model(str(folder))[1].chat_template == tokenizer.chat_template != before

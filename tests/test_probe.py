@@ -11,13 +11,22 @@ from conftest import with_training
 from test_layout import token_pair
 from torch.nn.functional import logsigmoid
 
-from rmbench.config import BackboneConfig, DiagnosticsConfig, Gradient, LayoutName, RegularizerConfig
+from rmbench.config import (
+    BackboneConfig,
+    DiagnosticsConfig,
+    Gradient,
+    HeadKind,
+    LayoutName,
+    LossConfig,
+    RegularizerConfig,
+)
 from rmbench.data.dataset import load_dataset
 from rmbench.data.formats import Pair
 from rmbench.data.text import TokenPair, tokenize_pairs
 from rmbench.diagnostics import directions
 from rmbench.diagnostics.probe import choose_probe
 from rmbench.files import read_jsonl
+from rmbench.losses import PairBatch, PairLoss
 from rmbench.modeling.layout import Padded, run_rows
 from rmbench.modeling.loading import new_reward_model
 from rmbench.train import train
@@ -145,3 +154,21 @@ def test_sketches_of_torch_and_numpy_are_of_one_mind():
     unit = torch.nn.functional.normalize(rows)
     cosines = (unit @ unit.T)[~torch.eye(5, dtype=torch.bool)]
     assert directions.mean_cosine(rows.numpy()) == pytest.approx(float(cosines.mean()))
+
+
+def test_the_probe_knows_terms_that_are_not_of_the_rewards(train_config, tmp_path):
+    """InfoRM's KL term moves the head's code; a loop of autograd over the whole loss knows it too."""
+    backbone = BackboneConfig(head=HeadKind.bottleneck, head_width=16)
+    loss = LossConfig(regularizer=RegularizerConfig(kl=0.1))
+    config = dataclasses.replace(train_config(max_steps=1), backbone=backbone, loss=loss, diagnostics=FULL)
+    train(config, tmp_path / "run")
+    probed = columns(tmp_path / "run" / "diagnostics" / "probe.parquet")
+    model, tokenizer = new_reward_model(backbone, "sdpa", seed=0)
+    pairs, _ = tokenize_pairs(load_dataset(config.dataset).eval, tokenizer, 256)
+    by_id = {pair.pair.id: pair for pair in pairs}
+    model.eval()
+    for name, norm in zip(probed["pair_id"], probed["gradient_norm"], strict=True):
+        batch = PairBatch(run_rows(model, Padded(model.pad_id).rows([by_id[name]])), None)
+        value = PairLoss(loss)(batch, PairLoss(loss).statistics(batch, lambda total: total)).loss.sum()
+        gradients = torch.autograd.grad(value, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
+        assert norm == pytest.approx(math.hypot(*(float(g.norm()) for g in gradients if g is not None)), rel=1e-4)

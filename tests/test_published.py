@@ -298,3 +298,10 @@ def test_a_huge_row_is_a_row(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [row, other])
     dataset = load_dataset(DatasetConfig(name="skywork_80k", path=str(path)))
     assert sorted(len(p.chosen[0]["content"]) for p in [*dataset.train, *dataset.eval]) == [3_000_000] * 2
+
+
+def test_the_parts_of_unified_feedback_are_those_on_the_hub():
+    part = "ultrafeedback-binarized-preferences-cleaned"
+    PUBLISHED["unified_feedback"].check_part("unified_feedback", part)
+    with pytest.raises(UserError, match=f"Did you mean {part}"):
+        PUBLISHED["unified_feedback"].check_part("unified_feedback", "ultrafeedback-binarized-cleaned")

@@ -1,11 +1,13 @@
 """`rmbench score`: every form of input, rewards that are the model's, the best of N and its curve."""
 
+import datetime
 import io
 import itertools
 import json
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -133,3 +135,25 @@ def test_input_output_and_checkpoints_are_checked_first(checkpoint, tmp_path):
             run(models, source, tmp_path / target)
     with pytest.raises(UserError, match=r"score\.output"):
         score(ScoreConfig(gpu=GpuConfig(), score=ScoringConfig(input=str(file))))
+
+
+def test_columns_that_only_later_rows_have_are_kept(checkpoint, tmp_path):
+    rows = [{"prompt": "a", "response": "b"}, {"prompt": "a", "responses": ["b", "c"], "note": "x"}]
+    run(checkpoint, write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet")
+    first, second = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert second["rewards"][0] == pytest.approx(first["reward"], abs=1e-6)
+    assert (second["note"], first["note"], second["reward"]) == ("x", None, None)
+
+
+def test_what_the_output_cannot_hold_is_said_before_anything_is_computed(tmp_path):
+    rows = [{"prompt": "a", "response": "b"}, {"prompt": [{"role": "user", "content": "a"}], "response": "b"}]
+    source = write_jsonl(tmp_path / "in.jsonl", rows)
+    with pytest.raises(UserError, match=r"out.parquet: parquet cannot hold these rows .* Write .jsonl"):
+        run("no/such/model", source, tmp_path / "out.parquet")
+
+
+def test_times_become_text(checkpoint, tmp_path):
+    when = datetime.datetime(2026, 1, 2, 3)
+    pq.write_table(pa.table({"prompt": ["a"], "response": ["b"], "when": [when]}), tmp_path / "in.parquet")
+    run(checkpoint, tmp_path / "in.parquet", tmp_path / "out.jsonl")
+    assert json.loads((tmp_path / "out.jsonl").read_text())["when"] == str(when)

@@ -182,3 +182,12 @@ def test_what_cannot_be_studied_is_one_message(tmp_path):
     same = write_jsonl(tmp_path / "same.jsonl", [{"prompt": "p", "chosen": "a", "rejected": "a"}] * 12)
     with pytest.raises(UserError):
         diagnose(config(tmp_path, dataset=DatasetConfig(name="local", path=str(same))))
+
+
+def test_a_frozen_runs_gradients_are_those_of_its_head(train_config, tmp_path):
+    backbone = BackboneConfig(freeze=True, feature_cache=str(tmp_path / "features"))
+    train(dataclasses.replace(train_config(max_steps=2), backbone=backbone), tmp_path / "run")
+    results = diagnose(config(tmp_path / "study", checkpoint=str(tmp_path / "run")))
+    assert results["pairs"] == 40
+    table = pq.read_table(tmp_path / "study" / "pairs.parquet").to_pydict()
+    np.testing.assert_allclose(table["gradient_distance"], table["distance"], rtol=1e-4)  # k = 1

@@ -3,6 +3,7 @@
 import json
 import socket
 import struct
+import sys
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -246,3 +247,10 @@ def test_names(tmp_path):
     assert type(open_tracker(TrackingConfig(name="none"), tmp_path, {}, "x")) is Tracker
     with pytest.raises(UserError, match="wandb, none"):
         open_tracker(TrackingConfig(name="tensorboard"), tmp_path, {}, "x")
+
+
+def test_a_wandb_that_cannot_be_imported_costs_nothing_but_itself(tmp_path, no_login, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with open_tracker(TrackingConfig(name="wandb"), tmp_path, {}, "a run") as tracker:
+        used(tracker, tmp_path)
+    assert caplog.text.count("switched off") == 1

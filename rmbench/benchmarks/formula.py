@@ -19,11 +19,13 @@ class Formula:
         sections: the parts of the score, in the benchmark's order.
         score: the benchmark's official number.
         others: further numbers, by key of results.json.
+        whole: keys of the numbers that are absent where a section is, or where a score is NaN.
     """
 
     sections: dict[str, Weights]
     score: Weights
     others: dict[str, Weights] = field(default_factory=dict)
+    whole: tuple[str, ...] = ("score",)
 
     def numbers(self, subsets: Sequence[str]) -> dict[str, Weights]:
         """Every number by its path in results.json."""
@@ -64,7 +66,7 @@ def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, inte
     reasons = [f"no rows for {', '.join(absent)}"] * bool(absent and not compat)
     reasons += [f"{n_nan} rows with a NaN score"] * bool(n_nan)
     if reasons:
-        values["score"] = None
+        values |= {name: None for name in formula.whole if name in values}
     elif compat:
         values |= {f"sections/{name}": 0.0 for name in absent}
     drawn = bootstrap(observations, numbers) if intervals else {}

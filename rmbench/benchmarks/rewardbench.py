@@ -118,7 +118,8 @@ def formula(cells: dict[str, int]) -> Formula:
             "prior_sets": prior,
             "score_with_prior_sets": mean_of([part for part in sections.values() for _ in range(2)] + [prior]),
         }
-    return Formula(sections=sections, score=mean_of(sections.values()), others=with_prior)
+    whole = ("score", *[key for key in with_prior if key != "prior_sets"])
+    return Formula(sections=sections, score=mean_of(sections.values()), others=with_prior, whole=whole)
 
 
 def section_weights(cells: dict[str, int], weights: dict[str, int]) -> Weights:

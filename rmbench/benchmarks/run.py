@@ -28,7 +28,7 @@ from rmbench.modeling.devices import precision_name
 from rmbench.modeling.features import FeatureStore
 from rmbench.modeling.layout import AsRewardBench, Layout, Padded
 from rmbench.modeling.layout_choice import choose_layout
-from rmbench.modeling.model import RewardModel, fingerprint
+from rmbench.modeling.model import RewardModel, described, fingerprint
 from rmbench.modeling.scoring import ItemScores, batch_difference, score_items
 from rmbench.provenance import environment
 
@@ -85,6 +85,9 @@ def run_benchmark(
     provenance = {
         "checkpoint": checkpoint,
         "model": fingerprint(model),
+        "config": _digest(described(model)),
+        "attention": model.attention,
+        "layout": layout.name,
         "benchmark": benchmark.path or benchmark.name,
         "items": _digest([dataclasses.asdict(item) for item in prepared.items]),
         "template": _digest(prepared.tokenizer.chat_template),
@@ -147,7 +150,7 @@ def scored(
     """
     items = prepared.rows
     log = ScoreLog(folder, accelerator.process_index)
-    made_by = [provenance[name] for name in ("model", "precision", "compat")]
+    made_by = [provenance[name] for name in ("model", "config", "attention", "layout", "precision", "compat")]
     keys = [_digest([made_by, row.id, row.sequences]) for row in items]
     known = {r.key: ItemScores(list(r.scores), list(r.distances)) for r in log.known()}
     done = {i for i, key in enumerate(keys) if key in known}

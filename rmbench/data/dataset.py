@@ -164,7 +164,7 @@ def _in_shares(parts: dict[str, PairTable], config: DatasetConfig, split: str, s
             for pair in part:
                 yield replace(pair, id=f"{name}/{pair.id}")
 
-    return derived(config, "mix", {name: fingerprint(part) for name, part in taken.items()}, pairs)[0]
+    return derived(config, "mix", [[name, fingerprint(part)] for name, part in taken.items()], pairs)[0]
 
 
 def have_prompts_of(pairs: Sequence[Pair], others: Sequence[Pair]) -> np.ndarray:

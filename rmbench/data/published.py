@@ -70,6 +70,17 @@ UNIFIED_SOURCES = {
     "argilla/ultrafeedback-binarized-preferences-cleaned": "ultrafeedback-binarized-cleaned",
     "openai/webgpt_comparisons": "webgpt_comparisons",
 }
+# Its parts on the Hub.
+UNIFIED_PARTS = (
+    "chatbot_arena_conversations",
+    "hh-rlhf",
+    "Nectar",
+    "summarize_from_feedback",
+    "synthetic-instruct-gptj-pairwise",
+    "ultrafeedback-binarized-preferences-cleaned",
+    "webgpt_comparisons",
+    "UltraFeedback",
+)
 # Its posts come without a task; this is the one that GRM, and therefore NormBT, put in front of them.
 SUMMARIZE = "Generate one-sentence summary for the following post: "
 
@@ -187,7 +198,7 @@ PUBLISHED: dict[str, Published] = {
         eval="val",
         part="all",
         pairs=849_000,
-        parts=("all", *UNIFIED_SOURCES.values(), "UltraFeedback"),
+        parts=("all", *UNIFIED_PARTS),
     ),
     "skywork_80k": Published(
         "Skywork/Skywork-Reward-Preference-80K-v0.2",

@@ -65,7 +65,7 @@ class GradientNorms:
         """Each part's share of each pair's squared norm; pairs without a gradient are left out."""
         whole = self.norms.square()
         kept = whole > 0
-        return {k: (v[kept] / whole[kept]).double().tolist() for k, v in self.by_block().items()}
+        return {k: (v[kept] / whole[kept]).cpu().double().tolist() for k, v in self.by_block().items()}
 
     def times(self, factor: Tensor | float) -> GradientNorms:
         """Of the same values times `factor`: one number, or one per pair, such as d loss_i / d margin_i."""

@@ -113,10 +113,10 @@ class Probe:
         for part in parts:
             output, terms, of_margin, of_loss = self._of(part, loss, statistics)
             columns = pair_columns(part, output, terms)
-            columns["head_gradient_norm"] = head_gradient_norm(output, terms).double().tolist()
+            columns["head_gradient_norm"] = head_gradient_norm(output, terms).cpu().double().tolist()
             if of_margin is not None and of_loss is not None and of_loss.sketch is not None:
-                columns["margin_gradient_norm"] = of_margin.norms.double().tolist()
-                columns["gradient_norm"] = of_loss.norms.double().tolist()
+                columns["margin_gradient_norm"] = of_margin.norms.cpu().double().tolist()
+                columns["gradient_norm"] = of_loss.norms.cpu().double().tolist()
                 blocks.add(of_loss.block_shares())
                 sketches.append(of_loss.sketch.float().cpu().numpy())
             rows.add(columns)
@@ -151,7 +151,7 @@ class Probe:
             batch = self._forward(part)
             of_margin = self.gradients.collect(batch.output.margin)
             terms = loss(replace(batch, gradient_norm=of_margin.norms), statistics)
-            if torch.equal(terms.slope_chosen, -terms.slope_rejected):
+            if not loss.model_terms and torch.equal(terms.slope_chosen, -terms.slope_rejected):
                 return batch.output, terms, of_margin, of_margin.times(terms.slope_chosen)
             return batch.output, terms, of_margin, self.gradients.collect(terms.loss)
 

@@ -61,7 +61,7 @@ def pair_columns(pairs: Sequence[TokenPair], output: PairOutput, terms: LossTerm
         "pair_id": [p.pair.id for p in pairs],
         "source": [p.pair.source for p in pairs],
         "section": [p.pair.section for p in pairs],
-        **{name: values.double().tolist() for name, values in numbers.items()},
+        **{name: values.cpu().double().tolist() for name, values in numbers.items()},
     }
 
 
@@ -107,9 +107,9 @@ class PairRecorder:
         """Keep one micro-batch of this rank until `write`; `measured` are the gradients of its losses."""
         columns = pair_columns(pairs, output, terms)
         if self.gradient is not Gradient.off:
-            columns["head_gradient_norm"] = head_gradient_norm(output, terms).double().tolist()
+            columns["head_gradient_norm"] = head_gradient_norm(output, terms).cpu().double().tolist()
         if measured is not None:
-            columns["gradient_norm"] = measured.norms.double().tolist()
+            columns["gradient_norm"] = measured.norms.cpu().double().tolist()
             self._blocks.add(measured.block_shares())
         self._rows.add(columns)
 

@@ -23,13 +23,10 @@ from torch import Tensor
 from rmbench.console import progress
 from rmbench.data.text import TokenGroup
 from rmbench.modeling.layout import Layout, Rows
-from rmbench.modeling.model import RewardModel, fingerprint
+from rmbench.modeling.model import RewardModel, described, fingerprint
 from rmbench.modeling.scoring import forward_groups
 
 logger = logging.getLogger(__name__)
-
-# Keys of a config.json that embeddings do not depend on.
-NO_MATTER = {"_name_or_path", "transformers_version", "architectures", "id2label", "label2id", "problem_type"}
 
 
 class Features:
@@ -83,10 +80,7 @@ class FeatureStore:
 
     def __post_init__(self) -> None:
         self.backbone = fingerprint(self.model, head=False)
-        described = self.model.network.config.to_dict()  # the same weights may be told to rotate or attend otherwise
-        self.config = json.dumps(
-            {k: v for k, v in described.items() if k not in NO_MATTER}, sort_keys=True, default=str
-        )
+        self.config = described(self.model)
 
     def features(self, groups: Sequence[TokenGroup], layout: Layout, name: str) -> Features:
         """The groups' embeddings, from disk if they are there.

@@ -69,7 +69,7 @@ def load_reward_model(
     Raises:
         UserError: nothing can be loaded from there, or it has no trained head with one output.
     """
-    network, tokenizer, new_head = _load(name_or_path, revision, trust_remote_code, attention, bits=bits)
+    network, tokenizer, new_head = _load(name_or_path, revision, trust_remote_code, attention, bits=bits, trained=True)
     if new_head:
         raise UserError(
             f"{name_or_path} holds no trained reward head (its weights have no {_head_weight(network)}).\n"
@@ -132,10 +132,12 @@ def _load(
     attention: str,
     num_labels: int | None = None,
     bits: int | None = None,
+    trained: bool = False,
 ) -> tuple[Any, Any, bool]:
     """Network, tokenizer, and whether the head is new. Weights in float32, dropout 0, safetensors only.
 
-    An adapter is loaded with its base and merged into it. `bits`: how a backbone that stays frozen is kept.
+    An adapter is loaded with its base and merged into it; where it brings a tokenizer, that is what it was trained
+    with. `bits`: how a backbone that stays frozen is kept. `trained`: a checkpoint was named, not a backbone.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -149,7 +151,12 @@ def _load(
     if adapter is not None and bits is not None:
         raise UserError(f"{name} is an adapter: it is merged into its base in float32; leave bits={bits} out.")
     if adapter is not None:
-        network, tokenizer, _ = _load(adapter.base, adapter.base_revision, trust_remote_code, attention, 1)
+        network, tokenizer, _ = _load(
+            adapter.base, adapter.base_revision, trust_remote_code, attention, 1, trained=trained
+        )
+        tokenizer = lora.own_tokenizer(name, revision) or tokenizer
+        if len(tokenizer) > network.get_input_embeddings().num_embeddings:
+            network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         return lora.merged(network, adapter, _head_weight(network)), tokenizer, False
     quantized = lora.quantization(bits)
     where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -177,9 +184,9 @@ def _load(
         if "attention" in str(error).lower() or "attn_impl" in str(error):
             raise _no_attention(attention, error) from error
         if "trust_remote_code" in str(error):
-            key = "trust_remote_code" if num_labels is None else "backbone.trust_remote_code"
+            key = "trust_remote_code" if trained else "backbone.trust_remote_code"
             raise UserError(f"{name} needs Python code that comes with it. If you trust that: {key}=true") from error
-        remedy = "checkpoint=FOLDER" if num_labels is None else "backbone.name_or_path=FOLDER"
+        remedy = "checkpoint=FOLDER" if trained else "backbone.name_or_path=FOLDER"
         raise hub.explain("model", name, error, remedy) from error
     lora.keep_unpacked(network)
     if own_head is not None:

@@ -65,6 +65,12 @@ def add_adapters(network: Any, config: LoraConfig, base: str | None, revision: s
             f"backbone.lora.target_modules={names}: {str(error).partition('. ')[0]}.\n"
             f"Layers of this backbone: {', '.join(kinds)}; all-linear is all of them."
         ) from error
+    from peft.tuners.lora import LoraLayer
+
+    embeddings = [name for name, m in adapted.named_modules() if isinstance(m, LoraLayer) and NAME not in m.lora_A]
+    if embeddings:
+        last = embeddings[0].rpartition(".")[2]
+        raise UserError(f"backbone.lora.target_modules: {last} is no matrix product; adapters go on linear layers.")
     adapted.peft_config[NAME].base_model_name_or_path = base  # peft puts the network's own name where there is none
     return adapted
 
@@ -160,7 +166,10 @@ def find_adapter(name: str, revision: str | None) -> Adapter | None:
     """
     from transformers.utils import cached_file, find_adapter_config_file
 
-    file = find_adapter_config_file(name, revision=revision)
+    try:
+        file = find_adapter_config_file(name, revision=revision)
+    except OSError:  # no such name or revision: loading the model says it better
+        file = None
     if file is None:
         return None
     try:
@@ -177,6 +186,17 @@ def find_adapter(name: str, revision: str | None) -> Adapter | None:
             "rmbench keeps both, merged, in the folder around an adapter: checkpoint=RUN."
         )
     return Adapter(Path(file).parent, base, settings.get("revision"))
+
+
+def own_tokenizer(name: str, revision: str | None) -> Any:
+    """The tokenizer, with its template, in the folder or repository of an adapter; None without one."""
+    from transformers import AutoTokenizer
+    from transformers.utils import cached_file
+
+    missing = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    if cached_file(name, "tokenizer_config.json", revision=revision, **missing) is None:
+        return None
+    return AutoTokenizer.from_pretrained(name, revision=revision)
 
 
 def merged(network: Any, adapter: Adapter, head: str) -> Any:

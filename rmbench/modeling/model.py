@@ -7,6 +7,7 @@ the input of the head's last Linear; the reward is computed from it in float32 w
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class RewardModel(nn.Module):
         self.language: Any = None  # a LanguageHead, for losses that read likelihoods
         self.stated_pad_id: int | None = None  # of a loaded checkpoint, before its tokenizer is mended
         self._pooled: Tensor | None = None
-        self._padded_attention: str = network.config._attn_implementation
+        self.attention: str = network.config._attn_implementation  # of padded rows
         self.last_layer = last_layer(network) if self.is_decoder else None
         if not self.is_decoder:
             self.whole_head.register_forward_pre_hook(self._keep_input)
@@ -94,12 +95,13 @@ class RewardModel(nn.Module):
             self.network(input_ids=rows.input_ids, attention_mask=rows.attention_mask)
             assert self._pooled is not None, "the network did not use its head"
             pooled, self._pooled = self._pooled, None
-            return pooled
+            # a head that reads every token, of which the network takes the last one's reward (ModernBERT's decoder)
+            return pooled if pooled.dim() == 2 else pooled.flatten(0, 1)[rows.read]
         return self._states(rows)[rows.read]
 
     def _states(self, rows: Rows) -> Tensor:
         """A decoder's, after its last norm, `(tokens, hidden)`."""
-        self._use_attention(self._padded_attention if rows.packing is None else PACKED)
+        self._use_attention(self.attention if rows.packing is None else PACKED)
         arguments = {"attention_mask": rows.attention_mask, "position_ids": rows.position_ids, "packing": rows.packing}
         given = {name: value for name, value in arguments.items() if value is not None}
         states = self.network.base_model(rows.input_ids, use_cache=False, **given)[0]
@@ -140,6 +142,19 @@ def fingerprint(model: RewardModel, head: bool = True) -> str:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+# Keys of a config.json that embeddings do not depend on, or that change when a model is saved.
+NO_MATTER = {
+    "_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "id2label", "label2id",
+    "problem_type",
+}  # fmt: skip
+
+
+def described(model: RewardModel) -> str:
+    """The network's config as JSON: the same weights may be told to rotate or attend otherwise."""
+    kept = {key: value for key, value in model.network.config.to_dict().items() if key not in NO_MATTER}
+    return json.dumps(kept, sort_keys=True, default=str)
 
 
 def freeze_backbone(model: RewardModel) -> None:

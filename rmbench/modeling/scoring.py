@@ -61,7 +61,7 @@ def score_pairs(
     with progress("scoring", len(pairs) // world, shown=state.is_main_process) as advance:
         for indices, out in forward_all(model, pairs, layout, device, budget_tokens, rank, world):
             columns = (out.rewards_chosen, out.rewards_rejected, out.distance)
-            rows += zip(indices, *(c.double().tolist() for c in columns), strict=True)
+            rows += zip(indices, *(c.cpu().double().tolist() for c in columns), strict=True)
             advance(len(rows))
     rows = sorted(gather_object(rows))
     table = np.array([row[1:] for row in rows], dtype=np.float64).reshape(-1, 3)
@@ -107,8 +107,8 @@ def _split(
         (e[: items[i].item.correct, None] - e[None, items[i].item.correct :]).norm(dim=-1).flatten()
         for i, e in zip(indices, embedded, strict=True)
     ]
-    flat_distances = iter(torch.cat(distances).double().tolist())
-    flat_rewards = iter(rewards.double().tolist())
+    flat_distances = iter(torch.cat(distances).cpu().double().tolist())
+    flat_rewards = iter(rewards.cpu().double().tolist())
     return {
         i: ItemScores([next(flat_rewards) for _ in range(n)], [next(flat_distances) for _ in range(len(d))])
         for i, n, d in zip(indices, sizes, distances, strict=True)
