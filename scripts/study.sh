@@ -45,16 +45,18 @@ controls() {
 
 real() {  # real NAME EXPERIMENT FILES [WORD ...]; `choosing`: words for the choice of rates alone
     local train=$data/$3_train.jsonl.gz test=$data/$3_test.jsonl.gz
+    local judge=(benchmark=rewardbench "benchmark.path=$data/rewardbench_v1_partial.jsonl.gz")
+    [ "${rewardbench:-yes}" = yes ] || judge=()
     choose "$1" "$2" dataset.path="$train" ${choosing:-} "${@:4}"
-    final "$1" "$2" dataset.path="$train" dataset.eval_path="$test" benchmark=rewardbench \
-        benchmark.path="$data/rewardbench_v1_partial.jsonl.gz" "${@:4}"
+    final "$1" "$2" dataset.path="$train" dataset.eval_path="$test" "${judge[@]}" "${@:4}"
 }
 
 frozen() { real frozen frozen alpaca_eval backbone.name_or_path="$minilm"; }
 hh_decoder() { real hh_decoder decoder hh_harmless; }
-hh_minilm() { real hh_minilm minilm hh_harmless backbone.name_or_path="$minilm"; }
+# judged on test pairs alone: RewardBench's long texts take longer than the training
+hh_minilm() { rewardbench=no real hh_minilm minilm hh_harmless backbone.name_or_path="$minilm"; }
 alpaca_minilm() {
-    local validation=100,101 choosing="dataset.eval_size=200 loss=bt,normbt,bt_margin"
+    local rewardbench=no validation=100,101 choosing="dataset.eval_size=200 loss=bt,normbt,bt_margin"
     real alpaca_minilm minilm alpaca_eval backbone.name_or_path="$minilm"
 }
 
