@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from rmbench import __version__, runs
 from rmbench.config import HeadKind, TrainConfig
 from rmbench.data import hub
+from rmbench.data.text import encode
 from rmbench.errors import UserError
 from rmbench.files import read_json, write_text
 
@@ -60,21 +61,14 @@ model, tokenizer = load_reward_model("{place}")
 """
 
 
-def write_card(folder: Path, config: TrainConfig, metrics: dict[str, Any]) -> None:
+def write_card(folder: Path, config: TrainConfig, metrics: dict[str, Any], tokenizer: Any) -> None:
     """`folder`/checkpoint/README.md from the run in `folder`: data, loss, settings, results with intervals, loading."""
     facts = read_json(folder / "environment.json") or {}
-    plain = config.backbone.head is HeadKind.linear
-    by_template = not plain or template_says_all(folder / "checkpoint")
-    write_text(folder / "checkpoint" / CARD, card(config, facts, metrics, by_template))
+    write_text(folder / "checkpoint" / CARD, card(config, facts, metrics, template_says_all(tokenizer)))
 
 
-def template_says_all(checkpoint: Path) -> bool:
+def template_says_all(tokenizer: Any) -> bool:
     """Whether the template writes every special token that training saw, or the tokenizer adds some to its text."""
-    from transformers import AutoTokenizer
-
-    from rmbench.data.text import encode
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoint))
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     alone = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
     return bool(list(alone) == encode([messages], tokenizer)[0])

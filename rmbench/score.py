@@ -62,7 +62,8 @@ def score(config: ScoreConfig) -> None:
     if target != STREAM and Path(target).suffix not in (".jsonl", ".parquet"):
         raise UserError(f"score.output={target}: .jsonl, .parquet or - was expected.")
     rows, prompts = read_candidates(source)
-    as_bytes([row | {"reward": 0.0} for row in rows], target)  # what cannot be written is found before it is computed
+    if target.endswith(".parquet") and config.score.best_of is None:
+        as_bytes([row | {"reward": 0.0} for row in rows], target)  # what cannot be held is found before it is computed
     checkpoints = named_checkpoints(config.checkpoint)
     for name, checkpoint in checkpoints.items():
         for prompt, rewards in zip(prompts, rewards_of(config, checkpoint, prompts), strict=True):

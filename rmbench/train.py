@@ -98,7 +98,7 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
         if accelerator.is_main_process:
             _write_diagnostics(recorder, probe, tracker, state.step, folder)
             tracker.summary(metrics)
-            handover.write_card(folder, config, metrics)
+            handover.write_card(folder, config, metrics, inputs.tokenizer)
             write_json(folder / "metrics.json", metrics)
             _show(metrics, folder)
         accelerator.wait_for_everyone()

@@ -65,8 +65,10 @@ all="synthetic noise controls frozen hh_decoder hh_minilm alpaca_minilm"
 for setting in "$@"; do
     case " $all " in *" $setting "*) ;; *) echo "$setting: no such setting; there are $all" >&2; exit 2 ;; esac
     case $setting in
-    frozen|alpaca_*) needs="alpaca_eval_train alpaca_eval_test rewardbench_v1_partial" ;;
-    hh_*) needs="hh_harmless_train hh_harmless_test rewardbench_v1_partial" ;;
+    frozen) needs="alpaca_eval_train alpaca_eval_test rewardbench_v1_partial" ;;
+    alpaca_minilm) needs="alpaca_eval_train alpaca_eval_test" ;;
+    hh_decoder) needs="hh_harmless_train hh_harmless_test rewardbench_v1_partial" ;;
+    hh_minilm) needs="hh_harmless_train hh_harmless_test" ;;
     *) needs= ;;
     esac
     for file in $needs; do

@@ -380,7 +380,7 @@ def test_fewer_bits_give_the_scores_of_the_rounded_weights(checkpoint, tmp_path,
 def test_scores_of_the_model_before_a_new_training_are_removed_and_those_of_this_one_kept(checkpoint, tmp_path):
     model, _ = load_reward_model(str(checkpoint))
     for name, whose in (("mine", fingerprint(model)), ("other", "0123")):
-        write_json(tmp_path / "eval" / name / "provenance.json", {"model": whose})
+        write_json(tmp_path / "eval" / name / "provenance.json", {"model": whose, "config": "0"})
         forget_other_scores(tmp_path / "eval" / name, model)
     forget_other_scores(tmp_path / "eval" / "nothing", model)
     assert [path.name for path in (tmp_path / "eval").iterdir()] == ["mine"]

@@ -140,6 +140,8 @@ def test_open_comparisons_do_not_count_in_holms_correction(compared):
 def test_a_baseline_that_no_run_has_and_runs_without_one_beside_them_are_said(compared):
     with pytest.raises(UserError, match=r"--baseline loss=btt: no run has that\. There are: loss=bt; loss=normbt"):
         report([compared], {"loss": "btt"})
+    alone = [g for g in group_runs(find_runs(compared)) if g.words["loss"] == "bt"]
+    assert len(report([run.folder for run in alone[0].runs], {"loss": "bt"})) == 5  # every run has it
     write_run(compared / "far", ["loss=hinge", "seed=0", "training.epochs=2"], [True] * 200)
     _, left_out = verdicts(group_runs(find_runs(compared)), {"loss": "bt"})
     alone = "loss=hinge, training.epochs=2: no run is the same but for loss=bt, so it is not compared."

@@ -150,6 +150,8 @@ def test_what_the_output_cannot_hold_is_said_before_anything_is_computed(tmp_pat
     source = write_jsonl(tmp_path / "in.jsonl", rows)
     with pytest.raises(UserError, match=r"out.parquet: parquet cannot hold these rows .* Write .jsonl"):
         run("no/such/model", source, tmp_path / "out.parquet")
+    with pytest.raises(UserError, match="no/such/model"):  # rows of the best of N are others
+        run("no/such/model", source, tmp_path / "out.parquet", best_of=2)
 
 
 def test_times_become_text(checkpoint, tmp_path):

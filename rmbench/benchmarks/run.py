@@ -196,7 +196,7 @@ def score_row(row: TokenItem, scores: ItemScores, key: str = "") -> ScoreRow:
 def forget_other_scores(folder: Path, model: RewardModel) -> None:
     """Remove what another model scored in `folder`: an unfinished run's, which was trained again since."""
     stored = read_json(folder / "provenance.json")
-    if stored is not None and stored.get("model") != fingerprint(model):
+    if stored is not None and (stored.get("model") != fingerprint(model) or "config" not in stored):
         logger.info("%s: scores of the model before this one, removed", folder)
         shutil.rmtree(folder)
 

@@ -156,7 +156,8 @@ def _attempt(job: Callable[[], None], folder: Path | None) -> None:
         if interrupted():
             raise KeyboardInterrupt from error
         told = _in_sweep() or not isinstance(error, UserError)
-        if folder is not None and told and folder.is_dir() and not runs.in_use(folder):  # by another process
+        # in use: by another sweep's process, or, where this one is not the first of its group, by that
+        if folder is not None and told and folder.is_dir() and (ranks.rank() > 0 or not runs.in_use(folder)):
             runs.record_failure(folder, error)
         if _in_sweep() and not isinstance(error, UserError):
             log.error("%s failed: %s", folder or "the job", _headline(error))

@@ -154,7 +154,10 @@ def _load(
         network, tokenizer, _ = _load(
             adapter.base, adapter.base_revision, trust_remote_code, attention, 1, trained=trained
         )
-        tokenizer = lora.own_tokenizer(name, revision) or tokenizer
+        try:
+            tokenizer = lora.own_tokenizer(name, revision, trust_remote_code) or tokenizer
+        except Exception as error:  # the Hub's clients raise errors of many kinds
+            raise hub.explain("model", name, error, "checkpoint=FOLDER") from error
         if len(tokenizer) > network.get_input_embeddings().num_embeddings:
             network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         return lora.merged(network, adapter, _head_weight(network)), tokenizer, False

@@ -188,15 +188,19 @@ def find_adapter(name: str, revision: str | None) -> Adapter | None:
     return Adapter(Path(file).parent, base, settings.get("revision"))
 
 
-def own_tokenizer(name: str, revision: str | None) -> Any:
-    """The tokenizer, with its template, in the folder or repository of an adapter; None without one."""
+def own_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """The tokenizer, with its template, in the folder or repository of an adapter; None without one.
+
+    Raises:
+        OSError: it cannot be known whether there is one, or it cannot be read.
+    """
     from transformers import AutoTokenizer
     from transformers.utils import cached_file
 
-    missing = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    if cached_file(name, "tokenizer_config.json", revision=revision, **missing) is None:
+    file = "tokenizer_config.json"
+    if cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False) is None:
         return None
-    return AutoTokenizer.from_pretrained(name, revision=revision)
+    return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def merged(network: Any, adapter: Adapter, head: str) -> Any:

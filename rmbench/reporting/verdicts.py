@@ -110,7 +110,7 @@ def verdicts(groups: Sequence[Group], baseline: Mapping[str, str]) -> tuple[list
     for group in groups:
         other = _baseline_of(group, groups, baseline)
         if other is None and baseline:
-            beside = ", ".join(f"{key}={value}" for key, value in baseline.items() if value)
+            beside = ", ".join(f"{key}={value or 'its default'}" for key, value in baseline.items())
             left_out.append(f"{group.label}: no run is the same but for {beside}, so it is not compared.")
         if other is None or other is group:
             continue
