@@ -107,7 +107,7 @@ def rows_of(found: Sequence[Run], groups: Sequence[Group], table: str) -> tuple[
 
 
 def _verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
-    header = ["compared", "on", "difference", "95 % interval", "verdict", "p (Holm)", "seeds", "items", "sources"]
+    header = ["compared", "on", "difference", "95 % interval", "verdict", "p (Holm)", "seeds", "items"]
     rows = []
     for v in verdicts:
         low, high = v.difference.interval()
@@ -120,8 +120,7 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
                 v.word,
                 "-" if v.open else f"{v.p_adjusted:.3f}",
                 str(v.difference.seeds),
-                f"{v.difference.items:,}",
-                f"{v.difference.clusters:,}",
+                v.items().replace(" items", ""),
             ]
         )
     return markdown_table(header, rows)

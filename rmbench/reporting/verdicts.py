@@ -209,7 +209,8 @@ def _compared(
     differences = np.array([a.values - b.values for a, b in pairs])
     sections = first.formula.sections
     score = {"score": first.formula.score} if all(sections.values()) else {}
-    numbers: dict[str, Weights] = {**score, **sections}
+    only = bool(score) and len(sections) == 1  # the whole is all that this section is
+    numbers: dict[str, Weights] = score if only else {**score, **sections}
     found = {
         number: difference_over_seeds(differences, first.cells, first.clusters, weights)
         for number, weights in numbers.items()
