@@ -12,8 +12,8 @@ from typing import Any
 from rich.table import Table
 
 from rmbench.benchmarks.formula import Formula
-from rmbench.benchmarks.registry import Benchmark, find
-from rmbench.benchmarks.scores import ScoreRow, read_scores
+from rmbench.benchmarks.registry import Benchmark, rules_of
+from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreRow, read_scores
 from rmbench.console import console
 from rmbench.errors import UserError
 from rmbench.files import read_json, write_json
@@ -69,7 +69,7 @@ def find_scores(place: str, asked: str | None) -> dict[str, Scored]:
     found = {}
     for file in [own] if own.is_file() else sorted(folder.glob("eval/*/scores.jsonl")):
         results = read_json(file.parent / "results.json") or {}
-        name = results.get("benchmark", asked)
+        name = results.get("benchmark", HELD_OUT_FOLDER if file.parent.name == HELD_OUT_FOLDER else asked)
         if name is None:
             raise UserError(f"{file}: no results.json beside it says of which benchmark; give --benchmark NAME.")
         found[name] = Scored(name, file, {row.id: row for row in read_scores(file)})
@@ -87,7 +87,7 @@ def compare_scores(first: Scored, second: Scored) -> dict[str, Any]:
     Raises:
         UserError: the items are not the same, or of other subsets.
     """
-    benchmark = find(first.benchmark)
+    benchmark = rules_of(first.benchmark)
     ids = same_items(first, second)
     rows = [[side.rows[name] for name in ids] for side in (first, second)]
     for side, of_side in zip((first, second), rows, strict=True):

@@ -18,7 +18,7 @@ from transformers import set_seed
 
 from rmbench import handover, runs
 from rmbench.benchmarks.run import benchmark_layout, forget_other_scores, numbers_now, run_benchmark
-from rmbench.benchmarks.scores import ScoreLog, ScoreRow
+from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreLog, ScoreRow
 from rmbench.config import Gradient, TrainConfig
 from rmbench.console import console
 from rmbench.data.store import prompt_digests
@@ -178,7 +178,7 @@ def _evaluate(
     if accelerator.is_main_process:
         prompts = prompt_digests([tokens.pair for tokens in inputs.eval_pairs])
         columns = zip(inputs.eval_pairs, prompts, scores.chosen, scores.rejected, scores.distance, strict=True)
-        ScoreLog(folder / "eval" / "held_out").finish(
+        ScoreLog(folder / "eval" / HELD_OUT_FOLDER).finish(
             [
                 ScoreRow(
                     id=pair.pair.id,

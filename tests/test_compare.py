@@ -111,3 +111,15 @@ def test_prior_sets_alone_can_be_compared(tmp_path):
     assert "score" not in numbers
     assert "score_with_prior_sets" not in numbers
     assert numbers["prior_sets"]["difference"] == 0
+
+
+def test_the_held_out_pairs_of_two_runs_are_compared_too(tmp_path):
+    for run, margins in (("a", [1, -1, 1]), ("b", [1, 1, 1])):
+        scores(tmp_path / run / "eval" / "held_out", margins)
+        (tmp_path / run / "eval" / "held_out" / "results.json").unlink()
+        scores(tmp_path / run / "eval" / "pairs", margins)
+    found = compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert {name: result["numbers"]["score"]["difference"] for name, result in found.items()} == {
+        "held_out": pytest.approx(1 / 3),
+        "pairs": pytest.approx(1 / 3),
+    }

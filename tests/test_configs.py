@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from rmbench.commands import launch
@@ -241,3 +242,10 @@ def imported(path):
             for alias in node.names:
                 first, second, *_ = *node.module.split(".")[1:], alias.name, ""
                 yield first, second
+
+
+def test_shares_of_a_mix_can_be_typed():
+    shown = launch.show("train", ["dataset=mix", "dataset.mix={hh_rlhf: 2, pairs.jsonl: 1}"])
+    assert yaml.safe_load(shown)["dataset"]["mix"] == {"hh_rlhf": 2.0, "pairs.jsonl": 1.0}
+    with pytest.raises(UserError, match="no key can be added"):
+        launch.show("train", ["+dataset.mixx={a: 1}"])

@@ -5,6 +5,6 @@ ranked, `observations(rows)` and `formula(cells)` say how its numbers follow fro
 are functions of files: any number can be formed again without the model.
 """
 
-from rmbench.benchmarks.registry import find
+from rmbench.benchmarks.registry import find, rules_of
 
-__all__ = ["find"]
+__all__ = ["find", "rules_of"]

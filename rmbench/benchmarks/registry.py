@@ -8,7 +8,7 @@ from typing import Protocol
 
 from rmbench.benchmarks import judgebench, pairs, rewardbench, rewardbench2, rm_bench, synthetic
 from rmbench.benchmarks.formula import Formula
-from rmbench.benchmarks.scores import ScoreRow
+from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreRow
 from rmbench.config import BenchmarkConfig
 from rmbench.data.items import Item
 from rmbench.errors import UserError
@@ -52,3 +52,12 @@ def find(name: str) -> Benchmark:
     near = difflib.get_close_matches(name, BENCHMARKS, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise UserError(f"benchmark.name={name}: no such benchmark.{hint} There are: {', '.join(BENCHMARKS)}.")
+
+
+def rules_of(scores: str) -> Benchmark:
+    """The benchmark whose rules make numbers of the scores in the folder RUN/eval/`scores`.
+
+    Raises:
+        UserError: there is none.
+    """
+    return find("pairs" if scores == HELD_OUT_FOLDER else scores)

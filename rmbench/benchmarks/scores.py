@@ -18,6 +18,8 @@ from rmbench.data.rowfiles import read_rows
 from rmbench.errors import UserError
 from rmbench.files import read_jsonl, write_text
 
+HELD_OUT_FOLDER = "held_out"  # the evaluation pairs of a run, below RUN/eval
+
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:

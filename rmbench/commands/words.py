@@ -21,6 +21,7 @@ from rmbench.config import SCHEMAS, keys
 from rmbench.errors import UserError
 
 NOT_INHERITED = {"from", "run_dir", "sweep_dir", "sweep", "training.resume", "hub.push"}
+MAPPINGS = ("dataset.mix",)  # whose keys are the user's own; Hydra adds those under ++ alone
 QUOTES = "A value with special characters needs quotes of its own: '{key}=\"...\"'."
 
 
@@ -50,7 +51,9 @@ def quoted(text: str) -> str:
 
 def _read_word(word: str, command: str, multirun: bool) -> Override:
     key, equals, value = word.partition("=")
-    if word.startswith("~") or (word.startswith("+") and not word.lstrip("+").startswith("hydra")):
+    if key.lstrip("+") in MAPPINGS and equals:
+        word = f"++{word.lstrip('+')}"
+    elif word.startswith("~") or (word.startswith("+") and not word.lstrip("+").startswith("hydra")):
         raise UserError(_no_change(word, command))
     if not equals:
         raise UserError(_no_value(word, command))
@@ -174,7 +177,7 @@ def with_recorded(words: list[str]) -> list[str]:
 
 
 def _key(word: str) -> str:
-    return word.partition("=")[0]
+    return word.partition("=")[0].lstrip("+")
 
 
 def _recorded(run: Path) -> list[str]:

@@ -135,7 +135,7 @@ def read_run(folder: Path) -> Run:
         metrics, failure = read_json(folder / "metrics.json"), read_json(folder / "failed.json")
         overrides = folder / ".hydra" / "overrides.yaml"
         words = list(OmegaConf.load(overrides)) if overrides.is_file() else (failure or {}).get("overrides", [])
-        pairs = dict(word.split("=", 1) for word in words if "=" in word)
+        pairs = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
         if metrics is not None:
             return Run(folder, "finished", pairs, _tables(metrics))
         if failure is not None:

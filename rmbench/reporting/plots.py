@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from rmbench.benchmarks.scores import HELD_OUT_FOLDER
 from rmbench.files import read_jsonl
 from rmbench.reporting.charts import Bar, Line, forest, lines
 from rmbench.reporting.collect import Group, Run
-from rmbench.reporting.verdicts import HELD_OUT_FOLDER, Verdict
+from rmbench.reporting.verdicts import Verdict
 
 # a curve of each, under the first of its names that was logged
 CURVES = (("benchmark/score", "benchmark/micro_accuracy"), ("eval/accuracy", "accuracy"), ("loss",))

@@ -15,14 +15,13 @@ import numpy as np
 
 from rmbench import benchmarks
 from rmbench.benchmarks.formula import Formula
-from rmbench.benchmarks.scores import read_scores
+from rmbench.benchmarks.scores import HELD_OUT_FOLDER, read_scores
 from rmbench.errors import UserError
 from rmbench.reporting.collect import Group, Run
 from rmbench.statistics.cells import Weights, sizes
 from rmbench.statistics.paired import holm
 from rmbench.statistics.seeds import LEVEL, MOST_SEEDS, Difference, difference_over_seeds
 
-HELD_OUT_FOLDER = "held_out"  # the evaluation pairs of a run, below RUN/eval
 POINT = 0.01  # one point of accuracy: the difference that people ask for
 FEWEST = 10  # independent items; of fewer, all may agree by chance, and no variance is seen
 
@@ -173,7 +172,7 @@ def read_scored(file: Path) -> Scored:
         UserError: it cannot be read as scores of that benchmark.
     """
     name = file.parent.name
-    rules = benchmarks.find("pairs" if name == HELD_OUT_FOLDER else name)
+    rules = benchmarks.rules_of(name)
     rows = read_scores(file)
     observations = rules.observations(rows)
     return Scored(
