@@ -58,6 +58,10 @@ hh_minilm() { rewardbench=no real hh_minilm minilm hh_harmless backbone.name_or_
 alpaca_minilm() {
     local rewardbench=no validation=100,101 choosing="dataset.eval_size=200 loss=bt,normbt,bt_margin"
     real alpaca_minilm minilm alpaca_eval backbone.name_or_path="$minilm"
+    # is it the loss, or the larger step that NormBT chose?
+    rmbench sweep experiment=study_minilm loss=bt,normbt training.learning_rate=0.0001 seed=$seeds \
+        sweep_dir="$out/alpaca_minilm/control" dataset.path="$data/alpaca_eval_train.jsonl.gz" \
+        dataset.eval_path="$data/alpaca_eval_test.jsonl.gz" backbone.name_or_path="$minilm"
 }
 
 all="synthetic noise controls frozen hh_decoder hh_minilm alpaca_minilm"
