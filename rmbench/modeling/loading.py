@@ -151,16 +151,14 @@ def _load(
     if adapter is not None and bits is not None:
         raise UserError(f"{name} is an adapter: it is merged into its base in float32; leave bits={bits} out.")
     if adapter is not None:
-        network, tokenizer, _ = _load(
-            adapter.base, adapter.base_revision, trust_remote_code, attention, 1, trained=trained
-        )
+        base = _load(adapter.base, adapter.base_revision, trust_remote_code, attention, 1, trained=trained)
         try:
-            tokenizer = lora.own_tokenizer(name, revision, trust_remote_code) or tokenizer
+            tokenizer = lora.own_tokenizer(name, revision, trust_remote_code) or base[1]
         except Exception as error:  # the Hub's clients raise errors of many kinds
-            raise hub.explain("model", name, error, "checkpoint=FOLDER") from error
-        if len(tokenizer) > network.get_input_embeddings().num_embeddings:
-            network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        return lora.merged(network, adapter, _head_weight(network)), tokenizer, False
+            raise _not_loaded(name, error, attention, trained) from error
+        if len(tokenizer) > base[0].get_input_embeddings().num_embeddings:
+            base[0].resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        return lora.merged(base[0], adapter, _head_weight(base[0])), tokenizer, False
     quantized = lora.quantization(bits)
     where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     inside = {"subfolder": heads.BACKBONE_FOLDER} if own_head else {}
@@ -184,13 +182,7 @@ def _load(
                 **inside,
             )
     except Exception as error:  # the Hub's clients raise errors of many kinds
-        if "attention" in str(error).lower() or "attn_impl" in str(error):
-            raise _no_attention(attention, error) from error
-        if "trust_remote_code" in str(error):
-            key = "trust_remote_code" if trained else "backbone.trust_remote_code"
-            raise UserError(f"{name} needs Python code that comes with it. If you trust that: {key}=true") from error
-        remedy = "checkpoint=FOLDER" if trained else "backbone.name_or_path=FOLDER"
-        raise hub.explain("model", name, error, remedy) from error
+        raise _not_loaded(name, error, attention, trained) from error
     lora.keep_unpacked(network)
     if own_head is not None:
         heads.load_own_head(network, own_head)
@@ -205,6 +197,16 @@ def _no_dropout(config: Any) -> None:
         for key, value in part.to_dict().items():
             if key.endswith(("dropout", "dropout_prob", "_pdrop", "drop_prob")) and isinstance(value, (int, float)):
                 setattr(part, key, 0.0)
+
+
+def _not_loaded(name: str, error: Exception, attention: str, trained: bool) -> UserError:
+    """What kept a checkpoint (`trained`) or a backbone from being loaded, and the key that mends it."""
+    if "attention" in str(error).lower() or "attn_impl" in str(error):
+        return _no_attention(attention, error)
+    if "trust_remote_code" in str(error):
+        key = "trust_remote_code" if trained else "backbone.trust_remote_code"
+        return UserError(f"{name} needs Python code that comes with it. If you trust that: {key}=true")
+    return hub.explain("model", name, error, "checkpoint=FOLDER" if trained else "backbone.name_or_path=FOLDER")
 
 
 def _no_attention(attention: str, error: Exception) -> UserError:
