@@ -22,6 +22,10 @@ from rmbench.config.running import (
 from rmbench.errors import UserError
 from rmbench.knobs import Checked, knob
 
+# What several commands share, said once.
+LAYOUT = "shared (each prompt computed once), padded, or what the backbone allows"
+BITS = "load in 8 or 4 bits through bitsandbytes; scores change; null is float32"
+
 
 @dataclass
 class TrainConfig(Checked):
@@ -36,9 +40,7 @@ class TrainConfig(Checked):
     benchmark: BenchmarkConfig = MISSING
     tracking: TrackingConfig = MISSING
     hub: HubConfig = field(default_factory=HubConfig)
-    layout: LayoutName = knob(
-        LayoutName.auto, "shared (each prompt computed once), padded, or what the backbone allows"
-    )
+    layout: LayoutName = knob(LayoutName.auto, LAYOUT)
     seed: int = knob(0, "of the head's first weights and of the order of the pairs", low=0, below=2**32)
     run_dir: str = knob(MISSING, "the run's folder (rmbench train)")
     sweep_dir: str = knob(MISSING, "the folder of a sweep's runs (rmbench sweep)")
@@ -55,15 +57,13 @@ class EvalConfig(Checked):
 
     benchmark: BenchmarkConfig = MISSING
     gpu: GpuConfig = MISSING
-    layout: LayoutName = knob(
-        LayoutName.auto, "shared (each prompt computed once), padded, or what the backbone allows"
-    )
+    layout: LayoutName = knob(LayoutName.auto, LAYOUT)
     checkpoint: str | None = knob(None, "run folder, its checkpoint, any local folder or Hub id; null: newest run")
     scores: str | None = knob(None, "a scores.jsonl: form its numbers without the model")
     compat: Compat = knob(
         Compat.none, "rewardbench: its text path (doubled BOS masked, its pooling), an absent section counts 0"
     )
-    bits: int | None = knob(None, "load in 8 or 4 bits through bitsandbytes; scores change; null is float32")
+    bits: int | None = knob(None, BITS)
     revision: str | None = knob(None, "branch, tag or commit of a checkpoint on the Hub")
     trust_remote_code: bool = knob(False, "run Python code that comes with the model")
     run_dir: str | None = knob(None, "where the scores go; null is RUN/eval/BENCHMARK")
@@ -90,13 +90,11 @@ class ScoreConfig(Checked):
 
     gpu: GpuConfig = MISSING
     score: ScoringConfig = field(default_factory=ScoringConfig)
-    layout: LayoutName = knob(
-        LayoutName.auto, "shared (each prompt computed once), padded, or what the backbone allows"
-    )
+    layout: LayoutName = knob(LayoutName.auto, LAYOUT)
     checkpoint: Any = knob(None, "run folder, any local folder or Hub id, or a list [A,B] of them; null: newest run")
     revision: str | None = knob(None, "branch, tag or commit of a checkpoint on the Hub")
     trust_remote_code: bool = knob(False, "run Python code that comes with the model")
-    bits: int | None = knob(None, "load in 8 or 4 bits through bitsandbytes; scores change; null is float32")
+    bits: int | None = knob(None, BITS)
 
     def check(self) -> None:
         """bitsandbytes knows two widths."""
@@ -117,9 +115,7 @@ class DiagnoseConfig(Checked):
     benchmark: BenchmarkConfig = MISSING
     gpu: GpuConfig = MISSING
     tracking: TrackingConfig = MISSING
-    layout: LayoutName = knob(
-        LayoutName.auto, "shared (each prompt computed once), padded, or what the backbone allows"
-    )
+    layout: LayoutName = knob(LayoutName.auto, LAYOUT)
     checkpoint: str | None = knob(
         None, "run folder, its checkpoint, any local folder or Hub id; null: backbone= as it comes, with a new head"
     )
