@@ -39,8 +39,8 @@ WITHIN = {
     "inspection": "page token_checks pair_checks label_checks overlap findings",
     "diagnostics": "study_figures figures study closeness probe records gradients rules directions parts",
     "losses": "curve_figure cards loss own weighting regularizers pairwise",
-    "modeling": "workload strata features estimate scoring language layout_choice throughput memory loading model"
-    " tokenizer last_layer heads lora tiny layout output attention devices",
+    "modeling": "workload strata features estimate scoring language layout_choice throughput loading model"
+    " tokenizer last_layer heads lora tiny layout output attention devices memory",
     "reporting": "page plots charts text paper verdicts selection collect",
     "statistics": "seeds best_of_n paired calibration cells",
     "training": "inputs trainer guards gradient window feed optimizer sampler signals checkpoints",

@@ -1,6 +1,9 @@
 """Memory that runs out: the step begins again with smaller forward passes, and what is learnt stays the same."""
 
 import dataclasses
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -127,3 +130,32 @@ def test_the_layout_check_does_not_hide_other_errors(train_config, tmp_path, mon
     monkeypatch.setattr(RewardModel, "pool", broken)
     with pytest.raises(AttributeError, match="a fault of ours"):
         train(train_config(), tmp_path / "run")
+
+
+FAULTS = """
+import resource, sys, torch
+if sys.argv[1] == "keep":
+    from rmbench.config import Device, GpuConfig
+    from rmbench.modeling.devices import make_accelerator
+    make_accelerator(GpuConfig(device=Device.cpu))
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def use(times):
+    for _ in range(times):
+        for mib in (32, 8):
+            torch.zeros(mib, 2**18)
+use(20)
+before = faults()
+use(10)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told what to keep")
+def test_freed_memory_is_used_again_without_new_pages():
+    """400 MiB are 102,400 pages of 4 KiB; what is handed back to the system comes back as new ones."""
+    counts = {}
+    for how in ("keep", "as it is"):
+        done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
+        counts[how] = int(done.stdout)
+    assert counts["as it is"] > 10 * counts["keep"]

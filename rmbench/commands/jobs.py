@@ -63,7 +63,10 @@ def train_job(config: DictConfig) -> None:
         from rmbench.train import train
 
         if _in_sweep():
-            log.info("run %d: %s", HydraConfig.get().job.num + 1, folder.name)
+            number = HydraConfig.get().job.num
+            if number == 0:
+                gc.freeze()  # the modules, which collections would look through in every run
+            log.info("run %d: %s", number + 1, folder.name)
             built.training.resume = True  # a sweep called again on its folder goes on
             built.tracking.group = built.tracking.group or Path(built.sweep_dir).name
         if ranks.starts_group(built.gpu):
@@ -122,6 +125,7 @@ def accounted() -> Iterator[None]:
         _remove_folders_without_a_run()
         raise KeyboardInterrupt(f"Interrupted. {_way_on()}".strip()) from None
     finally:
+        gc.unfreeze()
         mistake = _common_mistake()
         if SweepCallback.folder is not None and mistake is None:
             failed = finish(SweepCallback.folder)

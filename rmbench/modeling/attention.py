@@ -195,7 +195,8 @@ def by_segments(
                 continue
             # the first piece is read at its end, or where the prefix ends if a later branch is empty
             left_out = q.shape[2] - 1 if reads_only and (i > first or all(span.branches[1:])) else 0
-            outputs.append(pad(_attend(q[:, :, left_out:], k, v, packing, scaling, window), (0, 0, left_out, 0)))
+            output = _attend(q[:, :, left_out:], k, v, packing, scaling, window)
+            outputs.append(pad(output, (0, 0, left_out, 0)) if left_out else output)
         first += len(span.branches)
     outputs.append(torch.zeros_like(queries[-1]))
     return _join(outputs)

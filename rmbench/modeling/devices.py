@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rmbench.config import Device, GpuConfig, Precision, Strategy
 from rmbench.errors import UserError
+from rmbench.modeling.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ def make_accelerator(config: GpuConfig, max_grad_norm: float = 0.0) -> Accelerat
     """
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
+    if device == "cpu":
+        keep_freed_memory()
     plugins = _plugins(config.strategy, device, precision, max_grad_norm)
     torch.set_float32_matmul_precision("high" if precision is Precision.tf32 else "highest")
     # A sweep runs several jobs in one process; each has its own precision.
