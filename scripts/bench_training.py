@@ -25,6 +25,7 @@ from rmbench.diagnostics.records import PairRecorder
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout import Padded, Shared
+from rmbench.modeling.memory import give_back_memory
 from rmbench.modeling.model import compile_backbone
 from rmbench.modeling.throughput import FORWARD_AND_BACKWARD, matrix_rate, model_cost
 from rmbench.tracking import Tracker
@@ -154,6 +155,7 @@ class Memory:
             torch.cuda.reset_peak_memory_stats()
             self.start = torch.cuda.memory_allocated() / 2**20
         else:
+            give_back_memory()  # what was freed before is not there already
             Path("/proc/self/clear_refs").write_text("5")
             self.start = self._resident("VmRSS")
 

@@ -63,10 +63,9 @@ def train_job(config: DictConfig) -> None:
         from rmbench.train import train
 
         if _in_sweep():
-            number = HydraConfig.get().job.num
-            if number == 0:
-                gc.freeze()  # the modules, which collections would look through in every run
-            log.info("run %d: %s", number + 1, folder.name)
+            gc.collect()
+            gc.freeze()  # modules above all, which every collection of the run would look through
+            log.info("run %d: %s", HydraConfig.get().job.num + 1, folder.name)
             built.training.resume = True  # a sweep called again on its folder goes on
             built.tracking.group = built.tracking.group or Path(built.sweep_dir).name
         if ranks.starts_group(built.gpu):
@@ -175,6 +174,9 @@ def _free(error: BaseException | None) -> None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
     gc.collect()
+    from rmbench.modeling.memory import give_back_memory
+
+    give_back_memory()
 
 
 def _common_mistake() -> UserError | None:

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import logging
 import sys
+from collections.abc import Callable
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 FIRST_BUDGET_TOKENS = {"cpu": 2048, "mps": 4096, "cuda": 65536}
 # glibc's mallopt: how much free space at the heap's end, and blocks of what size, go back to the system
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-GOES_BACK_BYTES = 64 * 2**20
+GOES_BACK_BYTES = 32 * 2**20  # older versions take no more
 
 
 def keep_freed_memory() -> None:
@@ -28,10 +29,20 @@ def keep_freed_memory() -> None:
     go back: they would leave holes, and their pages cost little beside what is computed on them. Nothing happens where
     the C library is not glibc.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
+    mallopt = _of_glibc("mallopt")
+    if mallopt is not None and mallopt(M_MMAP_THRESHOLD, GOES_BACK_BYTES):
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_MMAP_THRESHOLD, GOES_BACK_BYTES)
+
+
+def give_back_memory() -> None:
+    """The opposite, once: between runs, others may need what is free."""
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def first_budget(asked: int | None, device: torch.device) -> int:
