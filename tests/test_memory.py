@@ -1,4 +1,7 @@
-"""Memory that runs out: the step begins again with smaller forward passes, and what is learnt stays the same."""
+"""Memory that runs out: the step begins again with smaller forward passes, and what is learnt stays the same.
+
+And memory that was freed: it is kept, or given back.
+"""
 
 import dataclasses
 import os

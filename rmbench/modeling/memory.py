@@ -1,4 +1,4 @@
-"""How many tokens go through the model at once: found by trying, halved when memory runs out."""
+"""How many tokens go through the model at once: found by trying, halved when memory runs out. What of it is kept."""
 
 from __future__ import annotations
 
