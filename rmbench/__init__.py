@@ -7,7 +7,7 @@ The losses, the layout and the gradient norms work inside other trainers too; `s
     loss = PairLoss(LossConfig(weighting="distance"))
     terms = loss(PairOutput(rewards_chosen, rewards_rejected, embeddings_chosen, embeddings_rejected))
     terms.loss.mean().backward()
-    loss.update(terms.size.mean().item())  # once per optimiser step
+    loss.update(terms.denominator.mean().item())  # once per optimiser step
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rmbench.config import DistanceConfig, LossConfig, Measure, RatingScale, RegularizerConfig
     from rmbench.diagnostics.gradients import PairGradients
     from rmbench.losses import LossTerms, PairBatch, PairLoss, Pairwise
-    from rmbench.modeling.layout import Padded, Shared, run_rows
+    from rmbench.modeling.layout import Padded, Shared, run_inputs
     from rmbench.modeling.loading import load_reward_model
     from rmbench.modeling.model import RewardModel
     from rmbench.modeling.output import PairOutput
@@ -31,7 +31,7 @@ _HOMES = {
     "rmbench.config": ("DistanceConfig", "LossConfig", "Measure", "RatingScale", "RegularizerConfig"),
     "rmbench.diagnostics.gradients": ("PairGradients",),
     "rmbench.losses": ("LossTerms", "PairBatch", "PairLoss", "Pairwise"),
-    "rmbench.modeling.layout": ("Padded", "Shared", "run_rows"),
+    "rmbench.modeling.layout": ("Padded", "Shared", "run_inputs"),
     "rmbench.modeling.loading": ("load_reward_model",),
     "rmbench.modeling.model": ("RewardModel",),
     "rmbench.modeling.output": ("PairOutput",),
@@ -54,7 +54,7 @@ __all__ = [
     "RewardModel",
     "Shared",
     "load_reward_model",
-    "run_rows",
+    "run_inputs",
 ]
 
 

@@ -26,8 +26,8 @@ from rmbench.data.text import TokenPair, resolve_max_length, tokenize_pairs
 from rmbench.diagnostics import directions, study_figures
 from rmbench.diagnostics.closeness import likeness
 from rmbench.diagnostics.gradients import PairGradients
-from rmbench.diagnostics.parts import write_parquet
 from rmbench.diagnostics.probe import SKETCH, choose_probe
+from rmbench.diagnostics.shards import write_parquet
 from rmbench.diagnostics.study import norms_by_loss, study
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
@@ -123,7 +123,9 @@ def measure(
     with progress("gradients", len(pairs)) as advance, accelerator.autocast():
         for indices in token_batches(pairs, layout, budget_tokens):
             try:
-                output, measured = gradients.of_margins(layout.rows([pairs[i] for i in indices]).to(accelerator.device))
+                output, measured = gradients.of_margins(
+                    layout.inputs([pairs[i] for i in indices]).to(accelerator.device)
+                )
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise

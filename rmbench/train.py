@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from rich.table import Table
 from transformers import set_seed
 
-from rmbench import handover, runs
+from rmbench import model_card, runs
 from rmbench.benchmarks.run import benchmark_layout, forget_other_scores, numbers_now, run_benchmark
 from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreLog, ScoreRow
 from rmbench.config import Gradient, TrainConfig
@@ -34,7 +34,7 @@ from rmbench.modeling.model import RewardModel
 from rmbench.modeling.scoring import score_pairs, summarize
 from rmbench.tracking import Tracker, open_tracker
 from rmbench.training import checkpoints
-from rmbench.training.inputs import Inputs, prepare
+from rmbench.training.setup import Inputs, prepare
 from rmbench.training.trainer import BenchmarkNow, Trainer
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
         if accelerator.is_main_process:
             _write_diagnostics(recorder, probe, tracker, state.step, folder)
             tracker.summary(metrics)
-            handover.write_card(folder, config, metrics, inputs.tokenizer)
+            model_card.write_card(folder, config, metrics, inputs.tokenizer)
             write_json(folder / "metrics.json", metrics)
             _show(metrics, folder)
         accelerator.wait_for_everyone()
@@ -152,7 +152,7 @@ def _kept(
 
 def _push(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
     if config.hub.push and accelerator.is_main_process:
-        logger.info("uploaded to %s", handover.push(folder, config.hub.push))
+        logger.info("uploaded to %s", model_card.push(folder, config.hub.push))
 
 
 def _tracker(config: TrainConfig, folder: Path, accelerator: Accelerator) -> Tracker:

@@ -28,7 +28,7 @@ from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
-from rmbench.modeling.layout import Shared, run_rows
+from rmbench.modeling.layout import Shared, run_inputs
 from rmbench.tracking import Tracker
 from rmbench.training.trainer import Trainer
 
@@ -79,7 +79,7 @@ def step(one: Trainer, loop: bool = False) -> float:
         for part in one.feed.at(one.state.step, one.state.budget_tokens).micro_batches:
             for pair in part.pairs:
                 one.optimizer.zero_grad()
-                output = run_rows(one.model, one.layout.rows([pair]).to(device))
+                output = run_inputs(one.model, one.layout.inputs([pair]).to(device))
                 (-torch.nn.functional.logsigmoid(output.margin)).sum().backward()
                 torch.stack([p.grad.square().sum() for p in one.model.parameters()]).sum().sqrt()
         one.optimizer.zero_grad()

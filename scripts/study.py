@@ -25,7 +25,7 @@ from rmbench.reporting.collect import HELD_OUT, Group, find_runs, group_runs, su
 from rmbench.reporting.selection import best_of
 from rmbench.reporting.text import markdown_table
 from rmbench.reporting.verdicts import Verdict, headlines, verdicts
-from rmbench.training.inputs import prepare
+from rmbench.training.setup import prepare
 
 RATE = "training.learning_rate"
 STUDY = Path(__file__).parent.parent / "STUDY.md"

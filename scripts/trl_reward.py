@@ -50,7 +50,7 @@ class LossTrainer(RewardTrainer):
         sides = (*outputs.logits.squeeze(-1).chunk(2), *embeddings.chunk(2))
         terms = self.pair_loss(PairBatch(PairOutput(*sides), rating))
         if model.training:
-            self.sizes.append(terms.size.mean())
+            self.sizes.append(terms.denominator.mean())
         loss = terms.loss.mean()
         return (loss, outputs) if return_outputs else loss
 

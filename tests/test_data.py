@@ -1,4 +1,4 @@
-"""Rows to pairs: what is used, what is dropped and counted, and how splits are cut."""
+"""BatchInputs to pairs: what is used, what is dropped and counted, and how splits are cut."""
 
 import dataclasses
 import gzip
@@ -228,7 +228,7 @@ def hub_copy(tmp_path_factory, monkeypatch):
 
 
 def test_hh_rlhf_from_the_hub(hub_copy):
-    dataset = load_dataset(DatasetConfig(name="hh_rlhf", part="harmless-base", revision="abc"))
+    dataset = load_dataset(DatasetConfig(name="hh_rlhf", subset="harmless-base", revision="abc"))
     assert dataset.train[0].prompt == [{"role": "user", "content": "harmless-base train"}]
     assert dataset.eval[0].prompt == [{"role": "user", "content": "harmless-base test"}]
     assert dataset.eval[0].source == "hh_rlhf/harmless-base"
@@ -241,9 +241,9 @@ def test_hh_rlhf_from_the_hub(hub_copy):
 @pytest.mark.usefixtures("hub_copy")
 def test_a_part_that_hh_rlhf_does_not_have():
     with pytest.raises(UserError, match=r"Did you mean harmless-base\?"):
-        load_dataset(DatasetConfig(name="hh_rlhf", part="harmles-base"))
+        load_dataset(DatasetConfig(name="hh_rlhf", subset="harmles-base"))
     with pytest.raises(UserError, match="single transcripts with ratings, no pairs"):
-        load_dataset(DatasetConfig(name="hh_rlhf", part="red-team-attempts"))
+        load_dataset(DatasetConfig(name="hh_rlhf", subset="red-team-attempts"))
 
 
 @needs_shared

@@ -16,7 +16,7 @@ from rmbench.commands import launch
 from rmbench.config import Device, GpuConfig, Precision, Strategy
 from rmbench.errors import UserError
 from rmbench.modeling.devices import deepspeed_config, make_accelerator, processes, wrapped
-from rmbench.training.inputs import _refuse_too_few
+from rmbench.training.setup import _refuse_too_few
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 SMALL = "training.batch_size=16 dataset.train_size=64 dataset.eval_size=32 tracking=none gpu.device=cpu".split()

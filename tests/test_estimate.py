@@ -108,10 +108,10 @@ few, many = pairs_of(2, 40), pairs_of(8, 1000 if sys.argv[2] == "shared" else 50
 found = estimate(model, layout, few)
 optimizer = torch.optim.AdamW(model.parameters())
 def step(pairs):
-    output = run_rows(model, layout.rows(pairs))
+    output = run_inputs(model, layout.inputs(pairs))
     output.margin.sum().backward()
     optimizer.step()
-from rmbench.modeling.layout import run_rows
+from rmbench.modeling.layout import run_inputs
 step(few)
 def peak():  # of this process since it began; ru_maxrss is that of its parent, too
     lines = dict(line.split(":") for line in open("/proc/self/status").read().splitlines())

@@ -33,7 +33,7 @@ from rmbench.data.text import TokenPair
 from rmbench.errors import UserError
 from rmbench.evaluate import evaluate
 from rmbench.files import read_jsonl, write_json
-from rmbench.modeling.layout import Padded, run_rows
+from rmbench.modeling.layout import Padded, run_inputs
 from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model
 from rmbench.modeling.model import fingerprint
 from rmbench.modeling.tiny import tiny_tokenizer
@@ -415,6 +415,6 @@ def test_a_head_that_reads_every_token_gives_the_last_ones_reward(tmp_path):
     model, _ = load_reward_model(str(tmp_path / "model"))
     pair = TokenPair(parse_row({"prompt": "a", "chosen": "b", "rejected": "c"}), [5, 6, 7, 8, 9], [5, 6, 7])
     with torch.no_grad():
-        out = run_rows(model.eval(), Padded(model.pad_id).rows([pair]))
+        out = run_inputs(model.eval(), Padded(model.pad_id).inputs([pair]))
         for ids, reward in ((pair.chosen, out.rewards_chosen), (pair.rejected, out.rewards_rejected)):
             torch.testing.assert_close(reward, network(torch.tensor([ids])).logits[:, 0], rtol=0, atol=1e-5)

@@ -12,7 +12,7 @@ from rmbench.data.dataset import load_dataset
 from rmbench.data.text import tokenize_pairs
 from rmbench.files import read_json
 from rmbench.modeling.features import FeatureStore
-from rmbench.modeling.layout import Padded, Shared, run_rows
+from rmbench.modeling.layout import Padded, Shared, run_inputs
 from rmbench.modeling.loading import load_reward_model, new_reward_model
 from rmbench.modeling.model import fingerprint
 from rmbench.train import train
@@ -40,8 +40,8 @@ def test_features_are_the_embeddings_that_the_model_computes(train_config, tmp_p
     features = store.features(pairs, Shared(model.pad_id), "train")
     few = [pairs[i] for i in (5, 0, 63, 5)]
     with torch.no_grad():
-        expected = run_rows(model, Padded(model.pad_id).rows(few))
-        got = run_rows(model, features.rows(few))
+        expected = run_inputs(model, Padded(model.pad_id).inputs(few))
+        got = run_inputs(model, features.inputs(few))
     torch.testing.assert_close(got.embeddings_chosen, expected.embeddings_chosen, rtol=0, atol=1e-5)
     torch.testing.assert_close(got.rewards_rejected, expected.rewards_rejected, rtol=0, atol=1e-5)
 
@@ -71,7 +71,7 @@ def test_a_frozen_run_learns_what_a_run_without_the_cache_would(frozen, tmp_path
     model.head.weight.data = trained.head.weight.data
     pairs, _ = tokenize_pairs(load_dataset(config.dataset).eval, tokenizer, 64)
     with torch.no_grad():
-        margin = run_rows(model, Padded(model.pad_id).rows(pairs)).margin
+        margin = run_inputs(model, Padded(model.pad_id).inputs(pairs)).margin
     assert metrics["eval"]["margin"] == pytest.approx(float(margin.mean()), rel=1e-4)
     assert metrics["eval"]["accuracy"] == float((margin > 0).double().mean())
 

@@ -88,7 +88,7 @@ def test_without_one_device_that_can_be_asked_operations_alone_are_said(words):
     [
         ([], "the built-in texts are far shorter than any limit"),
         (["dataset=hh_rlhf"], "not counted before they are read; dataset.train_size or training.max_steps"),
-        (["dataset=unified_feedback", "dataset.part=Nectar"], "not counted before they are read"),
+        (["dataset=unified_feedback", "dataset.subset=Nectar"], "not counted before they are read"),
         ([*TINY, "backbone=gemma_2b_it"], "google/gemma-2b-it is neither in the local cache nor reachable"),
         ([*TINY, "backbone.name_or_path=./nowhere"], "./nowhere: no such file or folder"),
         ([*TINY, "backbone.name_or_path=."], "cannot be read as a model"),

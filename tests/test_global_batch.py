@@ -33,7 +33,7 @@ from rmbench.diagnostics.records import PairRecorder
 from rmbench.files import read_jsonl
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
-from rmbench.modeling.layout import Padded, Shared, run_rows
+from rmbench.modeling.layout import Padded, Shared, run_inputs
 from rmbench.modeling.loading import new_reward_model
 from rmbench.tracking import Tracker
 from rmbench.train import train
@@ -115,7 +115,7 @@ def test_exact_weights_are_mu_over_the_norm_of_each_pairs_whole_gradient(tmp_pat
     of_id = {pair.pair.id: pair for pair in pairs}
     norms = []
     for row in rows:  # the slow way: one backward pass per pair
-        margin = run_rows(model, Padded(model.pad_id).rows([of_id[row["pair_id"]]])).margin.sum()
+        margin = run_inputs(model, Padded(model.pad_id).inputs([of_id[row["pair_id"]]])).margin.sum()
         norms.append(math.hypot(*(g.norm().item() for g in torch.autograd.grad(margin, list(model.parameters())))))
     mu = sum(norms) / len(norms)
     assert len(rows) == 16

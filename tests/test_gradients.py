@@ -21,7 +21,7 @@ from transformers import (
 from rmbench.config import LoraConfig
 from rmbench.diagnostics.gradients import PairGradients, block_of
 from rmbench.diagnostics.rules import outer_square
-from rmbench.modeling.layout import Padded, Shared, run_rows
+from rmbench.modeling.layout import Padded, Shared, run_inputs
 from rmbench.modeling.lora import add_adapters
 from rmbench.modeling.model import RewardModel, freeze_backbone, recompute_activations
 
@@ -77,7 +77,7 @@ def by_loop(model, pairs, value=lambda output: output.margin):
     found = []
     for pair in pairs:
         model.zero_grad()
-        value(run_rows(model, Padded(model.pad_id).rows([pair]))).sum().backward()
+        value(run_inputs(model, Padded(model.pad_id).inputs([pair]))).sum().backward()
         found.append({n: p.grad.square().sum() for n, p in model.named_parameters() if p.grad is not None})
     model.zero_grad()
     return {name: torch.stack([each[name] for each in found]) for name in found[0]}
@@ -109,7 +109,7 @@ def test_norms_are_those_of_one_backward_pass_per_pair(name, recompute, trained)
     loop = by_loop(model, pairs)
     gradients = PairGradients(model)
     for layout in (Padded(model.pad_id), *([Shared(0), Shared(0, multiple=16)] if name in DECODERS else [])):
-        output, measured = gradients.of_margins(layout.rows(pairs))
+        output, measured = gradients.of_margins(layout.inputs(pairs))
         assert_equal(measured.norms, total(loop))
         torch.testing.assert_close(torch.stack(list(measured.by_block().values())).sum(0).sqrt(), measured.norms)
         assert all(p.grad is None for p in model.parameters())
@@ -128,14 +128,14 @@ def test_the_steps_own_backward_gives_the_losses_norms_and_the_usual_gradient(na
     pairs = distinct_pairs()
     value = lambda output: -logsigmoid(output.margin) + 0.1 * (output.rewards_chosen + output.rewards_rejected) ** 2  # noqa: E731
     loop = total(by_loop(model, pairs, value))
-    rows = (Shared(0) if name in DECODERS else Padded(0)).rows(pairs)
-    value(run_rows(model, rows)).sum().backward()
+    rows = (Shared(0) if name in DECODERS else Padded(0)).inputs(pairs)
+    value(run_inputs(model, rows)).sum().backward()
     usual = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     gradients = PairGradients(model)
     for _ in range(2):  # the first time, the rules are verified on the way
         model.zero_grad()
         with gradients.watch(rows):
-            losses = value(run_rows(model, rows)) * 0.5
+            losses = value(run_inputs(model, rows)) * 0.5
             measured = gradients.collect(losses, losses.sum().backward)
         assert_equal(measured.norms / 0.5, loop)
         for n, p in model.named_parameters():
@@ -147,7 +147,7 @@ def test_the_steps_own_backward_gives_the_losses_norms_and_the_usual_gradient(na
 def test_inner_products_give_the_norm_of_any_combination(name):
     model = reward_model({**DECODERS, **OTHERS}[name])
     pairs = distinct_pairs()
-    rows = (Shared(0) if name == "llama" else Padded(0)).rows(pairs)
+    rows = (Shared(0) if name == "llama" else Padded(0)).inputs(pairs)
     ww, ll, wl = PairGradients(model).inner_products(rows)
     for a, b in ((1, 0), (0, 1), (1, -1), (0.3, 2.0)):
         combination = lambda output: a * output.rewards_chosen + b * output.rewards_rejected  # noqa: B023, E731
@@ -157,7 +157,7 @@ def test_inner_products_give_the_norm_of_any_combination(name):
 
 def test_two_responses_apart_are_another_number():
     model = reward_model(DECODERS["llama"])
-    ww, ll, wl = PairGradients(model).inner_products(Shared(0).rows(distinct_pairs()))
+    ww, ll, wl = PairGradients(model).inner_products(Shared(0).inputs(distinct_pairs()))
     assert ((ww + ll - 2 * wl) < 0.9 * (ww + ll)).any()
 
 
@@ -165,7 +165,7 @@ def test_two_responses_apart_are_another_number():
 def test_bf16_autocast_is_off_by_its_rounding_alone(name):
     model = reward_model({**DECODERS, **OTHERS}[name])
     pairs = distinct_pairs()
-    rows = (Shared(0) if name == "llama" else Padded(0)).rows(pairs)
+    rows = (Shared(0) if name == "llama" else Padded(0)).inputs(pairs)
     gradients = PairGradients(model)
     exact = gradients.of_margins(rows)[1].norms
     with torch.autocast("cpu", torch.bfloat16):
@@ -194,7 +194,7 @@ def test_layers_that_no_rule_fits_are_found_out_and_taken_pair_by_pair(caplog):
     layers[2].mlp.up_proj.register_forward_hook(lambda _m, _i, output: output * 2)  # before the tap sees it
     pairs = distinct_pairs()
     gradients = PairGradients(model)
-    measured = gradients.of_margins(Shared(0).rows(pairs))[1].norms
+    measured = gradients.of_margins(Shared(0).inputs(pairs))[1].norms
     assert_equal(measured, total(by_loop(model, pairs)))
     assert {"mlp", "uncalled"} <= {layer.rpartition(".")[2] for layer in gradients.slow_layers}
     assert "pair by pair" in caplog.text
@@ -205,7 +205,7 @@ def test_a_weight_in_two_places_is_one_parameter():
     layers = model.network.base_model.layers
     layers[0].self_attn.q_proj.weight = layers[1].self_attn.q_proj.weight
     pairs = distinct_pairs()
-    assert_equal(PairGradients(model).of_margins(Shared(0).rows(pairs))[1].norms, total(by_loop(model, pairs)))
+    assert_equal(PairGradients(model).of_margins(Shared(0).inputs(pairs))[1].norms, total(by_loop(model, pairs)))
 
 
 def test_a_weight_tied_to_a_layer_that_takes_no_part_stays_fast():
@@ -217,18 +217,18 @@ def test_a_weight_tied_to_a_layer_that_takes_no_part_stays_fast():
     model.network.score = head  # last again
     pairs = distinct_pairs()
     gradients = PairGradients(model)
-    assert_equal(gradients.of_margins(Shared(0).rows(pairs))[1].norms, total(by_loop(model, pairs)))
+    assert_equal(gradients.of_margins(Shared(0).inputs(pairs))[1].norms, total(by_loop(model, pairs)))
     assert not gradients.slow_layers
 
 
 def test_pairs_without_a_gradient_have_norm_zero():
     model = reward_model(DECODERS["llama"])
-    rows = Shared(0).rows([pair for pair in pairs_of_all_kinds() if pair.identical])
+    rows = Shared(0).inputs([pair for pair in pairs_of_all_kinds() if pair.identical])
     assert PairGradients(model).of_margins(rows)[1].norms.tolist() == [0.0]
     with torch.no_grad():
         gradients = PairGradients(model)
         with gradients.watch(rows):
-            assert gradients.collect(run_rows(model, rows).margin).norms.tolist() == [0.0]
+            assert gradients.collect(run_inputs(model, rows).margin).norms.tolist() == [0.0]
 
 
 @pytest.mark.parametrize("cancels", [False, True])
@@ -250,11 +250,11 @@ def test_sketches_keep_the_angles_between_pairs(name, size, tolerance):
     whole = []
     for pair in pairs:
         model.zero_grad()
-        run_rows(model, Padded(0).rows([pair])).margin.sum().backward()
+        run_inputs(model, Padded(0).inputs([pair])).margin.sum().backward()
         whole.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     exact = torch.nn.functional.normalize(torch.stack(whole), dim=1)
     model.zero_grad()
-    rows = (Shared(0) if name == "llama" else Padded(0)).rows(pairs)
+    rows = (Shared(0) if name == "llama" else Padded(0)).inputs(pairs)
     sketch = torch.nn.functional.normalize(PairGradients(model, sketch=size).of_margins(rows)[1].sketch, dim=1)
     assert (sketch @ sketch.T - exact @ exact.T).abs().max() < tolerance
 

@@ -25,7 +25,7 @@ from rmbench.errors import UserError
 from rmbench.losses import PairBatch, PairLoss
 from rmbench.modeling import language
 from rmbench.modeling.language import LanguageHead, WithLikelihood, language_head
-from rmbench.modeling.layout import Padded, Shared, run_rows
+from rmbench.modeling.layout import Padded, Shared, run_inputs
 from rmbench.modeling.loading import load_reward_model, new_reward_model
 from rmbench.modeling.output import PairOutput
 from rmbench.train import train
@@ -135,11 +135,11 @@ def test_layouts_agree_in_losses_and_gradients(config, loss, monkeypatch):
     model, pairs, results = tied(config), pairs_of_all_kinds(), []
     for layout in (Padded(0), Shared(0), Shared(0, multiple=128)):
         model.zero_grad()
-        output = run_rows(model, WithLikelihood(layout).rows(pairs))
+        output = run_inputs(model, WithLikelihood(layout).rows(pairs))
         PairLoss(loss)(output).loss.sum().backward()
         likelihoods = torch.stack([output.log_prob_chosen, output.log_prob_rejected]).detach()
         results.append((likelihoods, {name: p.grad.clone() for name, p in model.named_parameters()}))
-        plain = run_rows(model, layout.rows(pairs))
+        plain = run_inputs(model, layout.inputs(pairs))
         torch.testing.assert_close(plain.rewards_chosen, output.rewards_chosen, rtol=0, atol=1e-6)
         assert plain.log_prob_chosen is None
     (expected, gradients), *others = results
@@ -169,7 +169,7 @@ def test_plain_transformers_finds_the_responses_as_likely(config, tmp_path):
     model, _ = new_reward_model(backbone, "eager" if config.model_type == "gemma2" else "sdpa", 0)
     model.language = language_head(model, backbone)
     pairs = [pair for pair in pairs_of_all_kinds() if pair.prefix]
-    output = run_rows(model.eval(), WithLikelihood(Padded(model.pad_id)).rows(pairs))
+    output = run_inputs(model.eval(), WithLikelihood(Padded(model.pad_id)).rows(pairs))
     for ours, side in ((output.log_prob_chosen, "chosen"), (output.log_prob_rejected, "rejected")):
         for pair, got in zip(pairs, ours.tolist(), strict=True):
             ids = torch.tensor([getattr(pair, side)])
@@ -185,7 +185,7 @@ def test_gradients_are_those_of_plain_autograd(tmp_path):
     model, _ = new_reward_model(backbone, "sdpa", 0)
     model.language = language_head(model, backbone)
     pair = token_pair("a", [5, 6, 7, 8, 9], [5, 6, 11, 12])
-    output = run_rows(model, WithLikelihood(Shared(model.pad_id)).rows([pair]))
+    output = run_inputs(model, WithLikelihood(Shared(model.pad_id)).rows([pair]))
     (-logsigmoid(0.1 * output.log_prob_chosen)).sum().backward()
     logits = plain(torch.tensor([pair.chosen])).logits[0].log_softmax(-1)
     (-logsigmoid(0.1 * (logits[1, 7] + logits[2, 8] + logits[3, 9]))).backward()

@@ -12,7 +12,7 @@ from rmbench.data.formats import parse_row
 from rmbench.data.text import tokenize_pairs
 from rmbench.errors import UserError
 from rmbench.modeling.heads import Bottleneck, RewardHead, kind_of
-from rmbench.modeling.layout import Padded, run_rows
+from rmbench.modeling.layout import Padded, run_inputs
 from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model
 from rmbench.train import train
 
@@ -33,15 +33,15 @@ def test_a_head_of_ours_comes_back_and_plain_loading_refuses_it(backbone, tmp_pa
     model, tokenizer = new_reward_model(config, "sdpa", seed=3)
     assert kind_of(model.whole_head) is kind
     rows, _ = tokenize_pairs([parse_row(row) for row in ROWS], tokenizer, 100)
-    batch = Padded(model.pad_id).rows(rows)
+    batch = Padded(model.pad_id).inputs(rows)
     saved = tmp_path / "saved"
     with torch.no_grad():
-        expected = run_rows(model.eval(), batch)
+        expected = run_inputs(model.eval(), batch)
         save_reward_model(model, tokenizer, saved)
         again, _ = load_reward_model(str(saved))
         further, _ = new_reward_model(dataclasses.replace(config, name_or_path=str(saved)), "sdpa", seed=4)
         for loaded in (again, further):
-            assert torch.equal(run_rows(loaded.eval(), batch).rewards_chosen, expected.rewards_chosen)
+            assert torch.equal(run_inputs(loaded.eval(), batch).rewards_chosen, expected.rewards_chosen)
     rewards = expected.embeddings_chosen @ model.head.weight[0].detach()
     torch.testing.assert_close(rewards, expected.rewards_chosen, rtol=0, atol=1e-6)
     for loader in (AutoModelForSequenceClassification, LlamaForSequenceClassification):

@@ -33,10 +33,10 @@ def test_where_branches_end_by_hand():
 def test_only_reads_go_through_the_last_layer(name):
     model = reward_model(SHARING[name])
     pairs = pairs_of_all_kinds()
-    rows = Shared(0).rows(pairs)
+    rows = Shared(0).inputs(pairs)
     seen = {part: counted_tokens(model, part) for part in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")}
     short = model(rows)
-    reads = len(set(rows.read.tolist()))
+    reads = len(set(rows.pooled_positions.tolist()))
     tokens = rows.input_ids.numel()
     assert seen == {"self_attn.q_proj": [reads], "self_attn.v_proj": [tokens], "mlp.up_proj": [reads]}
     model.last_layer.shortened = False
@@ -48,10 +48,10 @@ def test_only_reads_go_through_the_last_layer(name):
 def test_rows_of_which_more_is_needed_pass_whole():
     model = reward_model(SHARING["llama"])
     seen = counted_tokens(model, "mlp")
-    rows = Shared(0).rows(pairs_of_all_kinds())
+    rows = Shared(0).inputs(pairs_of_all_kinds())
     model(dataclasses.replace(rows, packing=dataclasses.replace(rows.packing, reads_only=False)))
-    model(Padded(0).rows(pairs_of_all_kinds()))
-    assert seen == [rows.input_ids.numel(), Padded(0).rows(pairs_of_all_kinds()).input_ids.shape[1]]
+    model(Padded(0).inputs(pairs_of_all_kinds()))
+    assert seen == [rows.input_ids.numel(), Padded(0).inputs(pairs_of_all_kinds()).input_ids.shape[1]]
 
 
 def test_a_last_layer_that_mixes_tokens_is_computed_whole(caplog):

@@ -30,7 +30,7 @@ from rmbench.data.text import TokenPair, common_prefix
 from rmbench.errors import UserError
 from rmbench.files import read_json
 from rmbench.modeling.attention import Packing, Span, by_segments
-from rmbench.modeling.layout import Padded, Shared, run_rows
+from rmbench.modeling.layout import Padded, Shared, run_inputs
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.model import RewardModel, recompute_activations
 from rmbench.train import train
@@ -96,7 +96,7 @@ def pairs_of_all_kinds():
 def outcome(model, layout, pairs):
     """Rewards, and the gradient of the summed loss by parameter."""
     model.zero_grad()
-    output = run_rows(model, layout.rows(pairs))
+    output = run_inputs(model, layout.inputs(pairs))
     (-logsigmoid(output.margin)).sum().backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return torch.stack([output.rewards_chosen, output.rewards_rejected]).detach(), gradients
@@ -155,15 +155,15 @@ def test_a_window_that_the_layers_do_not_pass_on_is_found_out():
 
 
 def test_a_row_by_hand():
-    rows = Shared(0, multiple=4).rows([token_pair("a", [5, 6, 7], [5, 8, 9, 2]), token_pair("b", [4], [4])])
+    rows = Shared(0, multiple=4).inputs([token_pair("a", [5, 6, 7], [5, 8, 9, 2]), token_pair("b", [4], [4])])
     assert rows.input_ids.tolist() == [[5, 6, 7, 8, 9, 2, 4, 0]]
     assert rows.position_ids.tolist() == [[0, 1, 2, 1, 2, 3, 0, 0]]
-    assert rows.read.tolist() == [2, 5, 6, 6]
+    assert rows.pooled_positions.tolist() == [2, 5, 6, 6]
     assert (rows.tokens, rows.attended) == (7, (1 + 2 + 3) + (2 + 3 + 4) + 1)
-    padded = Padded(0).rows([token_pair("a", [5, 6, 7], [5, 8, 9, 2])])
+    padded = Padded(0).inputs([token_pair("a", [5, 6, 7], [5, 8, 9, 2])])
     assert padded.input_ids.tolist() == [[5, 6, 7, 0], [5, 8, 9, 2]]
     assert padded.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
-    assert padded.read.tolist() == [2, 7]
+    assert padded.pooled_positions.tolist() == [2, 7]
     assert (padded.tokens, padded.attended) == (6, 15)
 
 

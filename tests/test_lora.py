@@ -18,7 +18,7 @@ from rmbench.data.formats import parse_row
 from rmbench.data.text import tokenize_pairs
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
-from rmbench.modeling.layout import Padded, run_rows
+from rmbench.modeling.layout import Padded, run_inputs
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
@@ -54,7 +54,7 @@ def stirred(model):
 
 @torch.no_grad()
 def rewards(model, pairs):
-    return run_rows(model.eval(), Padded(model.pad_id).rows(pairs)).rewards_chosen
+    return run_inputs(model.eval(), Padded(model.pad_id).inputs(pairs)).rewards_chosen
 
 
 def test_adapters_and_head_alone_are_trained_and_the_start_is_that_of_the_base(base):
@@ -202,7 +202,7 @@ def test_adapters_on_fewer_bits_learn_after_an_evaluation_what_they_learn_before
 
     def gradients():
         model.train().zero_grad()
-        run_rows(model, rows).margin.sum().backward()
+        run_inputs(model, rows).margin.sum().backward()
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
     before = gradients()

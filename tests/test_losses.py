@@ -213,7 +213,7 @@ FAR = output([LN3, 1.0], [0.0, 1.0], [[3.0, 4.0], [0.0, 1.0]], [[4.0, 3.0], [0.0
 def test_variants_of_the_weight_by_hand(changes, sizes, weights):
     distance = DistanceConfig(**{"eps": 1e-12, **changes})
     terms = PairLoss(LossConfig(weighting="distance", distance=distance))(FAR)
-    assert terms.size.tolist() == pytest.approx(sizes)
+    assert terms.denominator.tolist() == pytest.approx(sizes)
     assert terms.distance.tolist() == pytest.approx([2**0.5, 2])
     weights = [sum(sizes) / 2 / size for size in sizes] if weights is None else weights
     assert terms.weight.tolist() == pytest.approx(weights, rel=1e-9)
@@ -235,7 +235,7 @@ def test_whitened_distances_equal_those_by_numpys_covariance(pairs, hidden, seed
 
     batch, _ = random_batch(pairs, hidden, seed)
     config = DistanceConfig(measure=Measure.whitened, shrinkage=0.2)
-    sizes = PairLoss(LossConfig(weighting="distance", distance=config))(batch).size
+    sizes = PairLoss(LossConfig(weighting="distance", distance=config))(batch).denominator
     h_w, h_l = batch.output.embeddings_chosen.numpy(), batch.output.embeddings_rejected.numpy()
     covariance = np.cov(np.concatenate([h_w, h_l]).T, bias=True).reshape(hidden, hidden)
     shrunk = 0.8 * covariance + 0.2 * np.trace(covariance) / hidden * np.eye(hidden)
@@ -357,16 +357,16 @@ def test_every_measure_is_finite_for_vectors_of_any_length(measure, dtype):
         zeros = torch.zeros(len(h_w), dtype=dtype)
         distance = DistanceConfig(measure=measure, exponent=0.5)
         terms = PairLoss(LossConfig(weighting="distance", distance=distance))(PairOutput(zeros, zeros, h_w, h_l))
-        assert torch.isfinite(terms.size).all()
+        assert torch.isfinite(terms.denominator).all()
         assert torch.isfinite(terms.weight).all()
-        assert (terms.size >= 0).all()
+        assert (terms.denominator >= 0).all()
         if measure is Measure.cosine:
-            assert (terms.size <= 2 + 1e-6).all()
+            assert (terms.denominator <= 2 + 1e-6).all()
 
 
 def test_pairs_that_hardly_differ_are_counted():
     terms = PairLoss(LossConfig())(output([1.0] * 3, [0.0] * 3, [[1.0], [1.0], [1.0]], [[1.0], [1.0 + 1e-5], [1.1]]))
-    assert terms.close.tolist() == [1, 1, 0]
+    assert terms.degenerate.tolist() == [1, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from rmbench.config import BackboneConfig, DatasetConfig, LengthPolicy
 from rmbench.data.formats import parse_row
 from rmbench.data.text import cut, encode, tokenize_pairs
 from rmbench.errors import UserError
-from rmbench.modeling.layout import Padded, run_rows
+from rmbench.modeling.layout import Padded, run_inputs
 from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model
 from rmbench.modeling.tiny import tiny_tokenizer
 from rmbench.train import train
@@ -83,10 +83,10 @@ def test_rewards_in_a_batch_saved_and_loaded_equal_plain_transformers(backbone, 
     rows, _ = tokenize_pairs(pairs, tokenizer, 100)
     model.eval()
     with torch.no_grad():
-        out = run_rows(model, Padded(model.pad_id).rows(rows))
+        out = run_inputs(model, Padded(model.pad_id).inputs(rows))
         save_reward_model(model, tokenizer, tmp_path / "saved")
         again, _ = load_reward_model(str(tmp_path / "saved"))
-        reloaded = run_rows(again.eval(), Padded(again.pad_id).rows(rows))
+        reloaded = run_inputs(again.eval(), Padded(again.pad_id).inputs(rows))
         plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
         one_by_one = torch.stack([plain(torch.tensor([row.chosen])).logits[0, 0] for row in rows])
         padded = AutoTokenizer.from_pretrained(tmp_path / "saved").pad(
@@ -181,5 +181,5 @@ def test_recomputed_activations_give_the_same_weights(train_config, tmp_path):
         model, tokenizer = load_reward_model(str(tmp_path / str(recompute) / "checkpoint"))
         rows, _ = tokenize_pairs([parse_row(row) for row in ROWS], tokenizer, 100)
         with torch.no_grad():
-            rewards.append(run_rows(model, Padded(model.pad_id).rows(rows)).rewards_chosen)
+            rewards.append(run_inputs(model, Padded(model.pad_id).inputs(rows)).rewards_chosen)
     torch.testing.assert_close(*rewards, rtol=0, atol=1e-5)

@@ -27,7 +27,7 @@ from rmbench.diagnostics import directions
 from rmbench.diagnostics.probe import choose_probe
 from rmbench.files import read_jsonl
 from rmbench.losses import PairBatch, PairLoss
-from rmbench.modeling.layout import Padded, run_rows
+from rmbench.modeling.layout import Padded, run_inputs
 from rmbench.modeling.loading import new_reward_model
 from rmbench.train import train
 
@@ -56,7 +56,7 @@ def test_a_runs_norms_are_those_of_a_loop_and_nothing_learnt_changes(train_confi
         assert first.sum() >= 12
         for id_, norm in zip(table["pair_id"][first], table["gradient_norm"][first], strict=True):
             model.zero_grad()
-            (-logsigmoid(run_rows(model, Padded(model.pad_id).rows([pairs[id_]])).margin).sum()).backward()
+            (-logsigmoid(run_inputs(model, Padded(model.pad_id).inputs([pairs[id_]])).margin).sum()).backward()
             loop = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None))
             assert norm == pytest.approx(loop, rel=1e-4)
     assert (recorded["gradient_norm"] > recorded["head_gradient_norm"]).all()
@@ -168,7 +168,7 @@ def test_the_probe_knows_terms_that_are_not_of_the_rewards(train_config, tmp_pat
     by_id = {pair.pair.id: pair for pair in pairs}
     model.eval()
     for name, norm in zip(probed["pair_id"], probed["gradient_norm"], strict=True):
-        batch = PairBatch(run_rows(model, Padded(model.pad_id).rows([by_id[name]])), None)
+        batch = PairBatch(run_inputs(model, Padded(model.pad_id).inputs([by_id[name]])), None)
         value = PairLoss(loss)(batch, PairLoss(loss).statistics(batch, lambda total: total)).loss.sum()
         gradients = torch.autograd.grad(value, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
         assert norm == pytest.approx(math.hypot(*(float(g.norm()) for g in gradients if g is not None)), rel=1e-4)

@@ -26,7 +26,7 @@ from rmbench.errors import UserError
 from rmbench.files import read_json
 from rmbench.inspect_data import inspect
 from rmbench.modeling.devices import make_accelerator
-from rmbench.modeling.layout import Padded, run_rows
+from rmbench.modeling.layout import Padded, run_inputs
 from rmbench.modeling.loading import new_reward_model, save_reward_model
 from rmbench.modeling.strata import draw, stratified
 from rmbench.train import train
@@ -123,7 +123,7 @@ def test_distances_are_those_of_the_backbone_before_training(dataset):
     model, tokenizer = new_reward_model(BackboneConfig(), "sdpa", seed=0)
     pairs, _ = tokenize_pairs(data.train, tokenizer, 64)
     with torch.no_grad():
-        out = run_rows(model, Padded(model.pad_id).rows(pairs))
+        out = run_inputs(model, Padded(model.pad_id).inputs(pairs))
     distance = (out.embeddings_chosen - out.embeddings_rejected).norm(dim=-1).tolist()
     closest = sorted(sorted(range(40), key=distance.__getitem__)[:20])
     assert [p.id for p in chosen.train] == [data.train[i].id for i in closest]

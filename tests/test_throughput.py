@@ -6,7 +6,7 @@ from test_layout import SHARING, reward_model, token_pair
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmbench.files import read_jsonl
-from rmbench.modeling.layout import Padded, run_rows
+from rmbench.modeling.layout import Padded, run_inputs
 from rmbench.modeling.throughput import FORWARD_AND_BACKWARD, matrix_rate, model_cost
 from rmbench.train import train
 
@@ -16,10 +16,10 @@ def test_a_forward_pass_costs_what_torch_counts(name):
     model = reward_model(SHARING[name], "eager")  # torch does not count the CPU's fused attention
     # nothing in common and equal lengths: no filling, every token once; torch counts the whole square of attention
     pairs = [token_pair(f"{i}", [4 + i] * 10, [20 + i] * 10) for i in range(3)]
-    rows = Padded(0).rows(pairs)
+    rows = Padded(0).inputs(pairs)
     assert (rows.tokens, rows.attended) == (60, 6 * 55)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        run_rows(model, rows)
+        run_inputs(model, rows)
     head = 2 * 6 * model.head.in_features
     cost = model_cost(model.network)
     assert counter.get_total_flops() == head + cost.flops(rows.tokens, 6 * 100)

@@ -25,7 +25,7 @@ from rmbench.data.text import TokenPair, encode
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
 from rmbench.files import read_jsonl
-from rmbench.modeling.layout import Padded, Shared, run_rows
+from rmbench.modeling.layout import Padded, Shared, run_inputs
 from rmbench.modeling.loading import load_reward_model
 from rmbench.train import train
 
@@ -114,7 +114,9 @@ def test_plain_transformers_gives_the_same_rewards(train_config, tmp_path):
         message = conversations[0]
         pairs = [TokenPair(Pair(message, message, message, id=str(i)), ids, ids) for i, ids in enumerate(rows)]
         for layout in (Padded(ours.pad_id), Shared(ours.pad_id)):
-            torch.testing.assert_close(run_rows(ours, layout.rows(pairs)).rewards_chosen, expected, rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                run_inputs(ours, layout.inputs(pairs)).rewards_chosen, expected, rtol=0, atol=1e-5
+            )
 
 
 def test_the_same_seed_gives_the_same_start_and_order_whatever_the_loss(train_config, tmp_path):

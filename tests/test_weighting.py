@@ -72,7 +72,7 @@ def test_weights_and_derivatives_equal_their_formulas(
     weights = ((sizes.mean() if mu is None or not ema else mu) / (sizes + eps)) ** exponent
     weights = weights if max_weight is None else np.minimum(weights, max_weight)
     weights = weights / weights.mean() if normalize else weights
-    np.testing.assert_allclose(terms.size.numpy(), sizes, rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(terms.denominator.numpy(), sizes, rtol=1e-7, atol=1e-12)
     np.testing.assert_allclose(terms.weight.numpy(), weights, rtol=1e-6)
     plain = np.logaddexp(0, -out.margin.detach().numpy())
     np.testing.assert_allclose(terms.loss.detach().numpy(), weights * plain, rtol=1e-6)
@@ -96,7 +96,7 @@ def test_extreme_margins_and_sizes_give_finite_weighted_losses(by, dtype):
     loss.update(3.0)
     terms = loss(PairBatch(PairOutput(r_w, r_l, h_w, h_l), gradient_norm=sizes))
     terms.loss.sum().backward()
-    for values in (terms.loss, terms.weight, terms.size, terms.slope_chosen, r_w.grad, r_l.grad):
+    for values in (terms.loss, terms.weight, terms.denominator, terms.slope_chosen, r_w.grad, r_l.grad):
         assert torch.isfinite(values).all()
 
 
@@ -183,8 +183,8 @@ def test_pairs_at_no_distance_are_counted_and_the_run_goes_on(train_config, tmp_
     config.dataset = DatasetConfig(name="local", path=path, eval_path=path)
     metrics = train(config, tmp_path / "run")
     assert metrics["steps"] == 8
-    history = [row for row in read_jsonl(tmp_path / "run" / "history.jsonl") if "close_pairs" in row]
-    assert sum(row["close_pairs"] for row in history) == 8 * 16 / 2
+    history = [row for row in read_jsonl(tmp_path / "run" / "history.jsonl") if "degenerate_pairs" in row]
+    assert sum(row["degenerate_pairs"] for row in history) == 8 * 16 / 2
     assert all(math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) for row in history)
     assert not any("skipped_steps" in row for row in history)
     table = pq.read_table(tmp_path / "run" / "diagnostics" / "pairs.parquet").to_pylist()

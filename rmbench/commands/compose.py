@@ -23,7 +23,7 @@ from yaml import YAMLError
 
 from rmbench import runs
 from rmbench.commands.catalog import did_you_mean, nearest
-from rmbench.commands.words import quoted
+from rmbench.commands.overrides import quoted
 from rmbench.config import SCHEMAS, keys
 from rmbench.errors import UserError
 from rmbench.knobs import Checked

@@ -16,7 +16,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from rmbench.commands import ranks, words
+from rmbench.commands import overrides, ranks
 from rmbench.commands.compose import combinations, composed, fixed_words, mistakes_explained, typed_words, without_hydra
 from rmbench.commands.forecast import forecast
 from rmbench.commands.jobs import accounted, plain_job, train_job
@@ -100,8 +100,8 @@ def understood(command: str, typed: list[str]) -> Request:
     config = COMMANDS[command].config
     flags = [word for word in typed if word not in options.overrides]
     request = Request(command, config, [], flags, options)
-    given = words.with_recorded(options.overrides) if config == "train" else options.overrides
-    request.overrides = words.read(given, config, request.multirun)
+    given = overrides.with_recorded(options.overrides) if config == "train" else options.overrides
+    request.overrides = overrides.read(given, config, request.multirun)
     return request
 
 

@@ -79,7 +79,7 @@ class DatasetConfig(Checked):
     name: str = knob(MISSING, "which loader: synthetic, local, mix, or a published set (`dataset=` lists them)")
     path: str | None = knob(None, "local training file (jsonl, json, csv, parquet; .gz too) instead of the Hub's")
     eval_path: str | None = knob(None, "local evaluation file; null holds out pairs of the training file by prompt")
-    part: str | None = knob(None, "part of the Hub's dataset, such as harmless-base; null is the usual one")
+    subset: str | None = knob(None, "subset of the Hub's dataset, such as harmless-base; null is the usual one")
     revision: str | None = knob(None, "branch, tag or commit on the Hub; null is the pinned one, or the newest")
     mix: dict[str, float] = field(default_factory=dict, metadata={"doc": "of `dataset=mix`: set or file -> share"})
     stride: int | None = knob(None, "use every so-many-th training pair: 20 of unified_feedback is GRM's 40K", low=1)

@@ -140,7 +140,7 @@ def _of_mix(config: DatasetConfig, name: str) -> DatasetConfig:
     if not known and not Path(name).expanduser().is_file():
         raise UserError(f"dataset.mix: {name} is neither a file nor one of {', '.join(NAMES)}.")
     alone = replace(
-        config, path=None, eval_path=None, part=None, revision=None, mix={}, train_size=None, eval_size=None
+        config, path=None, eval_path=None, subset=None, revision=None, mix={}, train_size=None, eval_size=None
     )
     if name == "synthetic":
         return replace(alone, name=name, train_size=SYNTHETIC_SIZES["train"], eval_size=SYNTHETIC_SIZES["eval"])

@@ -48,11 +48,11 @@ class Published:
         if part is None or part in self.parts:
             return
         if part in self.no_pairs:
-            raise UserError(f"dataset.part={part}: {self.no_pairs[part]}; parts with pairs: {', '.join(self.parts)}.")
+            raise UserError(f"dataset.subset={part}: {self.no_pairs[part]}; parts with pairs: {', '.join(self.parts)}.")
         close = difflib.get_close_matches(part, self.parts, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         there = ", ".join(self.parts) or "none"
-        raise UserError(f"dataset.part={part}: {name} has no such part.{hint} There are: {there}.")
+        raise UserError(f"dataset.subset={part}: {name} has no such part.{hint} There are: {there}.")
 
 
 def as_it_is(row: Row) -> Row:

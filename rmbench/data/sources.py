@@ -55,7 +55,7 @@ def from_hub(config: DatasetConfig, split: str) -> Split:
         UserError: the Hub cannot be reached, or has no such part or revision; otherwise as `from_file`.
     """
     published = PUBLISHED[config.name]
-    part = config.part or published.part
+    part = config.subset or published.part
     published.check_part(config.name, part)
     hub_split = published.train if split == "train" else published.eval
     assert hub_split is not None
@@ -64,7 +64,7 @@ def from_hub(config: DatasetConfig, split: str) -> Split:
     table = hub_table(published.hub_id, part, hub_split, revision, remedy, published.parts_are)
     made = [cache.file_state(Path(file["filename"])) for file in table.cache_files]
     rows = _of_split(table_rows(table, f"{published.hub_id} {hub_split}"), published, split)
-    source = f"{config.name}/{config.part}" if config.part else config.name
+    source = f"{config.name}/{config.subset}" if config.subset else config.name
     commit = {Path(state[0]).parent.name for state in made}  # datasets keeps a set below the hash of its commit
     origin = {"hub": published.hub_id, "part": part, "revision": revision, "commit": sorted(commit)}
     name = f"{published.hub_id} {hub_split}"

@@ -7,7 +7,7 @@ them cancels; that cancellation is what NormBT is about (arXiv 2512.06343).
 
     gradients = PairGradients(model)
     with gradients.watch(rows):                        # both passes in here
-        output = run_rows(model, rows)
+        output = run_inputs(model, rows)
         norms = gradients.collect(output.margin).norms  # ||grad(r_w - r_l)||, (pairs,); p.grad is not touched
         loss_of(output).sum().backward()                # the graph is still there
 
@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from rmbench.diagnostics.rules import Pieces, Result, Rule, Use, combined, rule_for, sketched
-from rmbench.modeling.layout import PairOutput, Rows, run_rows
+from rmbench.modeling.layout import BatchInputs, PairOutput, run_inputs
 from rmbench.modeling.model import RewardModel
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class PairGradients:
         return set(self._slow)
 
     @contextmanager
-    def watch(self, rows: Rows) -> Iterator[None]:
+    def watch(self, rows: BatchInputs) -> Iterator[None]:
         """Around the forward and the backward pass over `rows`."""
         self._pieces = Pieces(rows)
         self._calls.clear()
@@ -179,19 +179,19 @@ class PairGradients:
         sketch = torch.cat(sketches, dim=1) if sketches else None
         return GradientNorms(squares or {"none": torch.zeros_like(values.detach())}, sketch)
 
-    def of_margins(self, rows: Rows) -> tuple[PairOutput, GradientNorms]:
+    def of_margins(self, rows: BatchInputs) -> tuple[PairOutput, GradientNorms]:
         """A forward pass over `rows` and the norms of grad(r_w - r_l); `p.grad` is not touched."""
         with self.watch(rows):
-            output = run_rows(self.model, rows)
+            output = run_inputs(self.model, rows)
             return output, self.collect(output.margin)
 
-    def inner_products(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    def inner_products(self, rows: BatchInputs) -> tuple[Tensor, Tensor, Tensor]:
         """G_ww, G_ll, G_wl, each `(pairs,)`: products of grad r_w and grad r_l of each pair.
 
         ||a grad r_w + b grad r_l||^2 = a^2 G_ww + b^2 G_ll + 2 a b G_wl for every loss, whatever its slopes a and b.
         """
         with self.watch(rows):
-            output = run_rows(self.model, rows)
+            output = run_inputs(self.model, rows)
             each = (output.rewards_chosen, output.rewards_rejected, output.margin)
             chosen, rejected, difference = (self.collect(values).norms.square() for values in each)
         return chosen, rejected, (chosen + rejected - difference) / 2

@@ -20,7 +20,6 @@ from accelerate.utils import gather_object, reduce
 from rmbench.data.text import TokenPair
 from rmbench.diagnostics import directions
 from rmbench.diagnostics.gradients import GradientNorms, PairGradients
-from rmbench.diagnostics.parts import Parts
 from rmbench.diagnostics.records import (
     SCHEMA,
     Gathered,
@@ -31,8 +30,9 @@ from rmbench.diagnostics.records import (
     numbers,
     pair_columns,
 )
+from rmbench.diagnostics.shards import Parts
 from rmbench.losses import LossTerms, PairBatch, PairLoss, Statistics, rating_margins
-from rmbench.modeling.layout import Layout, PairOutput, run_rows, token_batches
+from rmbench.modeling.layout import Layout, PairOutput, run_inputs, token_batches
 from rmbench.modeling.model import RewardModel
 
 SKETCH = 4093  # numbers of each weight matrix; a prime
@@ -136,7 +136,7 @@ class Probe:
         if not loss.needs_gradient_norm or self.gradients is None:
             with torch.no_grad():
                 return self._forward(part)
-        with self.gradients.watch(self.layout.rows(part)):
+        with self.gradients.watch(self.layout.inputs(part)):
             batch = self._forward(part)
             return replace(batch, gradient_norm=self.gradients.collect(batch.output.margin).norms).detached()
 
@@ -147,7 +147,7 @@ class Probe:
             with torch.no_grad():
                 batch = self._forward(part)
                 return batch.output, loss(batch, statistics), None, None
-        with self.gradients.watch(self.layout.rows(part)):
+        with self.gradients.watch(self.layout.inputs(part)):
             batch = self._forward(part)
             of_margin = self.gradients.collect(batch.output.margin)
             terms = loss(replace(batch, gradient_norm=of_margin.norms), statistics)
@@ -156,7 +156,7 @@ class Probe:
             return batch.output, terms, of_margin, self.gradients.collect(terms.loss)
 
     def _forward(self, part: list[TokenPair]) -> PairBatch:
-        output = run_rows(self.model, self.layout.rows(part).to(self.device))
+        output = run_inputs(self.model, self.layout.inputs(part).to(self.device))
         ratings = rating_margins(part)
         return PairBatch(output, None if ratings is None else ratings.to(self.device))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from rmbench.config import Gradient
 from rmbench.data.text import TokenPair
 from rmbench.diagnostics.gradients import GradientNorms, PairGradients
-from rmbench.diagnostics.parts import Parts
+from rmbench.diagnostics.shards import Parts
 from rmbench.losses import LossTerms
 from rmbench.modeling.layout import PairOutput
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
-from rmbench.modeling.layout import Rows
+from rmbench.modeling.layout import BatchInputs
 
 # Below this share of sum_t |g_t|^2 |a_t|^2 a Gram sum has cancelled so far that float32 leaves too few digits.
 CANCELLED = 1e-2
@@ -29,8 +29,8 @@ Use = tuple[Tensor, Tensor]  # a layer's inputs and output gradients in one call
 class Pieces:
     """Which tokens of a forward pass belong to which pair."""
 
-    def __init__(self, rows: Rows) -> None:
-        reads = rows.read.numel() if rows.embeddings is None else rows.embeddings.shape[0]
+    def __init__(self, rows: BatchInputs) -> None:
+        reads = rows.pooled_positions.numel() if rows.embeddings is None else rows.embeddings.shape[0]
         self.pairs = reads // 2
         self.tokens = rows.input_ids.numel()
         self.packed = rows.packing is not None
@@ -101,8 +101,8 @@ class LinearRule(Rule):
 
     def pair_gradients(self, uses: list[Use], pieces: Pieces) -> list[Result]:
         """Over the tokens of all uses."""
-        inputs = [_joined(parts) for parts in zip(*(pieces.split(_wide(a)) for a, _ in uses), strict=True)]
-        gradients = [_joined(parts) for parts in zip(*(pieces.split(_wide(g)) for _, g in uses), strict=True)]
+        inputs = [_joined(parts) for parts in zip(*(pieces.split(_to_float64(a)) for a, _ in uses), strict=True)]
+        gradients = [_joined(parts) for parts in zip(*(pieces.split(_to_float64(g)) for _, g in uses), strict=True)]
         return [self._of(a, g) for a, g in zip(inputs, gradients, strict=True)]
 
     def _of(self, a: Tensor, g: Tensor) -> Result:
@@ -136,7 +136,7 @@ class EmbeddingRule(Rule):
     def pair_gradients(self, uses: list[Use], pieces: Pieces) -> list[Result]:
         """Over the ids of all uses."""
         ids = [_joined(parts) for parts in zip(*(pieces.split(i[..., None]) for i, _ in uses), strict=True)]
-        gradients = [_joined(parts) for parts in zip(*(pieces.split(_wide(g)) for _, g in uses), strict=True)]
+        gradients = [_joined(parts) for parts in zip(*(pieces.split(_to_float64(g)) for _, g in uses), strict=True)]
         return [self._of(i[:, 0], g * self.scale) for i, g in zip(ids, gradients, strict=True)]
 
     def _of(self, ids: Tensor, g: Tensor) -> Result:
@@ -169,7 +169,7 @@ class ScaleRule(Rule):
         """Sums over the tokens of all uses."""
         vectors: dict[str, list[Tensor]] = {}
         for a, g in uses:
-            g = _wide(g)
+            g = _to_float64(g)
             if "weight" in self.trained:
                 vectors.setdefault("weight", []).append(_sums(self._normalised_times(a, g), pieces))
             if "bias" in self.trained:
@@ -180,8 +180,8 @@ class ScaleRule(Rule):
     def _normalised_times(self, a: Tensor, g: Tensor) -> Tensor:
         """x^ g, which for a root mean square takes the length of each token's input and no more."""
         if self.epsilon is None:
-            return _wide(_with_weight(self.module, a, self.unit)) * g
-        a = _wide(a)
+            return _to_float64(_with_weight(self.module, a, self.unit)) * g
+        a = _to_float64(a)
         mean_square = torch.linalg.vector_norm(a, dim=-1, keepdim=True).square() / a.shape[-1]
         return (a * g).mul_((mean_square + self.epsilon).rsqrt())
 
@@ -216,7 +216,7 @@ def outer_square(a: Tensor, g: Tensor) -> Tensor:
 
 def sketched(name: str, gradients: Sequence[Tensor], size: int) -> Result:
     """The same of gradients that are at hand as they are."""
-    wide = [_wide(g) for g in gradients]
+    wide = [_to_float64(g) for g in gradients]
     square = torch.stack([g.square().sum() for g in wide]).sum()
     sketches = []
     for i, g in enumerate(wide if size else []):
@@ -240,7 +240,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def _wide(x: Tensor) -> Tensor:
+def _to_float64(x: Tensor) -> Tensor:
     return x if x.dtype is torch.float64 else x.float()
 
 

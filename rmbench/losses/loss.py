@@ -18,14 +18,14 @@ from rmbench.errors import UserError
 from rmbench.losses.own import pairwise_loss
 from rmbench.losses.pairwise import Pairwise
 from rmbench.losses.regularizers import MODEL_TERM, REGULARIZER, ModelTerm, Regularizer
-from rmbench.losses.weighting import WEIGHTING, covariance, embedding_distance, pair_weight, whitener, wide
+from rmbench.losses.weighting import WEIGHTING, covariance, embedding_distance, pair_weight, to_float64, whitener
 from rmbench.modeling.output import PairOutput
 
 if TYPE_CHECKING:
     from rmbench.data.text import TokenPair
 
 # A pair whose distance is below this share of its embeddings' length: little more than rounding tells its sides apart.
-CLOSE = 1e-4
+DEGENERATE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class LossTerms:
     loss: Tensor
     margin: Tensor
     distance: Tensor  # ||h_w - h_l||, whatever the weight divides by
-    size: Tensor  # what the weight divides by
+    denominator: Tensor  # what the weight divides by
     weight: Tensor
     slope_chosen: Tensor  # d loss_i / d r_w
     slope_rejected: Tensor  # d loss_i / d r_l
-    close: Tensor  # 1 where little more than rounding tells the two embeddings apart
+    degenerate: Tensor  # 1 where little more than rounding tells the two embeddings apart
 
     @property
     def prediction_error(self) -> Tensor:
@@ -94,7 +94,7 @@ class LossTerms:
         return (self.slope_chosen - self.slope_rejected).abs() / 2
 
 
-def alone(tensor: Tensor) -> Tensor:
+def no_reduce(tensor: Tensor) -> Tensor:
     """The sum over all processes where there is one."""
     return tensor
 
@@ -160,7 +160,7 @@ class PairLoss:
         return of_weights or any(r.part is not None for _, r in self.regularizers.values())
 
     @torch.no_grad()
-    def statistics(self, batch: PairBatch, total: Callable[[Tensor], Tensor] = alone) -> Statistics:
+    def statistics(self, batch: PairBatch, total: Callable[[Tensor], Tensor] = no_reduce) -> Statistics:
         """What this step's losses depend on beside their own pair.
 
         Args:
@@ -171,11 +171,11 @@ class PairLoss:
             mu = None if self.mu is None else batch.output.margin.new_tensor(self.mu)
             return Statistics(mu=mu)
         output = _float32(batch.output)
-        count = total(wide(output.margin.new_tensor(float(len(output.margin)))))
+        count = total(to_float64(output.margin.new_tensor(float(len(output.margin)))))
 
         def mean(values: Tensor) -> Tensor:
             """Over the global batch, of a row for each pair."""
-            return (total(wide(values).sum(0)) / count).to(output.margin.dtype)
+            return (total(to_float64(values).sum(0)) / count).to(output.margin.dtype)
 
         parts = {name: r.part for name, (_, r) in self.regularizers.items() if r.part is not None}
         means = {name: mean(part(output.rewards_chosen, output.rewards_rejected)) for name, part in parts.items()}
@@ -190,7 +190,7 @@ class PairLoss:
             batch_covariance = covariance(output, total)
             running = batch_covariance if self.covariance is None else self.covariance.to(batch_covariance)
             factor = whitener(running, distance.shrinkage)
-        size = self._size(batch, output, Statistics(centre=centre, whitener=factor))
+        size = self._denominator(batch, output, Statistics(centre=centre, whitener=factor))
         mu = mean(size) if self.mu is None or not distance.ema else size.new_tensor(self.mu)
         if distance.normalize:
             mean_weight = mean(pair_weight(size, mu, distance))
@@ -227,17 +227,17 @@ class PairLoss:
                 raise UserError(f"loss.regularizer.{name} needs {term.needs}.")
             loss = loss + coefficient * term.value(output, self.config.text_beta)
         margin, distance = output.margin.detach(), output.distance
-        return LossTerms(loss, margin, distance, size, weight, slope_chosen, slope_rejected, _close(output))
+        return LossTerms(loss, margin, distance, size, weight, slope_chosen, slope_rejected, _degenerate(output))
 
-    def update(self, mean_size: float, statistics: Statistics | None = None) -> None:
+    def update(self, mean_denominator: float, statistics: Statistics | None = None) -> None:
         """After an optimiser step: running <- beta running + (1 - beta) * this global batch's; the first sets it.
 
         Args:
-            mean_size: the global batch's mean of what the weights divide by.
+            mean_denominator: the global batch's mean of what the weights divide by.
             statistics: what the step used; `whitened` alone needs it.
         """
         beta = self.config.distance.beta
-        self.mu = mean_size if self.mu is None else beta * self.mu + (1 - beta) * mean_size
+        self.mu = mean_denominator if self.mu is None else beta * self.mu + (1 - beta) * mean_denominator
         new = None if statistics is None else statistics.covariance
         if new is not None:
             self.covariance = new if self.covariance is None else beta * self.covariance.to(new) + (1 - beta) * new
@@ -252,7 +252,7 @@ class PairLoss:
         self.mu = float(state["mu"]) if "mu" in state else None
         self.covariance = state.get("covariance")
 
-    def _size(self, batch: PairBatch, output: PairOutput, statistics: Statistics) -> Tensor:
+    def _denominator(self, batch: PairBatch, output: PairOutput, statistics: Statistics) -> Tensor:
         """What each weight divides by; `output` is the batch's in at least float32."""
         if not self.needs_gradient_norm:
             return embedding_distance(output, self.config.distance.measure, statistics.centre, statistics.whitener)
@@ -265,7 +265,7 @@ class PairLoss:
         distance = self.config.distance
         if not self.weighs:
             return output.distance, torch.ones_like(output.margin).detach()
-        size = self._size(batch, output, statistics)
+        size = self._denominator(batch, output, statistics)
         assert statistics.mu is not None
         weight = pair_weight(size, statistics.mu, distance)
         return size, weight if statistics.mean_weight is None else weight / statistics.mean_weight
@@ -279,10 +279,10 @@ class PairLoss:
         return self.config.rating_factor * batch.rating_margin.to(like)
 
 
-def _close(output: PairOutput) -> Tensor:
+def _degenerate(output: PairOutput) -> Tensor:
     chosen, rejected = output.embeddings_chosen.detach(), output.embeddings_rejected.detach()
     length = (chosen.norm(dim=-1) + rejected.norm(dim=-1)) / 2
-    return (output.distance <= CLOSE * length).to(output.distance.dtype)
+    return (output.distance <= DEGENERATE * length).to(output.distance.dtype)
 
 
 def _float32(output: PairOutput) -> PairOutput:

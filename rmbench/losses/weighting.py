@@ -49,7 +49,7 @@ def covariance(output: PairOutput, total: Callable[[Tensor], Tensor]) -> Tensor:
         total: a tensor's sum over all processes.
     """
     vectors = torch.cat([output.embeddings_chosen, output.embeddings_rejected]).detach()
-    vectors = wide(vectors)
+    vectors = to_float64(vectors)
     count = total(vectors.new_tensor(float(len(vectors))))
     centred = vectors - total(vectors.sum(0)) / count
     return total(centred.T @ centred) / count
@@ -92,6 +92,6 @@ def embedding_distance(
     return torch.linalg.solve_triangular(factor, difference, upper=False).norm(dim=0).to(chosen.dtype)
 
 
-def wide(tensor: Tensor) -> Tensor:
+def to_float64(tensor: Tensor) -> Tensor:
     """In float64, in which sums do not depend on how a batch is split; MPS has none."""
     return tensor.float() if tensor.device.type == "mps" else tensor.double()

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rmbench.console import progress
 from rmbench.data.text import TokenGroup
-from rmbench.modeling.layout import Layout, Rows
+from rmbench.modeling.layout import BatchInputs, Layout
 from rmbench.modeling.model import RewardModel, described, fingerprint
 from rmbench.modeling.scoring import forward_groups
 
@@ -38,7 +38,7 @@ class Features:
     """
 
     name = "features"
-    fills_up = False
+    pads = False
 
     def __init__(self, places: dict[str, range], table: np.ndarray) -> None:
         self.table = table
@@ -48,11 +48,13 @@ class Features:
         """No token is computed; one group counts as one."""
         return 1
 
-    def rows(self, groups: Sequence[TokenGroup]) -> Rows:
+    def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
         """Embeddings `(responses, hidden)` and no tokens."""
         embeddings = self.table[[place for group in groups for place in self._places[group.id]]]
         nothing = torch.zeros(0, dtype=torch.long)
-        return Rows(input_ids=nothing, read=nothing, embeddings=torch.from_numpy(np.ascontiguousarray(embeddings)))
+        return BatchInputs(
+            input_ids=nothing, pooled_positions=nothing, embeddings=torch.from_numpy(np.ascontiguousarray(embeddings))
+        )
 
 
 class Pooling(torch.nn.Module):
@@ -62,7 +64,7 @@ class Pooling(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def forward(self, rows: BatchInputs) -> tuple[Tensor, Tensor]:
         """No rewards."""
         pooled = self.model.pool(rows)
         return torch.zeros(len(pooled), device=pooled.device), pooled

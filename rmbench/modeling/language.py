@@ -21,7 +21,7 @@ from rmbench.config import BackboneConfig
 from rmbench.data import hub
 from rmbench.data.text import TokenGroup
 from rmbench.errors import UserError
-from rmbench.modeling.layout import Layout, Rows
+from rmbench.modeling.layout import BatchInputs, Layout
 from rmbench.modeling.model import RewardModel
 
 CHUNK_TOKENS = 512  # logits of so many are in memory at a time; the backward pass computes them again
@@ -35,19 +35,19 @@ class WithLikelihood:
     """
 
     def __init__(self, layout: Layout) -> None:
-        self.layout, self.name, self.fills_up = layout, layout.name, layout.fills_up
+        self.layout, self.name, self.pads = layout, layout.name, layout.pads
 
     def cost(self, group: TokenGroup) -> int:
         """As without the likelihood."""
         return self.layout.cost(group)
 
-    def rows(self, groups: Sequence[TokenGroup]) -> Rows:
+    def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
         """The layout's, with `predicting`, `predicted` and `own_tokens`."""
-        rows = self.layout.rows(groups)
+        rows = self.layout.inputs(groups)
         predicting: list[int] = []
         predicted: list[int] = []
         own_tokens: list[int] = []
-        ends = iter(rows.read.tolist())
+        ends = iter(rows.pooled_positions.tolist())
         for group in groups:
             last_common = None
             for ids in group.sequences:
@@ -81,7 +81,7 @@ class LanguageHead:
     def __init__(self, weight: Tensor, bias: Tensor | None = None, cap: float | None = None) -> None:
         self.weight, self.bias, self.cap = weight, bias, cap
 
-    def log_probs(self, states: Tensor, rows: Rows) -> Tensor:
+    def log_probs(self, states: Tensor, rows: BatchInputs) -> Tensor:
         """Log-probability of each response, summed over its own tokens, `(responses,)`, float32 or wider.
 
         Args:

@@ -5,7 +5,7 @@ projection and its MLP, only those of the tokens at which a reward is read matte
 values are still those of all tokens. What is left out is zero and never read.
 
 In a layer of stock transformers it is done from outside: a part that works token by token gets the tokens that are
-read, and its output is put back into its place among zeros. Rows that are not packed, or of which more than the reads
+read, and its output is put back into its place among zeros. Inputs that are not packed, or of which more than the reads
 is needed, pass as they are. torch.compile is kept out of the hooks: it fails on a row that is now long, now short.
 """
 

@@ -21,53 +21,53 @@ from rmbench.modeling.output import PairOutput, Readings
 
 
 @dataclass(frozen=True)
-class Rows:
+class BatchInputs:
     """What one forward pass takes, and where in it the rewards are read.
 
-    `read` `(responses,)` holds indices into the flattened tokens, group by group; of pairs: pair 0 chosen, pair 0
-    rejected, pair 1 chosen, ...
+    `pooled_positions` `(responses,)` holds indices into the flattened tokens, group by group; of pairs:
+    pair 0 chosen, pair 0 rejected, pair 1 chosen, ...
     """
 
     input_ids: Tensor  # (rows, length)
-    read: Tensor
+    pooled_positions: Tensor
     attention_mask: Tensor | None = None  # (rows, length); padded
     position_ids: Tensor | None = None  # (rows, length); shared
     packing: Packing | None = None  # shared
     embeddings: Tensor | None = None  # (responses, hidden): computed before, the backbone need not run
     predicting: Tensor | None = None  # (own tokens,) flat indices: the state at each predicts ...
     predicted: Tensor | None = None  # (own tokens,) ... this id
-    own_tokens: tuple[int, ...] = ()  # of each response, in the order of `read`
+    own_tokens: tuple[int, ...] = ()  # of each response, in the order of `pooled_positions`
     tokens: int = 0  # distinct tokens: without filling, the prompt once
     attended: int = 0  # (query, key) pairs of a causal attention over the distinct tokens
 
-    def to(self, device: torch.device) -> Rows:
+    def to(self, device: torch.device) -> BatchInputs:
         """The same on `device`, without waiting for the copy where memory is pinned."""
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pin(self) -> Rows:
+    def pin(self) -> BatchInputs:
         """The same in page-locked memory, from which CUDA copies while it computes."""
         return self._mapped(Tensor.pin_memory)
 
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Rows:
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> BatchInputs:
         changed: dict[str, Any] = {k: change(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **changed)
 
 
 # rows -> Readings, or its first two fields
-Model = Callable[[Rows], tuple[Any, ...]]
+Model = Callable[[BatchInputs], tuple[Any, ...]]
 
 
 class Layout(Protocol):
     """How groups become rows."""
 
     name: str
-    fills_up: bool  # every sequence of a batch costs as much as its longest
+    pads: bool  # every sequence of a batch costs as much as its longest
 
     def cost(self, group: TokenGroup) -> int:
         """Tokens that a forward pass over this group alone computes."""
         ...
 
-    def rows(self, groups: Sequence[TokenGroup]) -> Rows:
+    def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
         """The groups' tensors, on the CPU."""
         ...
 
@@ -76,7 +76,7 @@ class Padded:
     """A row for each response, filled up on the right: a pooled position never depends on the pad id. Any backbone."""
 
     name = "padded"
-    fills_up = True
+    pads = True
 
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id
@@ -85,15 +85,15 @@ class Padded:
         """Rows of the longest sequence's length."""
         return len(group.sequences) * group.length
 
-    def rows(self, groups: Sequence[TokenGroup]) -> Rows:
+    def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
         """`(responses, longest)`."""
         sequences = [ids for group in groups for ids in group.sequences]
         lengths = torch.tensor([len(ids) for ids in sequences])
         longest = int(lengths.max())
-        return Rows(
+        return BatchInputs(
             input_ids=torch.tensor([[*ids, *[self.pad_id] * (longest - len(ids))] for ids in sequences]),
             attention_mask=(torch.arange(longest) < lengths[:, None]).long(),
-            read=torch.arange(len(sequences)) * longest + lengths - 1,
+            pooled_positions=torch.arange(len(sequences)) * longest + lengths - 1,
             tokens=sum(group.distinct_tokens for group in groups),
             attended=sum(_span(group).attended() for group in groups),
         )
@@ -113,15 +113,15 @@ class AsRewardBench(Padded):
         super().__init__(pad_id)
         self.bos_id, self.unread = bos_id, unread
 
-    def rows(self, groups: Sequence[TokenGroup]) -> Rows:
+    def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
         """`(responses, longest)`."""
-        rows = super().rows(groups)
+        rows = super().inputs(groups)
         ids, mask = rows.input_ids, rows.attention_mask
         assert mask is not None
         if self.bos_id is not None and ids.shape[1] > 1:
             mask[:, 0] &= ~(ids[:, :2] == self.bos_id).all(dim=1)
         read = torch.where((ids != self.unread) & (ids != self.pad_id), torch.arange(ids.shape[1]), 0).amax(dim=1)
-        return replace(rows, attention_mask=mask, read=torch.arange(len(ids)) * ids.shape[1] + read)
+        return replace(rows, attention_mask=mask, pooled_positions=torch.arange(len(ids)) * ids.shape[1] + read)
 
 
 class Shared:
@@ -131,7 +131,7 @@ class Shared:
     """
 
     name = "shared"
-    fills_up = False
+    pads = False
 
     def __init__(self, pad_id: int, multiple: int = 1) -> None:
         self.pad_id, self.multiple = pad_id, multiple
@@ -140,7 +140,7 @@ class Shared:
         """Distinct tokens."""
         return group.distinct_tokens
 
-    def rows(self, groups: Sequence[TokenGroup]) -> Rows:
+    def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
         """`(1, distinct tokens)`."""
         ids: list[int] = []
         positions: list[int] = []
@@ -155,17 +155,17 @@ class Shared:
                 read.append(len(ids) - 1 if own else after_prefix)
         tokens = len(ids)
         filler = -tokens % self.multiple
-        return Rows(
+        return BatchInputs(
             input_ids=torch.tensor([ids + [self.pad_id] * filler]),
             position_ids=torch.tensor([positions + list(range(filler))]),
-            read=torch.tensor(read),
+            pooled_positions=torch.tensor(read),
             packing=Packing(tuple(spans)),
             tokens=tokens,
             attended=sum(span.attended() for span in spans),
         )
 
 
-def run_rows(model: Model, rows: Rows) -> PairOutput:
+def run_inputs(model: Model, rows: BatchInputs) -> PairOutput:
     """One forward pass over both sides of every pair."""
     rewards, embeddings, kl, log_probs = Readings(*model(rows))
     of_pairs = None if kl is None else kl[::2] + kl[1::2]
@@ -183,7 +183,7 @@ def token_batches(
     batches: list[list[int]] = []
     total = longest = 0
     for i in sorted(range(len(groups)), key=lambda i: (-groups[i].length, i)):
-        cost = len(groups[i].sequences) * longest if batches and layout.fills_up else layout.cost(groups[i])
+        cost = len(groups[i].sequences) * longest if batches and layout.pads else layout.cost(groups[i])
         if not batches or total + cost > budget_tokens or len(batches[-1]) == max_groups:
             batches.append([])
             total, longest, cost = 0, groups[i].length, layout.cost(groups[i])

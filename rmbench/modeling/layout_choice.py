@@ -12,7 +12,7 @@ from rmbench.config import LayoutName
 from rmbench.data.text import TokenGroup
 from rmbench.errors import UserError
 from rmbench.modeling.attention import FLEX_BLOCK_TOKENS
-from rmbench.modeling.layout import Layout, Padded, Rows, Shared
+from rmbench.modeling.layout import BatchInputs, Layout, Padded, Shared
 from rmbench.modeling.memory import out_of_memory
 from rmbench.modeling.model import RewardModel
 
@@ -54,9 +54,9 @@ def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGrou
     if not model.network._can_set_attn_implementation():
         return "the backbone's attention cannot be exchanged"
     few = pairs_of_all_lengths(pairs, PAIRS_TRIED)
-    packed = shared.rows(few).to(device)
+    packed = shared.inputs(few).to(device)
     try:
-        expected = _embeddings(model, Padded(model.pad_id).rows(few).to(device))
+        expected = _embeddings(model, Padded(model.pad_id).inputs(few).to(device))
         _shorten_if_equal(model, packed, expected)
         difference = _difference(_embeddings(model, packed), expected)
     except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
@@ -75,7 +75,7 @@ def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGrou
     return None
 
 
-def _shorten_if_equal(model: RewardModel, packed: Rows, expected: Tensor) -> None:
+def _shorten_if_equal(model: RewardModel, packed: BatchInputs, expected: Tensor) -> None:
     """Leave the last layer's shorter way on only where it gives `expected`."""
     if model.last_layer is None:
         return
@@ -99,11 +99,11 @@ def has_window(config: object) -> bool:
     return getattr(config, "sliding_window", None) is not None and (kinds is None or "sliding_attention" in kinds)
 
 
-def _embeddings(model: RewardModel, rows: Rows) -> Tensor:
+def _embeddings(model: RewardModel, rows: BatchInputs) -> Tensor:
     """In evaluation mode, without autocast: rounding must not hide a difference."""
     was_training = model.training
     model.eval()
-    with torch.no_grad(), torch.autocast(rows.read.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(rows.pooled_positions.device.type, enabled=False):
         embeddings: Tensor = model(rows).embeddings
     model.train(was_training)
     return embeddings.float()

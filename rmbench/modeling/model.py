@@ -17,7 +17,7 @@ from rmbench.errors import UserError
 from rmbench.modeling import heads
 from rmbench.modeling.attention import PACKED
 from rmbench.modeling.last_layer import last_layer
-from rmbench.modeling.layout import Rows
+from rmbench.modeling.layout import BatchInputs
 from rmbench.modeling.output import Readings
 
 
@@ -69,14 +69,14 @@ class RewardModel(nn.Module):
         kept = getattr(score, "original_module", score)  # peft keeps it beside the trained one
         return isinstance(kept, (nn.Linear, heads.RewardHead))
 
-    def forward(self, rows: Rows) -> Readings:
-        """Rewards `(reads,)` and embeddings `(reads, hidden)` where `rows.read` says.
+    def forward(self, rows: BatchInputs) -> Readings:
+        """Rewards `(reads,)` and embeddings `(reads, hidden)` where `rows.pooled_positions` says.
 
         A bottleneck adds its KL term `(reads,)`, rows that name tokens to predict their log-probabilities `(reads,)`.
         Encoders pool each row in their own way; theirs are padded rows, one read each.
         """
         states = None if rows.predicting is None else self._states(rows)
-        pooled = self.pool(rows) if states is None else states[rows.read]
+        pooled = self.pool(rows) if states is None else states[rows.pooled_positions]
         log_probs = None if states is None else self.language.log_probs(states, rows)
         with torch.autocast(pooled.device.type, enabled=False):
             pooled = pooled.to(self.head.weight.dtype)
@@ -87,7 +87,7 @@ class RewardModel(nn.Module):
         kl = getattr(whole[0], "kl", None) if isinstance(whole, heads.RewardHead) else None
         return Readings(rewards, embeddings, kl, log_probs)
 
-    def pool(self, rows: Rows) -> Tensor:
+    def pool(self, rows: BatchInputs) -> Tensor:
         """The head's input, `(reads, hidden)`: no logits, no cache, nothing at positions that no reward is read at."""
         if rows.embeddings is not None:
             return rows.embeddings
@@ -96,10 +96,10 @@ class RewardModel(nn.Module):
             assert self._pooled is not None, "the network did not use its head"
             pooled, self._pooled = self._pooled, None
             # a head that reads every token, of which the network takes the last one's reward (ModernBERT's decoder)
-            return pooled if pooled.dim() == 2 else pooled.flatten(0, 1)[rows.read]
-        return self._states(rows)[rows.read]
+            return pooled if pooled.dim() == 2 else pooled.flatten(0, 1)[rows.pooled_positions]
+        return self._states(rows)[rows.pooled_positions]
 
-    def _states(self, rows: Rows) -> Tensor:
+    def _states(self, rows: BatchInputs) -> Tensor:
         """A decoder's, after its last norm, `(tokens, hidden)`."""
         self._use_attention(self.attention if rows.packing is None else PACKED)
         arguments = {"attention_mask": rows.attention_mask, "position_ids": rows.position_ids, "packing": rows.packing}

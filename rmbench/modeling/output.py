@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Readings(NamedTuple):
-    """What a model says of responses, in the order of `Rows.read`: `(responses,)`, embeddings `(responses, hidden)`."""
+    """What a model says of responses, in the order of `pooled_positions`; embeddings are `(responses, hidden)`."""
 
     rewards: Tensor
     embeddings: Tensor

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from rmbench.console import progress
 from rmbench.data.text import TokenGroup, TokenItem, TokenPair
-from rmbench.modeling.layout import Layout, PairOutput, Rows, token_batches
+from rmbench.modeling.layout import BatchInputs, Layout, PairOutput, token_batches
 from rmbench.modeling.memory import first_budget, halved, out_of_memory
 
 # In the self-check at the start of an evaluation.
@@ -192,7 +192,7 @@ def forward_groups(
                 batches.pop(0)
                 continue
             part = [groups[i] for i in batches[0]]
-            output = _forward(model, layout.rows(part).to(device))
+            output = _forward(model, layout.inputs(part).to(device))
             if output is None:
                 cost = sum(layout.cost(group) for group in part)
                 budget_tokens = halved(budget_tokens, cost, len(part), "A smaller max_length needs less.")
@@ -202,12 +202,12 @@ def forward_groups(
                 continue
             yield batches.pop(0), *output
         if alone:  # divided weights are gathered by all ranks or by none
-            _forward(model, layout.rows([groups[i] for i in whole[0]]).to(device))
+            _forward(model, layout.inputs([groups[i] for i in whole[0]]).to(device))
     finally:
         model.train(was_training)
 
 
-def _forward(model: torch.nn.Module, rows: Rows) -> tuple[Tensor, Tensor] | None:
+def _forward(model: torch.nn.Module, rows: BatchInputs) -> tuple[Tensor, Tensor] | None:
     """None if memory ran out."""
     try:
         with torch.inference_mode():

@@ -54,7 +54,7 @@ def _pairs(config: TrainConfig) -> int:
     """
     asked = config.dataset
     published = PUBLISHED.get(asked.name)
-    whole = published is not None and asked.path is None and asked.part in (None, published.part)
+    whole = published is not None and asked.path is None and asked.subset in (None, published.part)
     there = published.pairs // (asked.stride or 1) if published and published.pairs and whole else None
     found = min((n for n in (asked.train_size, there) if n is not None), default=None)
     if found is None:

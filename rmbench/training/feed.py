@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rmbench.data.text import TokenPair
 from rmbench.losses import rating_margins
-from rmbench.modeling.layout import Layout, Rows, token_batches
+from rmbench.modeling.layout import BatchInputs, Layout, token_batches
 from rmbench.training.sampler import StepBatches
 
 
@@ -23,7 +23,7 @@ class MicroBatch:
     """The pairs of one forward pass and their tensors."""
 
     pairs: list[TokenPair]
-    rows: Rows
+    rows: BatchInputs
     rating_margin: Tensor | None  # (pairs,), where every pair has one
 
 
@@ -84,7 +84,7 @@ class StepFeed:
         shares = [[self.pairs[i] for i in ordered[rank :: self.world]] for rank in range(self.world)]
         micro_batches = []
         for part in self._parts(shares, budget_tokens):
-            rows = self.layout.rows(part)
+            rows = self.layout.inputs(part)
             rows = rows.pin() if torch.cuda.is_available() else rows
             micro_batches.append(MicroBatch(part, rows, rating_margins(part)))
         return StepInput(micro_batches, len(batch))

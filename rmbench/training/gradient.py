@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.losses import PairBatch, PairLoss, Statistics
-from rmbench.modeling.layout import run_rows
+from rmbench.modeling.layout import run_inputs
 from rmbench.modeling.memory import out_of_memory
 from rmbench.training.feed import MicroBatch, StepInput
-from rmbench.training.window import SUMS, step_sums
+from rmbench.training.metrics_window import SUMS, step_sums
 
 
 class StepGradient:
@@ -97,6 +97,6 @@ class StepGradient:
         return self.loss.statistics(PairBatch.joined(batches), self.total)
 
     def _forward(self, part: MicroBatch) -> PairBatch:
-        output = run_rows(self.model, part.rows.to(self.accelerator.device))
+        output = run_inputs(self.model, part.rows.to(self.accelerator.device))
         norms = None if self.margin_gradients is None else self.margin_gradients.collect(output.margin).norms
         return PairBatch(output, part.rating_margin, norms)

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 
 from rmbench.files import read_jsonl, write_text
 from rmbench.losses import PairBatch, PairLoss, rating_margins
-from rmbench.modeling.layout import Layout, run_rows
+from rmbench.modeling.layout import Layout, run_inputs
 from rmbench.modeling.model import RewardModel
 from rmbench.training.feed import MicroBatch
 
@@ -30,7 +30,7 @@ def not_finite(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     found: list[dict[str, Any]] = []
     for pair in [pair for part in parts for pair in part.pairs]:
-        output = run_rows(model, layout.rows([pair]).to(device))
+        output = run_inputs(model, layout.inputs([pair]).to(device))
         batch = PairBatch(output, rating_margins([pair]), torch.ones_like(output.margin))
         value = loss(batch, loss.statistics(batch, lambda tensor: tensor)).loss.sum()
         gradients = torch.autograd.grad(value, trained, allow_unused=True)

@@ -41,10 +41,10 @@ from rmbench.tracking import Tracker
 from rmbench.training import checkpoints, guards
 from rmbench.training.feed import MicroBatch, StepFeed
 from rmbench.training.gradient import StepGradient
+from rmbench.training.metrics_window import SUMS, TrainState
 from rmbench.training.optimizer import new_optimizer, new_schedule
 from rmbench.training.sampler import StepBatches
 from rmbench.training.signals import EndingSignals
-from rmbench.training.window import SUMS, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class Trainer:
         if norm is None:
             self._skip()
             return {}
-        self.loss.update(totals["size"] / totals["pairs"], statistics)
+        self.loss.update(totals["denominator"] / totals["pairs"], statistics)
         clipped = bool(self.config.max_grad_norm) and norm > self.config.max_grad_norm
         seconds = time.perf_counter() - started
         self.state.count(**totals, grad_norm=norm, clipped=float(clipped), seconds=seconds, steps=1.0)

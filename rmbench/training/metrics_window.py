@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from rmbench.losses import LossTerms
-from rmbench.modeling.layout import Rows
+from rmbench.modeling.layout import BatchInputs
 from rmbench.modeling.throughput import FORWARD_AND_BACKWARD, ModelCost
 
 # Sums over the pairs of a step, reduced over all ranks in one message; `ending`: ranks that were told to end.
-SUMS = ("loss", "accuracy", "margin", "weight", "distance", "size", "close", "pairs", "tokens", "attended", "ending")
-PAIR_MEANS = SUMS[:5]
+PAIR_MEANS = ("loss", "accuracy", "margin", "weight", "distance")
+SUMS = (*PAIR_MEANS, "denominator", "degenerate", "pairs", "tokens", "attended", "ending")
 
 
 @dataclass
@@ -45,18 +45,27 @@ class TrainState:
         return means | {
             "grad_norm": window["grad_norm"] / window["steps"],
             "clip_fraction": window["clipped"] / window["steps"],
-            "close_pairs": window["close"],
+            "degenerate_pairs": window["degenerate"],
             **skipped,
             **_throughput(window, cost, matrix_rate),
         }
 
 
-def step_sums(terms: LossTerms, rows: Rows, dtype: torch.dtype) -> Tensor:
+def step_sums(terms: LossTerms, rows: BatchInputs, dtype: torch.dtype) -> Tensor:
     """The SUMS of one micro-batch."""
     margin = terms.margin
     one = torch.ones_like(margin)
     right = (margin > 0).to(margin.dtype)
-    columns = (terms.loss.detach(), right, margin, terms.weight, terms.distance, terms.size, terms.close, one)
+    columns = (
+        terms.loss.detach(),
+        right,
+        margin,
+        terms.weight,
+        terms.distance,
+        terms.denominator,
+        terms.degenerate,
+        one,
+    )
     counts = torch.tensor([rows.tokens, rows.attended, 0], dtype=dtype, device=margin.device)
     return torch.cat([torch.stack([column.sum().to(dtype) for column in columns]), counts])
 

@@ -10,14 +10,14 @@ import yaml
 from conftest import write_jsonl
 from test_model import ROWS, decoder, encoder
 
-from rmbench import handover
+from rmbench import model_card
 from rmbench.commands import launch
-from rmbench.commands.words import with_recorded
+from rmbench.commands.overrides import with_recorded
 from rmbench.config import BackboneConfig, DatasetConfig, HeadKind, HubConfig
 from rmbench.data.formats import parse_row
 from rmbench.data.text import TokenPair, encode
 from rmbench.errors import UserError
-from rmbench.modeling.layout import Padded, run_rows
+from rmbench.modeling.layout import Padded, run_inputs
 from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 from rmbench.train import train
@@ -51,7 +51,7 @@ def test_a_head_that_transformers_does_not_know_is_marked(train_config):
     config = train_config()
     backbone = dataclasses.replace(config.backbone, head=HeadKind.mlp)
     metrics = {"train_pairs": 8, "eval": {"accuracy": 0.5, "n": 4}}
-    text = handover.card(dataclasses.replace(config, backbone=backbone), {}, metrics)
+    text = model_card.card(dataclasses.replace(config, backbone=backbone), {}, metrics)
     assert "library_name: rmbench" in text
     assert "Only rmbench loads this folder" in text
     assert "AutoModel" not in text
@@ -59,11 +59,11 @@ def test_a_head_that_transformers_does_not_know_is_marked(train_config):
 
 def test_wilson_interval_by_hand():
     # 8 of 10 at z = 1.96: (0.8 + 0.19207 -+ 1.96 sqrt(0.016 + 0.009604)) / 1.38415
-    assert handover._accuracy(0.8, 10) == "0.800 (0.490 to 0.943), n = 10"
+    assert model_card._accuracy(0.8, 10) == "0.800 (0.490 to 0.943), n = 10"
 
 
 def test_text_of_users_is_shown_and_not_interpreted():
-    assert handover._plain("<script>|`x\n# y") == r"\<script\>\|\`x # y"
+    assert model_card._plain("<script>|`x\n# y") == r"\<script\>\|\`x # y"
 
 
 @pytest.mark.parametrize("name", ["name", "a/b/c", "a b/c", "../x/y", "https://hf.co/a/b"])
@@ -164,6 +164,6 @@ def test_the_cards_code_gives_the_rewards_that_training_saw(train_config, tmp_pa
     assert names["inputs"]["input_ids"][0].tolist() == ids
     pair = TokenPair(parse_row(ROWS[0]), ids, ids)
     with torch.no_grad():
-        expected = run_rows(model.eval(), Padded(model.pad_id).rows([pair])).rewards_chosen
+        expected = run_inputs(model.eval(), Padded(model.pad_id).inputs([pair])).rewards_chosen
     assert names["reward"] == pytest.approx(float(expected), abs=1e-5)
     assert ("give it a function" in text) == (kind == "bert")
