@@ -1,10 +1,7 @@
-"""Small real things that several tests use."""
+"""Fixtures of all tests; what they import stands in `helpers`."""
 
-import dataclasses
-import json
 import logging
 import signal
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -21,10 +18,10 @@ from rmbench.config import (
     TrainingConfig,
 )
 
+pytest.register_assert_rewrite("helpers")
+
 # A shell starts what runs in its background with Ctrl-C ignored, and programs hand that down to those they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
@@ -59,17 +56,6 @@ def train_config(tmp_path):
         )
 
     return make
-
-
-def write_jsonl(path: Path, rows) -> Path:
-    """Rows as JSON lines."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def with_training(config: TrainConfig, **changes) -> TrainConfig:
-    """The config with other values under `training`."""
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, **changes))
 
 
 settings.register_profile("rmbench", deadline=None)  # the first call imports torch

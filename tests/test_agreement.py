@@ -13,11 +13,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from helpers.data import SHARED, needs_shared
 from rmbench.config import BenchmarkConfig, EvalConfig, GpuConfig
 from rmbench.data.rowfiles import read_rows
 from rmbench.data.text import DEFAULT_TEMPLATE
 from rmbench.evaluate import evaluate
-from tests.conftest import SHARED
 
 FILE = SHARED / "rewardbench_v1_partial.jsonl.gz"
 VOCABULARY = 2000
@@ -79,7 +79,7 @@ def plain_reward(network, tokenizer, prompt, response):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not FILE.is_file(), reason="needs the shared data")
+@needs_shared
 @pytest.mark.parametrize("name", NETWORKS)
 def test_scores_agree_with_one_text_at_a_time(name, tmp_path):
     rows = [row for _, row in read_rows(FILE)]

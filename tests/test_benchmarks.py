@@ -5,13 +5,13 @@ import math
 
 import pytest
 
+from helpers.data import SHARED, needs_shared, write_jsonl
 from rmbench.benchmarks import judgebench, pairs, rewardbench, rewardbench2, rm_bench
 from rmbench.benchmarks.formula import results
 from rmbench.benchmarks.registry import find
 from rmbench.benchmarks.scores import ScoreRow, from_line, read_scores
 from rmbench.config import BenchmarkConfig
 from rmbench.errors import UserError
-from tests.conftest import SHARED, write_jsonl
 
 # The README of RewardBench (commit 05a9005) shows these subset accuracies; the sections below were computed with its
 # `calculate_scores_per_section`.
@@ -304,7 +304,7 @@ def test_score_lines_come_back_and_bad_ones_are_refused(tmp_path):
     assert from_line({"id": 1, "subset": "a", "score_chosen": None, "score_rejected": 1}).nan
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data")
+@needs_shared
 def test_six_languages_of_one_humaneval_task_are_one_cluster():
     items = load("rewardbench", SHARED / "rewardbench_v1_partial.jsonl.gz")
     assert not any(item.cluster for item in items if not item.subset.startswith("hep-"))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import with_training
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from helpers.runs import with_training
 from rmbench import runs
 from rmbench.files import read_json, write_json
 from rmbench.train import train

@@ -5,11 +5,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from helpers.data import write_jsonl
 from rmbench.benchmarks.scores import ScoreRow
 from rmbench.cli import app
 from rmbench.compare import compare
 from rmbench.errors import UserError
-from tests.conftest import write_jsonl
 
 
 def scores(folder, margins, benchmark="pairs", subset=lambda i: "a", **more):

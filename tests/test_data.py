@@ -1,25 +1,22 @@
-"""BatchInputs to pairs: what is used, what is dropped and counted, and how splits are cut."""
+"""Rows to pairs: what is used, what is dropped and counted, and how splits are cut."""
 
 import dataclasses
 import gzip
 import json
 import logging
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_formats import ROWS, check_pair
 
+from helpers.data import SHARED, check_pair, needs_shared
+from helpers.strategies import ROWS
 from rmbench.config import DatasetConfig, OnBadRow, SyntheticConfig
 from rmbench.data import hub
 from rmbench.data.dataset import fingerprint, hold_out, load_dataset, load_pairs, read_rows, subsample
 from rmbench.data.messages import BadRow
 from rmbench.data.published import PUBLISHED
 from rmbench.errors import UserError
-
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
 
 
 def row(prompt="Q", chosen="good", rejected="bad", **more):

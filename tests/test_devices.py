@@ -5,20 +5,20 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import with_training
 from safetensors.torch import load_file
 
+from helpers.paths import HELPERS
+from helpers.runs import with_training
 from rmbench.commands import launch
 from rmbench.config import Device, GpuConfig, Precision, Strategy
 from rmbench.errors import UserError
 from rmbench.modeling.devices import deepspeed_config, make_accelerator, processes, wrapped
 from rmbench.training.setup import _refuse_too_few
 
-SCRIPT = Path(__file__).with_name("two_processes.py")
+SCRIPT = HELPERS / "two_processes.py"
 SMALL = "training.batch_size=16 dataset.train_size=64 dataset.eval_size=32 tracking=none gpu.device=cpu".split()
 
 

@@ -5,11 +5,12 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, GemmaConfig, LlamaConfig
 
+from helpers import step_memory
+from helpers.step_memory import network, pairs_of
 from rmbench.config import BackboneConfig, LoraConfig, Strategy
 from rmbench.data.formats import parse_row
-from rmbench.data.text import TokenPair, tokenize_pairs
+from rmbench.data.text import tokenize_pairs
 from rmbench.modeling.estimate import GIGABYTE, estimate
 from rmbench.modeling.layout import Padded, Shared
 from rmbench.modeling.loading import new_reward_model
@@ -30,19 +31,6 @@ LLAMA_3B = {
     "num_key_value_heads": 8,
     "head_dim": 128,
 }
-
-
-def pairs_of(n, length):
-    message = [{"role": "user", "content": "x"}]
-    pair = parse_row({"prompt": message, "chosen": "yes", "rejected": "no"})
-    return [TokenPair(pair, [1] * length + [2], [1] * length + [3]) for _ in range(n)]
-
-
-def network(kind, layers, vocabulary=64, **shape):
-    config = {"gemma": GemmaConfig, "llama": LlamaConfig}[kind](
-        vocab_size=vocabulary, num_hidden_layers=layers, pad_token_id=0, num_labels=1, **shape
-    )
-    return AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
 
 
 def test_weights_gradients_and_moments_by_hand():
@@ -96,38 +84,12 @@ def test_the_shapes_of_the_papers_backbones(kind, shape, layers, vocabulary, par
     add_adapters(one.network, LoraConfig(r=8), None, None, 0)
 
 
-MEASURED = """
-import sys, torch
-sys.path[:0] = sys.argv[1].split(":")
-from test_estimate import *
-layout = {"padded": Padded(0), "shared": Shared(0)}[sys.argv[2]]
-kind = sys.argv[3]
-shape = dict(hidden_size=512, intermediate_size=1408, num_attention_heads=8, num_key_value_heads=4, head_dim=64)
-model = RewardModel(network(kind, 6, **shape))
-few, many = pairs_of(2, 40), pairs_of(8, 1000 if sys.argv[2] == "shared" else 500)
-found = estimate(model, layout, few)
-optimizer = torch.optim.AdamW(model.parameters())
-def step(pairs):
-    output = run_inputs(model, layout.inputs(pairs))
-    output.margin.sum().backward()
-    optimizer.step()
-from rmbench.modeling.layout import run_inputs
-step(few)
-def peak():  # of this process since it began; ru_maxrss is that of its parent, too
-    lines = dict(line.split(":") for line in open("/proc/self/status").read().splitlines())
-    return int(lines["VmHWM"].split()[0]) * 1024
-before = peak()
-step(many)
-print(found.per_token * sum(map(layout.cost, many)), peak() - before)
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("layout", ["padded", "shared"])
 @pytest.mark.parametrize("kind", ["llama", "gemma"])
 def test_activations_against_the_measured_peak(layout, kind):
-    words = [sys.executable, "-c", MEASURED, ":".join(sys.path), layout, kind]
+    words = [sys.executable, step_memory.__file__, layout, kind]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     estimated, measured = map(float, done.stdout.split())

@@ -24,23 +24,23 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from helpers.data import write_jsonl
+from helpers.models import WORDS, make_checkpoint
+from helpers.runs import eval_config
 from rmbench import runs
 from rmbench.benchmarks.run import forget_other_scores
 from rmbench.benchmarks.scores import ScoreLog
-from rmbench.config import BackboneConfig, BenchmarkConfig, Compat, EvalConfig, GpuConfig, LayoutName
+from rmbench.config import BenchmarkConfig, Compat, LayoutName
 from rmbench.data.formats import parse_row
 from rmbench.data.text import TokenPair
 from rmbench.errors import UserError
 from rmbench.evaluate import evaluate
 from rmbench.files import read_jsonl, write_json
 from rmbench.modeling.layout import Padded, run_inputs
-from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model
+from rmbench.modeling.loading import load_reward_model, save_reward_model
 from rmbench.modeling.model import fingerprint
 from rmbench.modeling.tiny import tiny_tokenizer
 from rmbench.train import train
-from tests.conftest import write_jsonl
-
-WORDS = ("write about the lion and the tiger", "sorry i can not help you", "three four five words", "yes this is")
 
 
 @pytest.fixture
@@ -49,27 +49,12 @@ def checkpoint(tmp_path):
     return make_checkpoint(tmp_path / "model")
 
 
-def make_checkpoint(folder, seed=0):
-    model, tokenizer = new_reward_model(BackboneConfig(), "sdpa", seed)
-    for p in model.network.base_model.parameters():
-        if p.dim() > 1:
-            torch.nn.init.normal_(p, std=0.2)
-    save_reward_model(model, tokenizer, folder)
-    return folder
-
-
 def pair_file(tmp_path, n=60):
     text = lambda i, k: " ".join(WORDS[(i + j) % 4] for j in range(k))  # noqa: E731
     rows = [
         {"prompt": text(i, 1 + i % 5), "chosen": text(i + 1, 1 + i % 3), "rejected": text(i + 2, 2)} for i in range(n)
     ]
     return write_jsonl(tmp_path / "pairs.jsonl", rows)
-
-
-def eval_config(checkpoint, name, path, folder, **more):
-    gpu = GpuConfig(eval_tokens=more.pop("eval_tokens", 16384))
-    benchmark = BenchmarkConfig(name=name, path=str(path) if path else None)
-    return EvalConfig(benchmark=benchmark, gpu=gpu, checkpoint=str(checkpoint), run_dir=str(folder), **more)
 
 
 def scores_of(folder):

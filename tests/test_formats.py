@@ -6,21 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.data import bot, check_pair, system, user
+from helpers.strategies import ROWS, TEXTS, TURNS
 from rmbench.data.formats import Pair, is_empty, parse_row
 from rmbench.data.messages import BadRow
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def bot(text):
-    return {"role": "assistant", "content": text}
-
-
-def system(text):
-    return {"role": "system", "content": text}
-
 
 EXPECTED = ([user("Q")], [bot("good")], [bot("bad")])
 FORMS = {
@@ -173,45 +162,6 @@ def test_the_caller_decides_about_empty_and_identical_responses():
     pair = parse_row({"prompt": "Q", "chosen": " ", "rejected": " "})
     assert pair.chosen == pair.rejected
     assert is_empty(pair.chosen)
-
-
-TEXTS = st.sampled_from(["", " ", "Q", "Q good", "\n\nHuman: Q\n\nAssistant: a", "\n\nHuman: Q", "\ud800"]) | st.text()
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
-MESSAGES = st.lists(
-    st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": TEXTS})
-    | st.dictionaries(st.sampled_from(["role", "content", "tool_calls"]), LEAVES),
-    max_size=4,
-)
-ANYTHING = st.recursive(LEAVES | MESSAGES, lambda x: st.lists(x, max_size=3) | st.dictionaries(TEXTS, x, max_size=3))
-COLUMNS = [
-    "prompt",
-    "chosen",
-    "rejected",
-    "margin",
-    "chosen_score",
-    "rejected_score",
-    "id",
-    "subset",
-    "system",
-    "input",
-]
-TURNS = [system("S"), user("Q"), user("R"), bot("a"), bot("b")]
-LIKELY = st.fixed_dictionaries(
-    {column: st.lists(st.sampled_from(TURNS), max_size=4) | TEXTS for column in ("chosen", "rejected")},
-    optional={"prompt": st.lists(st.sampled_from(TURNS), max_size=3) | TEXTS},
-)
-ROWS = st.dictionaries(st.sampled_from(COLUMNS), ANYTHING) | LIKELY
-
-
-def check_pair(pair):
-    """What every pair promises to those who render it."""
-    assert pair.prompt[-1]["role"] == "user"
-    for response in (pair.chosen, pair.rejected):
-        assert response[0]["role"] == response[-1]["role"] == "assistant"
-    for message in [*pair.prompt, *pair.chosen, *pair.rejected]:
-        assert set(message) == {"role", "content"}
-        message["content"].encode()
-    assert pair.rating_margin is None or abs(pair.rating_margin) < float("inf")
 
 
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])  # the first text is slow

@@ -1,100 +1,23 @@
-"""What is learnt depends on the global batch, not on how it is split into forward passes and over processes.
-
-Run by `torch.distributed.run` with a folder as its argument, this file trains under each loss in two processes.
-"""
+"""What is learnt depends on the global batch, not on how it is split into forward passes and over processes."""
 
 import dataclasses
 import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from rmbench.config import (
-    BackboneConfig,
-    DatasetConfig,
-    Device,
-    DistanceConfig,
-    GpuConfig,
-    Gradient,
-    LossConfig,
-    Measure,
-    RegularizerConfig,
-    TrainingConfig,
-)
+from helpers import float64_training
+from helpers.float64_training import LOSSES, assert_same, trained_in_float64
 from rmbench.data.dataset import load_dataset
-from rmbench.data.ratings import with_scaled_ratings
 from rmbench.data.text import tokenize_pairs
-from rmbench.diagnostics.records import PairRecorder
 from rmbench.files import read_jsonl
-from rmbench.losses import PairLoss
-from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout import Padded, Shared, run_inputs
 from rmbench.modeling.loading import new_reward_model
-from rmbench.tracking import Tracker
 from rmbench.train import train
-from rmbench.training.trainer import Trainer
-
-
-def by_distance(**changes):
-    return LossConfig(weighting="distance", distance=DistanceConfig(**changes))
-
-
-LOSSES = {
-    "bt": LossConfig(),
-    "normbt": by_distance(),
-    "bsr": LossConfig(regularizer=RegularizerConfig(bsr=0.5)),
-    "centred_cosine": by_distance(measure=Measure.centred_cosine),
-    "mean_one": by_distance(normalize=True),
-    "whitened_batch_mean": by_distance(measure=Measure.whitened, ema=False),
-    "exact": LossConfig(weighting="exact"),
-    "margin_out_pos_reg": dataclasses.replace(
-        by_distance(), pairwise="bt_margin_out", regularizer=RegularizerConfig(pos_reg=0.2)
-    ),
-}
-
-
-def trained_in_float64(loss_config, layout, folder, **changes):
-    """Parameters and the state of the loss; stock RMSNorm computes in float32 all the same."""
-    training = TrainingConfig(
-        **{"batch_size": 16, "learning_rate": 1e-3, "max_grad_norm": 0, "max_steps": 6, **changes}
-    )
-    loss = PairLoss(loss_config)
-    dataset = load_dataset(DatasetConfig(name="synthetic", train_size=64, eval_size=32))
-    if loss.needs_rating:
-        dataset.train = with_scaled_ratings(dataset.train, loss_config.rating_scale, loss_config.pairwise)
-    model, tokenizer = new_reward_model(BackboneConfig(), "sdpa", seed=0)
-    pairs, _ = tokenize_pairs(dataset.train, tokenizer, 64)
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(
-        training,
-        model=model.double(),
-        tokenizer=tokenizer,
-        loss=loss,
-        train_pairs=pairs,
-        eval_pairs=pairs[:4],
-        accelerator=make_accelerator(GpuConfig(device=Device.cpu)),
-        folder=folder,
-        recorder=PairRecorder(folder, 0, Gradient.off),
-        tracker=Tracker(),
-        layout=layout(model.pad_id),
-        eval_layout=layout(model.pad_id),
-        eval_tokens=1000,
-        seed=0,
-    )
-    trainer.train()
-    parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
-    return parameters | {f"loss.{name}": value for name, value in loss.state_dict().items()}
-
-
-def assert_same(ours, expected):
-    assert ours.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(ours[name], value, rtol=1e-7, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
 
 
 @pytest.mark.parametrize(("name", "layout"), [*((name, Shared) for name in LOSSES), ("bt", Padded), ("normbt", Padded)])
@@ -123,7 +46,15 @@ def test_exact_weights_are_mu_over_the_norm_of_each_pairs_whole_gradient(tmp_pat
 
 
 def test_two_processes_learn_what_one_does_under_every_loss(tmp_path):
-    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", __file__, str(tmp_path)]
+    launched = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        float64_training.__file__,
+        str(tmp_path),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(launched, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -133,15 +64,3 @@ def test_two_processes_learn_what_one_does_under_every_loss(tmp_path):
             assert_same(torch.load(tmp_path / name / f"rank-{rank}.pt"), expected)
         history = read_jsonl(tmp_path / name / "two" / "history.jsonl")
         assert history[-1]["loss"] == pytest.approx(read_jsonl(tmp_path / name / "one" / "history.jsonl")[-1]["loss"])
-
-
-def main(folder):
-    for name, config in LOSSES.items():
-        # so many tokens that one process passes twice, the other once, in some steps
-        learnt = trained_in_float64(config, Shared, folder / name / "two", micro_batch_tokens=170)
-        torch.save(learnt, folder / name / f"rank-{os.environ['RANK']}.pt")
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from test_layout import GROUPED, SMALL, pairs_of_all_kinds, reward_model
 from torch import nn
 from torch.nn.functional import linear, logsigmoid
 from transformers import (
@@ -18,6 +17,7 @@ from transformers import (
     RobertaConfig,
 )
 
+from helpers.layouts import GROUPED, SMALL, pairs_of_all_kinds, reward_model
 from rmbench.config import LoraConfig
 from rmbench.diagnostics.gradients import PairGradients, block_of
 from rmbench.diagnostics.rules import outer_square

@@ -5,11 +5,12 @@ import math
 
 import pytest
 import torch
-from test_global_batch import assert_same, trained_in_float64
-from test_layout import outcome, pairs_of_all_kinds, reward_model, token_pair
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MiniCPM3Config, Qwen2Config
 
+from helpers import float64_training
+from helpers.float64_training import assert_same, trained_in_float64
+from helpers.layouts import outcome, pairs_of_all_kinds, reward_model, token_pair
 from rmbench.commands.losses import card
 from rmbench.config import (
     BackboneConfig,
@@ -77,7 +78,7 @@ def by_hand_pair(log_prob_chosen, log_prob_rejected):
 def test_the_log_probability_by_hand():
     # two states; logits (ln 3, 0) and (0, ln 4): token 0 has 3/4, token 1 has 4/5
     head = LanguageHead(torch.tensor([[math.log(3), 0.0], [0.0, math.log(4)]]))
-    rows = WithLikelihood(Padded(0)).rows([token_pair("a", [1, 0, 1], [1, 1])])
+    rows = WithLikelihood(Padded(0)).inputs([token_pair("a", [1, 0, 1], [1, 1])])
     assert rows.predicting.tolist() == [0, 1, 3]  # behind the common token 1; rows are three tokens long
     assert rows.predicted.tolist() == [0, 1, 1]
     states = torch.tensor([[1.0, 0.0], [0.0, 1.0], [9.0, 9.0], [1.0, 0.0], [9.0, 9.0], [9.0, 9.0]])
@@ -89,7 +90,7 @@ def test_the_log_probability_by_hand():
 
 
 def test_packed_rows_predict_each_first_own_token_from_the_last_common_one():
-    rows = WithLikelihood(Shared(0)).rows([token_pair("a", [5, 6, 7, 8], [5, 6, 9]), token_pair("b", [3, 3], [4])])
+    rows = WithLikelihood(Shared(0)).inputs([token_pair("a", [5, 6, 7, 8], [5, 6, 9]), token_pair("b", [3, 3], [4])])
     # 5 6 | 7 8 | 9 and | 3 3 | 4, where nothing is before the first tokens
     assert rows.input_ids.tolist() == [[5, 6, 7, 8, 9, 3, 3, 4]]
     assert rows.predicting.tolist() == [1, 2, 1, 5]
@@ -135,7 +136,7 @@ def test_layouts_agree_in_losses_and_gradients(config, loss, monkeypatch):
     model, pairs, results = tied(config), pairs_of_all_kinds(), []
     for layout in (Padded(0), Shared(0), Shared(0, multiple=128)):
         model.zero_grad()
-        output = run_inputs(model, WithLikelihood(layout).rows(pairs))
+        output = run_inputs(model, WithLikelihood(layout).inputs(pairs))
         PairLoss(loss)(output).loss.sum().backward()
         likelihoods = torch.stack([output.log_prob_chosen, output.log_prob_rejected]).detach()
         results.append((likelihoods, {name: p.grad.clone() for name, p in model.named_parameters()}))
@@ -169,7 +170,7 @@ def test_plain_transformers_finds_the_responses_as_likely(config, tmp_path):
     model, _ = new_reward_model(backbone, "eager" if config.model_type == "gemma2" else "sdpa", 0)
     model.language = language_head(model, backbone)
     pairs = [pair for pair in pairs_of_all_kinds() if pair.prefix]
-    output = run_inputs(model.eval(), WithLikelihood(Padded(model.pad_id)).rows(pairs))
+    output = run_inputs(model.eval(), WithLikelihood(Padded(model.pad_id)).inputs(pairs))
     for ours, side in ((output.log_prob_chosen, "chosen"), (output.log_prob_rejected, "rejected")):
         for pair, got in zip(pairs, ours.tolist(), strict=True):
             ids = torch.tensor([getattr(pair, side)])
@@ -185,7 +186,7 @@ def test_gradients_are_those_of_plain_autograd(tmp_path):
     model, _ = new_reward_model(backbone, "sdpa", 0)
     model.language = language_head(model, backbone)
     pair = token_pair("a", [5, 6, 7, 8, 9], [5, 6, 11, 12])
-    output = run_inputs(model, WithLikelihood(Shared(model.pad_id)).rows([pair]))
+    output = run_inputs(model, WithLikelihood(Shared(model.pad_id)).inputs([pair]))
     (-logsigmoid(0.1 * output.log_prob_chosen)).sum().backward()
     logits = plain(torch.tensor([pair.chosen])).logits[0].log_softmax(-1)
     (-logsigmoid(0.1 * (logits[1, 7] + logits[2, 8] + logits[3, 9]))).backward()
@@ -196,16 +197,14 @@ def test_gradients_are_those_of_plain_autograd(tmp_path):
 
 @pytest.mark.parametrize("layout", [Shared, Padded])
 def test_micro_batches_do_not_change_what_is_learnt(tmp_path, layout, monkeypatch):
-    import test_global_batch
-
-    new = test_global_batch.new_reward_model
+    new = float64_training.new_reward_model
 
     def with_language(config, attention, seed):
         model, tokenizer = new(config, attention, seed)
         model.language = language_head(model, config)
         return model, tokenizer
 
-    monkeypatch.setattr(test_global_batch, "new_reward_model", with_language)
+    monkeypatch.setattr(float64_training, "new_reward_model", with_language)
     regularizer = RegularizerConfig(sft=0.5, dpo=0.5, bsr=0.1)
     config = LossConfig(weighting="distance", regularizer=regularizer)
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 import torch
-from test_model import ROWS, decoder, encoder
 from transformers import AutoModelForSequenceClassification, LlamaForSequenceClassification
 
+from helpers.models import ROWS, decoder, encoder
 from rmbench.config import BackboneConfig, HeadInit, HeadKind, LossConfig, RegularizerConfig
 from rmbench.data.formats import parse_row
 from rmbench.data.text import tokenize_pairs

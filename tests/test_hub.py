@@ -8,11 +8,11 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
+from helpers.paths import HELPERS
 from rmbench.data import hub
 from rmbench.errors import UserError
 
@@ -71,7 +71,7 @@ def attempt(cases, endpoint, cache):
     """What a new process says to each case, and the seconds it took over it."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and "proxy" not in key.lower()}
     env = kept | {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    script = Path(__file__).with_name("hub_cases.py")
+    script = HELPERS / "hub_cases.py"
     done = subprocess.run(
         [sys.executable, script, json.dumps(cases)], env=env, capture_output=True, text=True, timeout=120, check=False
     )

@@ -10,9 +10,8 @@ from collections import Counter, defaultdict
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import SHARED, write_jsonl
-from test_formats import bot, system, user
 
+from helpers.data import SHARED, bot, needs_shared, system, user, write_jsonl
 from rmbench.config import BackboneConfig, BenchmarkConfig, DatasetConfig, InspectConfig, LengthPolicy, OnBadRow, OnTie
 from rmbench.data.dataset import load_dataset
 from rmbench.data.rowfiles import read_rows
@@ -23,8 +22,6 @@ from rmbench.inspection import token_checks
 from rmbench.inspection.page import as_html
 from rmbench.inspection.token_checks import Reading, check_tokenizer, check_tokens, seen_text
 from rmbench.modeling.tiny import TEMPLATE, tiny_tokenizer
-
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
 
 
 @pytest.fixture

@@ -3,20 +3,17 @@
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.paths import CHECKOUT
 
 
 def test_the_wheel_holds_conf_and_works_away_from_the_checkout(tmp_path):
-    code = (
-        f"import os; os.chdir({str(ROOT)!r}); from hatchling.build import build_wheel; build_wheel({str(tmp_path)!r})"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    build = f"from hatchling.build import build_wheel; build_wheel({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=CHECKOUT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    yamls = {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
+    yamls = {path.relative_to(CHECKOUT / "conf") for path in (CHECKOUT / "conf").rglob("*.yaml")}
     site = tmp_path / "site" / "rmbench" / "conf"
     assert {path.relative_to(site) for path in site.rglob("*.yaml")} == yamls
     done = subprocess.run(

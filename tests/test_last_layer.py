@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 import torch
-from test_layout import CPU, SHARING, outcome, pairs_of_all_kinds, reward_model, token_pair
 
+from helpers.layouts import CPU, SHARING, outcome, pairs_of_all_kinds, reward_model, token_pair
 from rmbench.config import LayoutName
 from rmbench.modeling.attention import Packing, Span
 from rmbench.modeling.layout import Padded, Shared

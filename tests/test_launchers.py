@@ -8,9 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import write_jsonl
-from test_model import ROWS
 
+from helpers.data import write_jsonl
+from helpers.models import ROWS
 from rmbench.commands import pool
 from rmbench.commands.completion import suggestions
 from rmbench.commands.compose import composed

@@ -8,11 +8,12 @@ from importlib.util import find_spec
 import peft
 import pytest
 import torch
-from conftest import with_training, write_jsonl
 from safetensors.torch import load_file
-from test_model import ROWS, decoder, encoder
 from transformers import AutoModelForSequenceClassification, LlamaForCausalLM
 
+from helpers.data import write_jsonl
+from helpers.models import ROWS, decoder, encoder
+from helpers.runs import with_training
 from rmbench.config import BackboneConfig, DatasetConfig, LayoutName, LoraConfig
 from rmbench.data.formats import parse_row
 from rmbench.data.text import tokenize_pairs
@@ -198,7 +199,7 @@ def test_qlora_exports_the_rewards_it_trained_with(tmp_path):
 def test_adapters_on_fewer_bits_learn_after_an_evaluation_what_they_learn_before(tmp_path, bits):
     decoder("llama", tmp_path)
     model, _, pairs = adapted(tmp_path, bits=bits)
-    rows = Padded(stirred(model).pad_id).rows(pairs)
+    rows = Padded(stirred(model).pad_id).inputs(pairs)
 
     def gradients():
         model.train().zero_grad()

@@ -3,11 +3,11 @@
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from helpers.paths import CHECKOUT
 from rmbench.commands.losses import all_cards, card
 from rmbench.config import LossConfig
 from rmbench.errors import UserError
@@ -16,7 +16,7 @@ from rmbench.losses.cards import curves, markdown
 from rmbench.modeling.output import PairOutput
 from rmbench.paths import conf_dir
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+README = (CHECKOUT / "README.md").read_text()
 
 
 def test_the_readmes_table_is_the_codes():

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.batches import random_batch
 from rmbench.config import DistanceConfig, LossConfig, Measure, RegularizerConfig
 from rmbench.diagnostics.records import head_gradient_norm
 from rmbench.errors import UserError
@@ -39,15 +40,6 @@ def tensor(values, dtype=torch.float64):
 
 def output(rewards_chosen, rewards_rejected, embeddings_chosen, embeddings_rejected):
     return PairOutput(*map(tensor, (rewards_chosen, rewards_rejected, embeddings_chosen, embeddings_rejected)))
-
-
-def random_batch(pairs, hidden, seed, scale=1.0):
-    """Random embeddings, a head, and the rewards that it gives them; rating margins above 0."""
-    generator = torch.Generator().manual_seed(seed)
-    h_w, h_l = (torch.randn(pairs, hidden, generator=generator, dtype=torch.float64) for _ in range(2))
-    head = (scale * torch.randn(hidden, generator=generator, dtype=torch.float64)).requires_grad_()
-    rating = torch.rand(pairs, generator=generator, dtype=torch.float64)
-    return PairBatch(PairOutput(h_w @ head, h_l @ head, h_w, h_l), rating), head
 
 
 def test_every_pairwise_loss_has_a_value_by_hand():

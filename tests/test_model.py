@@ -4,22 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import write_jsonl
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BertConfig,
-    BertModel,
-    BertTokenizerFast,
-    GemmaConfig,
-    GemmaForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
+from helpers.data import write_jsonl
+from helpers.models import ROWS, decoder, encoder
 from rmbench.config import BackboneConfig, DatasetConfig, LengthPolicy
 from rmbench.data.formats import parse_row
 from rmbench.data.text import cut, encode, tokenize_pairs
@@ -28,45 +19,6 @@ from rmbench.modeling.layout import Padded, run_inputs
 from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model
 from rmbench.modeling.tiny import tiny_tokenizer
 from rmbench.train import train
-
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-ROWS = [
-    {"prompt": f"what is {i} and {i}", "chosen": "yes " * (i % 5 + 1) + str(i), "rejected": "no, not at all " * (i % 3)}
-    for i in range(1, 25)
-]
-
-
-def decoder(kind, folder):
-    """A causal LM with random weights; its tokenizer has no chat template, and pads with EOS."""
-    raw = tiny_tokenizer()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw.backend_tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>"
-    )
-    config_class, model_class = {
-        "llama": (LlamaConfig, LlamaForCausalLM),
-        "gemma": (GemmaConfig, GemmaForCausalLM),
-        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    }[kind]
-    config = config_class(
-        vocab_size=len(raw),
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=256,
-        attention_dropout=0.1,
-        **SMALL,
-    )
-    torch.manual_seed(1)
-    model_class(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def encoder(folder):
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"what is and yes no not at all user assistant : , ?".split()]
-    (folder / "vocab.txt").write_text("\n".join(words + [str(i) for i in range(30)]))
-    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
-    torch.manual_seed(1)
-    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **SMALL)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 @pytest.fixture(params=["llama", "gemma", "qwen3", "bert"])

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 import pytest
 import torch
 import yaml
-from conftest import write_jsonl
-from test_model import ROWS, decoder, encoder
 
+from helpers.data import write_jsonl
+from helpers.models import ROWS, decoder, encoder
 from rmbench import model_card
 from rmbench.commands import launch
 from rmbench.commands.overrides import with_recorded

@@ -3,8 +3,8 @@
 from collections import Counter
 
 import pytest
-from conftest import write_jsonl
 
+from helpers.data import write_jsonl
 from rmbench.config import DatasetConfig, NoiseConfig
 from rmbench.data.dataset import load_dataset
 from rmbench.data.noise import NEAR_DUPLICATE

@@ -5,8 +5,9 @@ import re
 
 import pytest
 from omegaconf import OmegaConf
-from test_reporting import Page, write_run
 
+from helpers.pages import Page
+from helpers.runs import write_run
 from rmbench.commands import launch
 from rmbench.commands.compose import combinations, composed, without_hydra
 from rmbench.files import flat

@@ -6,10 +6,11 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
-from conftest import write_jsonl
+
+from helpers.data import write_jsonl
+from helpers.paths import HELPERS
 
 MARK = "planted7f3a"  # in every name that the data mention
 
@@ -91,7 +92,7 @@ def test_nothing_that_the_data_name_is_opened_reached_or_written(tmp_path, liste
     control.read_bytes()
     reading_is_noted = control.stat().st_atime > 1_000_000_000
 
-    program = Path(__file__).with_name("opened.py")
+    program = HELPERS / "opened.py"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HOME": str(tmp_path / "home")}
     done = subprocess.run(
         [sys.executable, program, json.dumps(runs), tmp_path / "seen.json"],

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import with_training
-from test_layout import token_pair
 from torch.nn.functional import logsigmoid
 
+from helpers.layouts import token_pair
+from helpers.runs import with_training
 from rmbench.config import (
     BackboneConfig,
     DiagnosticsConfig,

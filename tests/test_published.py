@@ -8,12 +8,11 @@ import re
 
 import pyarrow as pa
 import pytest
-from conftest import write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
-from test_formats import bot, check_pair, user
 
+from helpers.data import bot, check_pair, user, write_jsonl
 from rmbench.config import DatasetConfig, OnBadRow
 from rmbench.data.dataset import load_dataset
 from rmbench.data.published import PUBLISHED, SUMMARIZE

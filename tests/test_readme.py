@@ -3,9 +3,10 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+from helpers.paths import CHECKOUT
+
+README = (CHECKOUT / "README.md").read_text()
 COMMANDS = [
     line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()
 ]
@@ -31,4 +32,4 @@ def test_the_three_uses_run_one_after_another(tmp_path):
 def test_the_two_scripts_are_there():
     scripts = [line.split()[1] for line in COMMANDS if line.startswith("bash ")]
     assert scripts == ["scripts/quickstart.sh", "scripts/test.sh"]
-    assert all((Path(__file__).resolve().parents[1] / script).is_file() for script in scripts)
+    assert all((CHECKOUT / script).is_file() for script in scripts)

@@ -5,12 +5,13 @@ import gzip
 import json
 import math
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import SHARED
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+from helpers.data import SHARED, needs_shared
+from helpers.paths import SCRIPTS
+
+sys.path.insert(0, str(SCRIPTS))
 import rebuild_data
 
 
@@ -133,7 +134,7 @@ def test_rewardbench_of_small_clones(tmp_path, monkeypatch, capsys):
     assert "or --llmbar and --octopack" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the data beside the repository")
+@needs_shared
 def test_clones_that_say_what_the_data_say_give_the_data(tmp_path, monkeypatch):
     """The list, the rules and every byte; that the true clones say the same is not shown here."""
     folders = collections.defaultdict(list)
@@ -168,7 +169,7 @@ def test_clones_that_say_what_the_data_say_give_the_data(tmp_path, monkeypatch):
         assert made == there, name
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the data beside the repository")
+@needs_shared
 def test_the_rules_that_the_script_states_hold_in_every_row():
     used, instructions = collections.Counter(), {}
     for split, n in (("train", 9525), ("test", 1060)):

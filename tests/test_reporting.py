@@ -1,7 +1,6 @@
 """Reports of run folders that are written here: verdicts by hand, selection, a page that stands alone."""
 
 import dataclasses
-import html.parser
 import json
 import re
 import shutil
@@ -9,6 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
+from helpers.pages import Page
+from helpers.runs import write_run
 from rmbench.errors import UserError
 from rmbench.report import report
 from rmbench.reporting import plots
@@ -16,27 +17,6 @@ from rmbench.reporting.charts import Axis, Bar, Line, forest, lines
 from rmbench.reporting.collect import Group, find_runs, group_runs, summarised
 from rmbench.reporting.selection import best_of
 from rmbench.reporting.verdicts import default_baseline, headlines, verdicts
-
-SECTIONS = ("a", "b")
-
-
-def write_run(folder, words, wins, held_out=None, ids=None):
-    """A finished run whose benchmark items are won where `wins` says; items take turns in two sections."""
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra" / "overrides.yaml").write_text("".join(f"- {json.dumps(word)}\n" for word in words))
-    (folder / "config.yaml").write_text("seed: 0\n")
-    accuracy = float(np.mean(wins))
-    evaluation = {"accuracy": accuracy if held_out is None else held_out, "sections": {}, "n": 10}
-    benchmark = {"benchmark": "pairs", "score": accuracy, "sections": {}}
-    (folder / "metrics.json").write_text(json.dumps({"eval": evaluation, "benchmark": benchmark}))
-    rows = [
-        {"id": str(i), "subset": SECTIONS[i % 2], "score_chosen": float(won), "score_rejected": 0.5, "distance": i}
-        for i, won in zip(ids or range(len(wins)), wins, strict=True)
-    ]
-    (folder / "eval" / "pairs").mkdir(parents=True)
-    (folder / "eval" / "pairs" / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "history.jsonl").write_text("".join(json.dumps({"step": s, "loss": 1 / s}) + "\n" for s in (1, 2, 3)))
-    return folder
 
 
 @pytest.fixture
@@ -245,31 +225,6 @@ def test_broken_and_unfinished_runs_are_named_and_the_rest_is_reported(compared)
         assert f"`{name}`: unfinished" in text
     assert "normbt, pairs:" in text.partition("## Notes")[2]
     assert "loss=normbt" in (compared / "report.html").read_text()
-
-
-class Page(html.parser.HTMLParser):
-    """Open elements, and whatever could reach out of the file."""
-
-    VOID = {"meta", "line", "circle", "polygon", "polyline", "br"}
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.loads, self.links, self.counts = [], [], [], {}
-
-    def handle_starttag(self, tag, attrs):
-        self.counts[tag] = self.counts.get(tag, 0) + 1
-        references = [
-            value for name, value in attrs if name in ("src", "href", "xlink:href", "action", "srcset", "data")
-        ]
-        (self.links if tag == "a" else self.loads).extend(references)  # the reader clicks a link; nothing is loaded
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.counts[tag] = self.counts.get(tag, 0) + 1
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
 
 
 def test_the_page_stands_alone_is_well_formed_and_shows_no_foreign_markup(compared):

@@ -14,11 +14,12 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from test_evaluate import WORDS, eval_config, make_checkpoint
 
+from helpers.data import write_jsonl
+from helpers.models import WORDS, make_checkpoint
+from helpers.runs import eval_config
 from rmbench.benchmarks import rewardbench, rewardbench2
 from rmbench.evaluate import evaluate
-from tests.conftest import write_jsonl
 
 FOLDER = os.environ.get("REWARDBENCH")
 

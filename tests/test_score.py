@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.data import write_jsonl
+from helpers.models import WORDS, make_checkpoint
 from rmbench.config import GpuConfig, ScoreConfig, ScoringConfig
 from rmbench.data.rowfiles import read_rows
 from rmbench.errors import UserError
 from rmbench.score import score
 from rmbench.statistics.best_of_n import curve, expected_gold
-from tests.conftest import write_jsonl
-from tests.test_evaluate import WORDS, make_checkpoint
 
 
 @pytest.fixture(scope="module")

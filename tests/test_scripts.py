@@ -3,11 +3,10 @@
 import importlib
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+from helpers.paths import SCRIPTS
 
 
 @pytest.fixture

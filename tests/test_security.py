@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_model import decoder
 
 import rmbench
+from helpers.models import decoder
 from rmbench.config import TrackingConfig
 from rmbench.errors import UserError
 from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model

@@ -62,7 +62,7 @@ def test_batches_of_tokens_hold_each_pair_once_within_the_budget(lengths, budget
     assert sorted(i for batch in batches for i in batch) == list(range(len(pairs)))
     for batch in batches:
         assert len(batch) <= (max_pairs or len(pairs))
-        computed = layout(0).rows([pairs[i] for i in batch]).input_ids.numel()
+        computed = layout(0).inputs([pairs[i] for i in batch]).input_ids.numel()
         assert len(batch) == 1 or computed <= budget
     longest = [max(pairs[i].length for i in batch) for batch in batches]
     assert longest == sorted(longest, reverse=True)

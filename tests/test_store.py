@@ -6,11 +6,10 @@ import time
 
 import numpy as np
 import pytest
-from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
-from test_formats import bot, user
 
+from helpers.data import bot, user, write_jsonl
 from rmbench.config import DatasetConfig, OnSharedPrompt
 from rmbench.data import cache, store
 from rmbench.data.dataset import fingerprint, load_dataset

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.data import write_jsonl
 from rmbench.config import (
     BackboneConfig,
     BenchmarkConfig,

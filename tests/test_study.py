@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_jsonl
 
+from helpers.data import write_jsonl
 from rmbench.config import BackboneConfig, BenchmarkConfig, DatasetConfig, DiagnoseConfig, GpuConfig, TrackingConfig
 from rmbench.data.formats import Pair
 from rmbench.diagnose import diagnose

@@ -6,10 +6,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import with_training
-from test_reporting import write_run
-from test_scripts import SCRIPTS
 
+from helpers.paths import SCRIPTS
+from helpers.runs import with_training, write_run
 from rmbench.benchmarks.scores import read_scores
 from rmbench.errors import UserError
 from rmbench.train import train

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import with_training, write_jsonl
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
-from test_model import ROWS, decoder
 
+from helpers.data import write_jsonl
+from helpers.models import ROWS, decoder
+from helpers.runs import with_training
 from rmbench import runs
 from rmbench.config import BackboneConfig, DatasetConfig, TrackingConfig
 from rmbench.errors import Stopped, UserError

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from test_layout import SHARING, reward_model, token_pair
 from torch.utils.flop_counter import FlopCounterMode
 
+from helpers.layouts import SHARING, reward_model, token_pair
 from rmbench.files import read_jsonl
 from rmbench.modeling.layout import Padded, run_inputs
 from rmbench.modeling.throughput import FORWARD_AND_BACKWARD, matrix_rate, model_cost

@@ -12,12 +12,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import with_training
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from test_global_batch import LOSSES, trained_in_float64
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from helpers.float64_training import LOSSES, trained_in_float64
+from helpers.runs import with_training
 from rmbench import runs
 from rmbench.config import LayoutName
 from rmbench.data.formats import Pair

@@ -1,13 +1,14 @@
 """The losses inside TRL's own trainer, as scripts/trl_reward.py has them."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from helpers.paths import SCRIPTS
+
 pytest.importorskip("trl")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+sys.path.insert(0, str(SCRIPTS))
 
 pytestmark = pytest.mark.filterwarnings("default")  # TRL's own
 

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_losses import random_batch
 
+from helpers.batches import random_batch
+from helpers.data import write_jsonl
 from rmbench.config import BackboneConfig, DatasetConfig, DistanceConfig, LossConfig, Measure, RegularizerConfig
 from rmbench.files import read_jsonl
 from rmbench.losses import PairBatch, PairLoss
