@@ -16,6 +16,7 @@ from rmbench.data import hub
 from rmbench.data.text import encode
 from rmbench.errors import UserError
 from rmbench.files import read_json, write_text
+from rmbench.losses import Description, PairLoss
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def card(config: TrainConfig, facts: dict[str, Any], metrics: dict[str, Any], by
 
     `by_template`: the ids of `apply_chat_template` are those of training.
     """
-    place = config.hub.push or "PATH/TO/checkpoint"
+    place, loss = config.hub.push or "PATH/TO/checkpoint", PairLoss(config.loss).describe()
     base = config.backbone.name_or_path
     is_id = base is not None and not hub_path(base)
     plain = config.backbone.head is HeadKind.linear
@@ -92,14 +93,16 @@ def card(config: TrainConfig, facts: dict[str, Any], metrics: dict[str, Any], by
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         "# Reward model\n",
-        f"{_origin(config, base)} It gives a response one number; of two responses to one prompt, the better one should"
-        " have the higher.\n",
+        f"{_origin(config, base, loss.summary)} It gives a response one number; of two responses to one prompt, the"
+        " better one should have the higher.\n",
         (LOADING if plain else OWN_LOADING).format(
             place=_plain(place),
             head=config.backbone.head.name,
             encoding=BY_TEMPLATE if by_template else BY_TEXT,
             trl=TRL.format(place=_plain(place)) if by_template else TRL_BY_TEXT,
         ),
+        "## Loss\n",
+        _table(_loss(loss)),
         "## Data\n",
         _table(_data(config, facts, metrics)),
         "## Results\n",
@@ -140,11 +143,15 @@ def hub_path(name: str) -> bool:
         return True
 
 
-def _origin(config: TrainConfig, base: str | None) -> str:
+def _origin(config: TrainConfig, base: str | None, loss: str) -> str:
     name = None if base is None else Path(base).name if hub_path(base) else base
     start = "a small decoder with random weights" if name is None else f"`{_plain(name)}`"
-    loss = config.loss.pairwise + (" weighted by distance (NormBT)" if config.loss.weighting == "distance" else "")
     return f"Trained by rmbench {__version__} from {start} on {config.dataset.name} with the loss {_plain(loss)}."
+
+
+def _loss(said: Description) -> dict[str, object]:
+    source = "; ".join(dict.fromkeys(said.sources))
+    return {"loss of a pair": said.formula, "w": said.weight, "source": source, **said.plain_knobs()}
 
 
 def _data(config: TrainConfig, facts: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:

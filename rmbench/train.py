@@ -28,6 +28,7 @@ from rmbench.diagnostics.probe import Probe, choose_probe
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.evaluate import results_table
 from rmbench.files import read_json, read_jsonl, write_json
+from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.model import RewardModel
@@ -69,7 +70,7 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
         runs.start(folder, config, inputs.facts)
     accelerator.wait_for_everyone()
 
-    with _tracker(config, folder, accelerator) as tracker:
+    with _tracker(config, inputs.loss, folder, accelerator) as tracker:
         # train
         set_seed(config.seed)
         recorder, probe = _diagnostics(config, inputs, accelerator, folder)
@@ -155,9 +156,10 @@ def _push(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
         logger.info("uploaded to %s", model_card.push(folder, config.hub.push))
 
 
-def _tracker(config: TrainConfig, folder: Path, accelerator: Accelerator) -> Tracker:
+def _tracker(config: TrainConfig, loss: PairLoss, folder: Path, accelerator: Accelerator) -> Tracker:
     """Rank 0 tracks, the others do not."""
     plain: dict[str, Any] = OmegaConf.to_container(runs.as_omegaconf(config), enum_to_str=True)  # type: ignore[assignment]
+    plain["loss_description"] = loss.describe().plain()
     return open_tracker(config.tracking, folder, plain, folder.name) if accelerator.is_main_process else Tracker()
 
 

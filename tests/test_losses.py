@@ -13,7 +13,7 @@ from rmbench.config import DistanceConfig, LossConfig, Measure, RegularizerConfi
 from rmbench.diagnostics.records import head_gradient_norm
 from rmbench.errors import UserError
 from rmbench.losses import MODEL_TERM, PAIRWISE, REGULARIZER, PairBatch, PairLoss
-from rmbench.losses.weighting import embedding_distance, whitener
+from rmbench.losses.weights import mahalanobis, whitener
 from rmbench.modeling.layout import PairOutput
 
 LN3, LN43 = math.log(3), math.log(4 / 3)  # sigma(ln 3) = 3/4, -log sigma(ln 3) = ln(4/3)
@@ -124,7 +124,8 @@ REGULARIZERS_BY_HAND = {  # (r_w, r_l, mean) -> value, derivatives
 
 
 def test_every_regularizer_has_a_value_by_hand_and_a_key():
-    assert REGULARIZERS_BY_HAND.keys() == REGULARIZER.keys() == vars(RegularizerConfig()).keys() - MODEL_TERM.keys()
+    keys = vars(RegularizerConfig()).keys() - MODEL_TERM.keys() - {"own", "own_coefficient"}
+    assert REGULARIZERS_BY_HAND.keys() == REGULARIZER.keys() == keys
     for name, ((chosen, rejected, mean), value, slopes) in REGULARIZERS_BY_HAND.items():
         arguments = (tensor([chosen]), tensor([rejected]), tensor(mean))
         assert REGULARIZER[name].value(*arguments).item() == pytest.approx(value, abs=1e-14), name
@@ -215,10 +216,10 @@ def test_mahalanobis_distance_by_hand():
     # variances 4 and 1 on the axes: (2, 1) apart is sqrt(2^2/4 + 1^2/1)
     factor = whitener(torch.diag(tensor([4.0, 1.0])), shrinkage=1e-12)
     pair = output([0.0], [0.0], [[2.0, 1.0]], [[0.0, 0.0]])
-    assert embedding_distance(pair, Measure.whitened, factor=factor).item() == pytest.approx(2**0.5)
+    assert mahalanobis(pair, factor).item() == pytest.approx(2**0.5)
     # shrunk all the way: the mean variance 2.5 in every direction
     factor = whitener(torch.diag(tensor([4.0, 1.0])), shrinkage=1.0)
-    assert embedding_distance(pair, Measure.whitened, factor=factor).item() == pytest.approx((5 / 2.5) ** 0.5)
+    assert mahalanobis(pair, factor).item() == pytest.approx((5 / 2.5) ** 0.5)
 
 
 @given(st.integers(2, 8), st.integers(1, 6), st.integers(0, 2**20))
@@ -243,15 +244,15 @@ def test_mu_and_the_covariance_start_at_the_first_batch_and_move_after_the_step(
     statistics = loss.statistics(first)
     loss.update(2.0, statistics)
     assert loss.mu == 2.0
-    assert torch.equal(loss.covariance, statistics.covariance)
+    assert torch.equal(loss.state_dict()["covariance"], statistics.of_weight["covariance"])
     loss.update(4.0, loss.statistics(second))
     assert loss.mu == pytest.approx(0.9 * 2.0 + 0.1 * 4.0)
-    expected = 0.9 * statistics.covariance + 0.1 * loss.statistics(second).covariance
-    torch.testing.assert_close(loss.covariance, expected)
+    expected = 0.9 * statistics.of_weight["covariance"] + 0.1 * loss.statistics(second).of_weight["covariance"]
+    torch.testing.assert_close(loss.state_dict()["covariance"], expected)
     again = PairLoss(loss.config)
     again.load_state_dict(loss.state_dict())
     assert again.mu == loss.mu
-    assert torch.equal(again.covariance, loss.covariance)
+    assert torch.equal(again.state_dict()["covariance"], loss.state_dict()["covariance"])
 
 
 def test_no_first_pass_where_the_pair_itself_is_enough():
@@ -365,7 +366,10 @@ def test_pairs_that_hardly_differ_are_counted():
     ("config", "says"),
     [
         ({"pairwise": "btt"}, r"loss\.pairwise=btt.*Did you mean loss\.pairwise=bt\?.*There are: bt"),
-        ({"weighting": "distanc"}, r"loss\.weighting=distanc: no such name\. There are: none, distance, exact"),
+        (
+            {"weighting": "distanc"},
+            r"=distanc: no such name\. Did you mean loss\.weighting=distance\? There are: none, distance, l2.*exact",
+        ),
     ],
 )
 def test_an_unknown_name_lists_those_there_are(config, says):

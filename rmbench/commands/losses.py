@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from rmbench.commands.catalog import description, did_you_mean
-from rmbench.config import LossConfig
+from rmbench.config import LossConfig, RegularizerConfig
 from rmbench.console import console
 from rmbench.errors import UserError
 from rmbench.losses.cards import SYMBOLS, Card, curves, markdown
 from rmbench.losses.curve_figure import write_figure
+from rmbench.losses.own import own_key
 from rmbench.paths import conf_dir
 
 FIGURES = Path("outputs/losses")
@@ -45,13 +47,15 @@ def all_cards() -> list[Card]:
 
 
 def card(name: str) -> Card:
-    """The card of an option, or of a user's own `module:function`.
+    """The card of an option, or of a part of a user's own: `module:name`, or `loss.KEY=module:name` for a function.
+
+    A plain `module:function` is taken for a pairwise loss.
 
     Raises:
         UserError: there is no such loss, or it breaks the contract.
     """
     if ":" in name:
-        return Card(name, "a loss of your own", LossConfig(pairwise=name))
+        return _own_card(name)
     folder = conf_dir() / "loss"
     path = folder / f"{name}.yaml"
     names = sorted(p.stem for p in folder.glob("*.yaml"))
@@ -64,14 +68,29 @@ def card(name: str) -> Card:
     return Card(name, description(path), config)
 
 
+def _own_card(name: str) -> Card:
+    """Bradley-Terry with the part of one's own, or the pairwise loss of one's own."""
+    key, _, target = name.rpartition("=")
+    key = key or own_key(target)
+    configs = {
+        "loss.pairwise": lambda: LossConfig(pairwise=target),
+        "loss.weighting": lambda: LossConfig(weighting=target),
+        "loss.regularizer.own": lambda: LossConfig(regularizer=RegularizerConfig(own=target)),
+    }
+    if key not in configs:
+        raise UserError(f"{name}: no part of a loss can be your own by this key. These can: {', '.join(configs)}.")
+    return Card(name, "a part of your own", configs[key]())
+
+
 def show_list(cards: list[Card]) -> None:
     """One line a loss."""
     table = Table(title="rmbench train loss=NAME; rmbench losses NAME for its card", title_justify="left")
     for column in ("name", "loss of a pair", "needs"):
         table.add_column(column, overflow="fold")
     for one in cards:
-        weight = f"\nw = {one.weight}" if one.weight else ""
-        table.add_row(one.name, Text(one.formula + weight), "ratings" if one.loss.needs_rating else "")
+        said = one.description
+        weight = f"\nw = {said.weight}" if said.weight else ""
+        table.add_row(one.name, Text(said.formula + weight), "ratings" if one.loss.needs_rating else "")
     terminal = console()
     terminal.print(table)
     terminal.print(f"{SYMBOLS}.\nloss.weighting=distance gives any of them NormBT's weight.", highlight=False)
@@ -84,18 +103,18 @@ def show_card(one: Card) -> None:
     terminal.print(Text(one.name, "bold"))
     terminal.print(Text(one.about))
     facts = Table.grid(padding=(0, 2, 0, 0))
-    facts.add_row("loss", Text(one.formula))
-    if one.weight:
-        facts.add_row("w", Text(one.weight))
-    for word, source in zip(["source", *[""] * 9], one.sources, strict=False):
-        facts.add_row(word, source)
-    if one.loss.needs_rating:
-        facts.add_row("needs", "a rating margin for every training pair")
+    said = one.description
+    facts.add_row("loss", Text(said.formula))
+    if said.weight:
+        facts.add_row("w", Text(said.weight))
+    for head, lines in (("source", said.sources), ("needs", said.needs)):
+        for word, line in zip([head, *[""] * 9], dict.fromkeys(lines), strict=False):
+            facts.add_row(word, Text(line))
     for key, (value, doc) in one.defaults.items():
         facts.add_row(Text(f"{key}={_shown(value)}"), Text(doc))
     terminal.print(facts, highlight=False)
     terminal.print(weights, highlight=False)
-    path = FIGURES / f"{one.name.replace(':', '.')}.png"
+    path = FIGURES / f"{re.sub('[:=]', '.', one.name)}.png"
     write_figure(one, path)
     terminal.print(f"figure: {path}", highlight=False, soft_wrap=True)
 
@@ -104,6 +123,7 @@ def weight_table(one: Card) -> Table:
     """The pair weight over margin and distance, in numbers; a bar for the middle column."""
     what, found = curves(one, SHOWN_MARGINS)
     by = f", by {what}" if what else ""
+    by += f", at (r_w + r_l) / 2 = {one.mean_reward:g}" if one.mean_reward else ""
     table = Table(title=f"weight of a pair, -∂ loss / ∂ margin{by}", title_justify="left")
     table.add_column("margin", justify="right")
     for value in found:

@@ -14,19 +14,21 @@ class DistanceConfig(Checked):
     """NormBT's pair weight: w = (mu / (distance + eps))^exponent (arXiv 2512.06343)."""
 
     prefix: ClassVar[str] = "loss.distance."
-    measure: Measure = knob(Measure.l2, "l2, cosine (1 - cos), centred_cosine, whitened (Mahalanobis)")
+    measure: Measure = knob(
+        Measure.l2, "of weighting=distance: l2, cosine (1 - cos), centred_cosine, whitened (Mahalanobis)"
+    )
     exponent: float = knob(1.0, "of the weight; 0 is no weighting, 1 the paper", low=0, high=2)
     ema: bool = knob(True, "mu is a running mean; false: the mean of each global batch")
     beta: float = knob(0.9, "mu <- beta mu + (1 - beta) * mean distance of the global batch", low=0, below=1)
     eps: float = knob(1e-6, "added to the distance (the paper does not state its value)", above=0)
-    max_weight: float | None = knob(None, "upper limit of a pair's weight; null is none", above=0)
+    max_weight: float | None = knob(None, "upper limit of a pair's weight, also after normalize; null is none", above=0)
     normalize: bool = knob(False, "divide the weights by their mean over the global batch, which is above 1 else")
     shrinkage: float = knob(0.1, "of the covariance towards a multiple of the identity; whitened", above=0, high=1)
 
 
 @dataclass
 class RegularizerConfig(Checked):
-    """Coefficient of each regularizer; 0 is off."""
+    """Coefficient of each regularizer; 0 is off. `own` names one of a user's own."""
 
     prefix: ClassVar[str] = "loss.regularizer."
     centring: float = knob(0.0, "times (r_w + r_l)^2, arXiv 2312.09244; 0.01 is usual", low=0)
@@ -38,6 +40,8 @@ class RegularizerConfig(Checked):
     kl: float = knob(0.0, "times KL(q(z | h) || N(0, I)), InfoRM; needs backbone.head=bottleneck", low=0)
     sft: float = knob(0.0, "times -log sigma(beta log pi(y_w)), GRM's text-generation loss; decoders", low=0)
     dpo: float = knob(0.0, "times -log sigma(beta log pi(y_w) - beta log pi(y_l)), GRM's other one; decoders", low=0)
+    own: str | None = knob(None, "a term of your own of (r_w, r_l): package.module:function, tried at the start")
+    own_coefficient: float = knob(1.0, "times the term of regularizer.own", low=0)
 
 
 @dataclass
@@ -47,7 +51,9 @@ class LossConfig(Checked):
     prefix: ClassVar[str] = "loss."
     pairwise: str = knob("bt", "name of a pairwise loss; `rmbench losses` lists them")
     weighting: str = knob(
-        "none", "weight of a pair: none, distance (NormBT), exact (by the norm of its whole gradient)"
+        "none",
+        "weight of a pair, 1 over: none, distance (NormBT; by loss.distance.measure), l2, cosine, centred_cosine,"
+        " whitened, exact (the norm of its whole gradient), or package.module:Name",
     )
     temperature: float = knob(2.0, "tau of bt_temperature", above=0)
     smoothing: float = knob(0.1, "alpha of bt_label_smoothing and bt_robust: share of wrong labels", low=0, below=0.5)

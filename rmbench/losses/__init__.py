@@ -1,13 +1,19 @@
-"""The loss library: pairwise(margin) x weighting(distance) + regularizer(rewards), in parts that can be exchanged."""
+"""The loss library: pairwise(margin) x weight(embeddings) + regularizer(rewards), in parts that can be exchanged."""
 
-from rmbench.losses.loss import LossTerms, PairBatch, PairLoss, Statistics, rating_margins
+from rmbench.losses.batch import GlobalBatch, LossTerms, PairBatch, Statistics, rating_margins
+from rmbench.losses.description import Description, readers
+from rmbench.losses.loss import PairLoss
 from rmbench.losses.pairwise import PAIRWISE, Pairwise
 from rmbench.losses.regularizers import MODEL_TERM, REGULARIZER, ModelTerm, Regularizer
+from rmbench.losses.weights import WEIGHTS, Weight
 
 __all__ = [
     "MODEL_TERM",
     "PAIRWISE",
     "REGULARIZER",
+    "WEIGHTS",
+    "Description",
+    "GlobalBatch",
     "LossTerms",
     "ModelTerm",
     "PairBatch",
@@ -15,5 +21,7 @@ __all__ = [
     "Pairwise",
     "Regularizer",
     "Statistics",
+    "Weight",
     "rating_margins",
+    "readers",
 ]

@@ -24,6 +24,7 @@ def write_figure(card: Card, path: Path) -> None:
     """Loss and pair weight over the margin, a line for each distance or rating margin, as a PNG."""
     margins = np.linspace(-5, 5, 201)
     what, found = curves(card, margins.tolist())
+    where = f", at $(r_w + r_l) / 2 = {card.mean_reward:g}$" if card.mean_reward else ""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.6, 2.7), layout="constrained", dpi=200)
         axes = figure.subplots(1, 2, sharex=True)
@@ -33,7 +34,7 @@ def write_figure(card: Card, path: Path) -> None:
                 ax.plot(margins, line.detach().numpy(), color=colour, linewidth=1.4, label=f"{value:g}")
         for ax, title in zip(axes, ("loss of a pair", "its weight, -∂ loss / ∂ margin"), strict=True):
             ax.set_title(title, loc="left", fontsize=9)
-            ax.set_xlabel(r"margin $r_w - r_l$")
+            ax.set_xlabel(r"margin $r_w - r_l$" + where)
             ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
             ax.axvline(0, color="0.6", linewidth=0.6, zorder=0)
         if what:

@@ -22,6 +22,7 @@ from rmbench.config import LossConfig
 EXPONENTIAL_LINEAR = 3.0
 # added in quadrature to the length of (r_w, r_l), which may be zero
 REWARD_NORM_EPS = 1e-3
+RATING_KNOBS = ("rating_scale", "rating_factor")  # of every loss that reads rating margins
 
 PerPair = Callable[[Tensor, Tensor, LossConfig], Tensor]
 
@@ -56,9 +57,15 @@ class Pairwise:
     slope: PerPair
     formula: str
     source: str
-    knobs: tuple[str, ...] = ()  # keys below `loss.` that it reads
+    knobs: tuple[str, ...] = ()  # keys below `loss.` that its functions read
     needs_rating: bool = False
     coordinate: Callable[[Tensor, Tensor], Coordinate] = margin_of
+    mean_reward: float = 0.0  # (r_w + r_l) / 2 at which its curve is drawn; any other where x moves with the margin
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys below `loss.` that it reads, those of the rating margin's unit included."""
+        return tuple(dict.fromkeys((*self.knobs, *(RATING_KNOBS if self.needs_rating else ()))))
 
 
 def bt_value(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
@@ -133,8 +140,10 @@ def hinge_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
 
 def exponential_value(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
     """exp(-x); below x = -3 the tangent at that point."""
-    near = x.clamp(min=-EXPONENTIAL_LINEAR)
-    return torch.exp(-near) + math.exp(EXPONENTIAL_LINEAR) * (near - x)
+    # Each branch with a gradient of its own: in a sum, the tangent's slope, 20, would drown that of a large x.
+    near = x >= -EXPONENTIAL_LINEAR
+    curve = torch.exp(-torch.where(near, x, torch.zeros_like(x)))
+    return torch.where(near, curve, math.exp(EXPONENTIAL_LINEAR) * (1 - EXPONENTIAL_LINEAR - x))
 
 
 def exponential_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
@@ -189,7 +198,6 @@ PAIRWISE: dict[str, Pairwise] = {
         margin_slope,
         "-log σ(d - m)",
         "Llama 2, arXiv 2307.09288; TRL",
-        ("rating_scale", "rating_factor"),
         needs_rating=True,
     ),
     "bt_margin_out": Pairwise(
@@ -197,7 +205,6 @@ PAIRWISE: dict[str, Pairwise] = {
         margin_out_slope,
         "-m log σ(d)",
         "scaled BT of HelpSteer2-Preference, arXiv 2410.01257",
-        ("rating_scale", "rating_factor"),
         needs_rating=True,
     ),
     "bt_label_smoothing": Pairwise(
@@ -236,8 +243,9 @@ PAIRWISE: dict[str, Pairwise] = {
     "reward_norm": Pairwise(
         bt_value,
         bt_slope,
-        "-log σ(d / √(r_w² + r_l²))",
+        f"-log σ(d / √(r_w² + r_l² + {REWARD_NORM_EPS:g}²))",
         "RM-Robustness, arXiv 2505.07271",
         coordinate=normed_margin_of,
+        mean_reward=1.0,
     ),
 }

@@ -179,7 +179,7 @@ REGULARIZER: dict[str, Regularizer] = {
     "barrier": Regularizer(
         barrier_value,
         barrier_slopes,
-        "-log(1 - (r_w/5)²) - log(1 - (r_l/5)²)",
+        f"-log(1 - (r_w/5)²) - log(1 - (r_l/5)²), their tangents beyond r = ±{BARRIER_LINEAR}",
         "XTuner (InternLM2, arXiv 2403.17297)",
     ),
     "pos_reg": Regularizer(pos_reg_value, pos_reg_slopes, "-log σ(mean r_w)", "GRM's code", chosen_reward),

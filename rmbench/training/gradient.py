@@ -25,7 +25,7 @@ class StepGradient:
         model: as Accelerate has wrapped it.
         loss: of the pairs.
         recorder: receives the pairs of the steps that are recorded.
-        margin_gradients: measures every pair in the step's own graph, for loss.weighting=exact.
+        margin_gradients: measures every pair in the step's own graph, for losses whose weights need the norms.
     """
 
     def __init__(

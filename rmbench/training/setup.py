@@ -136,10 +136,13 @@ def _refuse_combinations(config: TrainConfig, loss: PairLoss, model: RewardModel
     """Keys that are right one by one but do not go together."""
     if config.loss.regularizer.kl and kind_of(model.whole_head) is not HeadKind.bottleneck:
         raise UserError("loss.regularizer.kl is a term of InfoRM's stochastic code: it needs backbone.head=bottleneck.")
-    exact = {"diagnostics.gradient": config.diagnostics.gradient.name, "loss.weighting": config.loss.weighting}
-    for key, value in exact.items():
-        if config.gpu.compile and value == "exact":
-            raise UserError(f"{key}=exact looks into the layers, which gpu.compile=true hides. Choose one.")
+    measured = {
+        "diagnostics.gradient=exact": config.diagnostics.gradient is Gradient.exact,
+        f"loss.weighting={config.loss.weighting}": loss.needs_gradient_norm,
+    }
+    for choice, looks_inside in measured.items():
+        if config.gpu.compile and looks_inside:
+            raise UserError(f"{choice} looks into the layers, which gpu.compile=true hides. Choose one.")
     if loss.needs_likelihood:
         _refuse_likelihood_with(config, loss)
 
