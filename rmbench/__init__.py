@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from rmbench.config import DistanceConfig, LossConfig, Measure, RatingScale, RegularizerConfig
     from rmbench.diagnostics.gradients import PairGradients
-    from rmbench.losses import LossTerms, PairBatch, PairLoss, Pairwise
+    from rmbench.losses import LossTerms, PairBatch, PairLoss, Pairwise, Regularizer, Weight
     from rmbench.modeling.layout import Padded, Shared, run_inputs
     from rmbench.modeling.loading import load_reward_model
     from rmbench.modeling.model import RewardModel
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "rmbench.config": ("DistanceConfig", "LossConfig", "Measure", "RatingScale", "RegularizerConfig"),
     "rmbench.diagnostics.gradients": ("PairGradients",),
-    "rmbench.losses": ("LossTerms", "PairBatch", "PairLoss", "Pairwise"),
+    "rmbench.losses": ("LossTerms", "PairBatch", "PairLoss", "Pairwise", "Regularizer", "Weight"),
     "rmbench.modeling.layout": ("Padded", "Shared", "run_inputs"),
     "rmbench.modeling.loading": ("load_reward_model",),
     "rmbench.modeling.model": ("RewardModel",),
@@ -50,9 +50,11 @@ __all__ = [
     "PairOutput",
     "Pairwise",
     "RatingScale",
+    "Regularizer",
     "RegularizerConfig",
     "RewardModel",
     "Shared",
+    "Weight",
     "load_reward_model",
     "run_inputs",
 ]

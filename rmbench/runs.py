@@ -10,6 +10,8 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 # Keys that say where a run is kept and how it is watched, not what it computes.
 BOOKKEEPING = ("run_dir", "sweep_dir", "training.resume", "tracking", "hub")
 NAME_LIMIT = 80
+RENAMED = {"dataset.part": "dataset.subset"}  # keys of stored configs under their former names
 
 
 def finished(folder: Path) -> bool:
@@ -41,7 +44,7 @@ def claim(folder: Path, config: TrainConfig) -> bool:
     stored = folder / "config.yaml"
     if not stored.is_file():
         return False
-    changed = _differences(OmegaConf.load(stored), as_omegaconf(config))
+    changed = _differences(OmegaConf.load(stored), config)
     if changed:
         raise UserError(
             f"{folder} holds a run with another configuration ({', '.join(changed[:6])}).\nChoose another run_dir."
@@ -212,14 +215,28 @@ def _plain(config: DictConfig, without: tuple[str, ...]) -> Any:
     return plain
 
 
-def _differences(old: Any, new: DictConfig) -> list[str]:
-    """Dotted keys whose values differ, as "key: old -> new"."""
-    before, after = (flat(_plain(c, BOOKKEEPING)) for c in (old, new))
+def _differences(old: Any, new: TrainConfig) -> list[str]:
+    """Dotted keys whose values differ, as "key: old -> new"; a key that `old` does not know had its default."""
+    before, after = (flat(_plain(c, BOOKKEEPING)) for c in (old, as_omegaconf(new)))
+    before = {RENAMED.get(key, key): value for key, value in before.items()}
+    before = {key: value for key, value in _defaults(new).items() if key in after} | before
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
         for key in sorted({*before, *after})
         if before.get(key, "absent") != after.get(key, "absent")
     ]
+
+
+def _defaults(part: object, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> default, of every key of a config that has one."""
+    found: dict[str, Any] = {}
+    for f in fields(part):  # type: ignore[arg-type]
+        value = getattr(part, f.name)
+        if is_dataclass(value):
+            found |= _defaults(value, f"{prefix}{f.name}.")
+        elif f.default is not MISSING:
+            found[prefix + f.name] = f.default.name if isinstance(f.default, Enum) else f.default
+    return found
 
 
 def _write_hydra(folder: Path, config: str) -> None:

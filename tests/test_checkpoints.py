@@ -1,6 +1,7 @@
 """A run that dies in the middle of saving goes on from the checkpoint before, and ends in the same weights."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from safetensors.torch import load_file
 
 from helpers.runs import with_training
 from rmbench import runs
-from rmbench.files import read_json, write_json
+from rmbench.commands import launch
+from rmbench.files import read_json, read_jsonl, write_json
 from rmbench.train import train
 from rmbench.training import checkpoints
 
@@ -78,6 +80,40 @@ def test_a_kill_while_saving_loses_the_steps_since_the_checkpoint_before(
     ours, expected = weights(tmp_path / "run"), weights(whole)
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
     assert not [path for path in (tmp_path / "run").rglob("*") if path.name.endswith(".partial")]
+
+
+STORED = Path(__file__).parent / "golden" / "checkpoint"  # `expected.jsonl` is the history of that run, never stopped
+STORED_WORDS = [
+    "loss=normbt_whitened",
+    "dataset.train_size=32",
+    "dataset.eval_size=16",
+    "training.max_steps=6",
+    "training.save_steps=3",
+    "training.logging_steps=5",
+    "training.batch_size=8",
+    "training.scheduler=linear",
+    "training.save_total_limit=9",
+    "diagnostics.every=0",
+    "backbone.freeze=true",
+    "backbone.feature_cache=outputs/features",
+    "benchmark=none",
+    "tracking=none",
+    "gpu=cpu",
+]
+
+
+def test_a_checkpoint_of_a_former_version_resumes(tmp_path):
+    """Its sums and its config have other names, and lack keys that came later."""
+    shutil.copytree(STORED, tmp_path / "run")
+    assert {"size", "close"} <= read_json(STORED / "checkpoints" / "step-3" / "state.json")["window"].keys()
+    assert "own" not in OmegaConf.load(STORED / "config.yaml").loss.regularizer
+    launch.run("train", [*STORED_WORDS, f"run_dir={tmp_path / 'run'}", "training.resume=true"])
+    assert read_json(tmp_path / "run" / "metrics.json")["steps"] == 6
+    expected, found = read_jsonl(STORED / "expected.jsonl"), read_jsonl(tmp_path / "run" / "history.jsonl")
+    assert [row["step"] for row in found] == [row["step"] for row in expected] == [5, 6]
+    for ours, theirs in zip(found, expected, strict=True):
+        ours["close_pairs"] = ours.pop("degenerate_pairs")
+        assert {name: ours[name] for name in theirs} == pytest.approx(theirs, rel=1e-4, abs=1e-6)
 
 
 def test_a_folder_takes_the_place_of_another(tmp_path):

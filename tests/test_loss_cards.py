@@ -1,5 +1,7 @@
 """`rmbench losses`: cards that say what the losses do; the README's table; losses of a user's own."""
 
+import json
+import math
 import resource
 import subprocess
 import sys
@@ -9,9 +11,9 @@ import torch
 
 from helpers.paths import CHECKOUT
 from rmbench.commands.losses import all_cards, card
-from rmbench.config import LossConfig
+from rmbench.config import DistanceConfig, LossConfig, Measure, keys
 from rmbench.errors import UserError
-from rmbench.losses import PAIRWISE, PairBatch, PairLoss
+from rmbench.losses import PAIRWISE, WEIGHTS, PairBatch, PairLoss, readers
 from rmbench.losses.cards import curves, markdown
 from rmbench.modeling.output import PairOutput
 from rmbench.paths import conf_dir
@@ -48,6 +50,70 @@ def test_the_curve_by_hand():
     assert what == "rating margin m"
     assert found[2.0][1].item() == pytest.approx(0.5)
     assert found[2.0][0].item() == pytest.approx(0.6931471805599453)
+
+
+def test_reward_norm_is_drawn_where_its_coordinate_moves():
+    # at (r_w + r_l) / 2 = 1 and d = 2: r = (2, 0), x = 1, dx/dr_w = 0, dx/dr_l = -1/2, but for eps
+    one = card("reward_norm")
+    assert one.mean_reward == 1
+    assert one.description.formula == "-log σ(d / √(r_w² + r_l² + 0.001²))"
+    _, found = curves(one, [-2.0, 0.0, 2.0])
+    losses, weights = found[1.0]
+    assert losses.tolist() == pytest.approx([math.log1p(math.exp(1)), math.log(2), math.log1p(math.exp(-1))], rel=1e-5)
+    # half of d x / d r_w - d x / d r_l, times sigma(-x); at d = 0, r = (1, 1): 1 / sqrt 2, times 1/2
+    sigma = 1 / (1 + math.exp(-1))
+    assert weights.tolist() == pytest.approx([sigma / 4, 0.5 / 2**0.5, (1 - sigma) / 4], rel=1e-4)
+
+
+def test_a_loss_says_what_it_is():
+    said = {name: card(name).description for name in ("bt", "normbt", "normbt_exact", "inform", "bt_l2", "bt_margin")}
+    assert {name: one.summary for name, one in said.items()} == {
+        "bt": "bt",
+        "normbt": "bt weighted by distance (NormBT)",
+        "normbt_exact": "bt weighted by the norm of each pair's whole gradient",
+        "inform": "bt + 0.001 · kl",
+        "bt_l2": "bt + 0.01 · l2",
+        "bt_margin": "bt_margin",
+    }
+    assert said["bt"].knobs == {}
+    frame = [f"loss.distance.{name}" for name in ("exponent", "ema", "beta", "eps", "max_weight", "normalize")]
+    assert list(said["normbt"].knobs) == ["loss.distance.measure", *frame]
+    assert list(said["normbt_exact"].knobs) == frame
+    assert said["bt_l2"].knobs == {"loss.regularizer.l2": 0.01}
+    assert list(said["bt_margin"].knobs) == ["loss.rating_scale", "loss.rating_factor"]
+    assert said["bt_margin"].needs == ("a rating margin for every training pair",)
+    assert said["bt_margin"].plain()["knobs"] == {"loss.rating_scale": "std", "loss.rating_factor": 1.0}
+    json.dumps([one.plain() for one in said.values()])
+
+
+def test_readers_are_the_choices_that_read_a_key():
+    """The key is in the loss's knobs for exactly the choices that `readers` names."""
+    assert readers("loss.gamma") == ["loss.pairwise=focal", "loss.pairwise=focal_internlm2"]
+    assert readers("loss.distance.measure") == ["loss.weighting=distance"]
+    assert readers("loss.text_beta") == ["loss.regularizer.sft", "loss.regularizer.dpo"]
+    assert readers("loss.nothing") == []
+    for key in (f"loss.{name}" for name in keys(LossConfig) if name not in ("pairwise", "weighting")):
+        named = readers(key)
+        assert named, key
+        for choice in (word for word in named if "=" in word):
+            at, value = choice.split("=")
+            changes = {at.removeprefix("loss."): value}
+            if at == "loss.distance.measure":
+                changes = {"weighting": "distance", "distance": DistanceConfig(measure=Measure[value])}
+            assert key in PairLoss(LossConfig(**changes)).describe().knobs, (key, choice)
+    for name in PAIRWISE:
+        assert all(f"loss.pairwise={name}" in readers(key) for key in PairLoss(LossConfig(name)).describe().knobs)
+    for name in WEIGHTS:
+        loss = PairLoss(LossConfig(weighting=name))
+        assert all(f"loss.weighting={name}" in readers(key) for key in loss.describe().knobs)
+
+
+@pytest.mark.parametrize("measure", Measure)
+def test_a_measure_is_a_weight_of_that_name(measure):
+    torch.manual_seed(0)
+    batch = PairOutput(*torch.randn(2, 6), *torch.randn(2, 6, 3))
+    by_measure = LossConfig(weighting="distance", distance=DistanceConfig(measure=measure))
+    assert torch.equal(PairLoss(by_measure)(batch).loss, PairLoss(LossConfig(weighting=measure.name))(batch).loss)
 
 
 def test_importing_the_package_imports_nothing_heavy_and_every_public_name_is_there():

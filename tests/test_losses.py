@@ -113,6 +113,19 @@ def test_declared_slopes_equal_autograd(name, pairs, seed, gamma, smoothing):
     torch.testing.assert_close(PAIRWISE[name].slope(x.detach(), rating, config), expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("margin", [-1e4, -30.0, -3.5, -3.0, -2.9, 0.0, 3.0, 14.0, 40.0, 80.0])
+def test_exponential_keeps_its_digits_in_float32(margin):
+    # at d = 14 the derivative is -8.3e-7, beside a tangent of slope 20
+    def value_and_gradient(dtype):
+        x = tensor([margin], dtype).requires_grad_()
+        value = PAIRWISE["exponential"].value(x, torch.zeros_like(x), LossConfig())
+        slope = PAIRWISE["exponential"].slope(x.detach(), torch.zeros_like(x), LossConfig())
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+        return value.item(), gradient.item(), slope.item()
+
+    assert value_and_gradient(torch.float32) == pytest.approx(value_and_gradient(torch.float64), rel=1e-5)
+
+
 REGULARIZERS_BY_HAND = {  # (r_w, r_l, mean) -> value, derivatives
     "centring": ((2, -0.5, 0), 2.25, (3, 3)),
     "bsr": ((2, -0.5, 0.75), 0.75**2, (0.75, 0.75)),  # one pair is the batch: M = (2 - 0.5) / 2
@@ -210,6 +223,40 @@ def test_variants_of_the_weight_by_hand(changes, sizes, weights):
     assert terms.distance.tolist() == pytest.approx([2**0.5, 2])
     weights = [sum(sizes) / 2 / size for size in sizes] if weights is None else weights
     assert terms.weight.tolist() == pytest.approx(weights, rel=1e-9)
+
+
+def test_the_limit_is_one_with_weights_of_mean_one_too():
+    # distances 1, 1, 1, 100, mu 10: weights 10, 10, 10, 0.1, at most 1.2 before and after their mean, 0.925
+    def weights(dtype, **changes):
+        h_w = tensor([[1.0], [1.0], [1.0], [100.0]], dtype)
+        zeros = torch.zeros(4, dtype=dtype)
+        loss = PairLoss(LossConfig(weighting="distance", distance=DistanceConfig(eps=1e-12, normalize=True, **changes)))
+        loss.update(10.0)
+        return loss(PairOutput(zeros, zeros, h_w, torch.zeros_like(h_w))).weight.tolist()
+
+    expected = [1.2, 1.2, 1.2, 0.1 / 0.925]
+    assert weights(torch.float64, max_weight=1.2) == pytest.approx(expected, rel=1e-9)
+    assert weights(torch.float32, max_weight=1.2) == pytest.approx(expected, rel=1e-6)
+    assert weights(torch.float64, max_weight=1e3) == weights(torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("max_weight", [None, 0.5, 2.0])
+def test_weights_of_mean_one_of_a_batch_at_no_distance(dtype, max_weight):
+    distance = DistanceConfig(normalize=True, max_weight=max_weight)
+    loss = PairLoss(LossConfig(weighting="distance", distance=distance))
+    same = torch.ones(4, 2, dtype=dtype)
+    batch = PairBatch(PairOutput(torch.zeros(4, dtype=dtype), torch.zeros(4, dtype=dtype), same, same))
+    for mu in (0.0, 0.0):
+        statistics = loss.statistics(batch)
+        terms = loss(batch, statistics)
+        assert terms.weight.tolist() == [min(1.0, max_weight or 1.0)] * 4
+        loss.update(mu, statistics)
+    # mu is still 0 where the first distances come: 1 and 3, whose weights are in the ratio 3 : 1
+    apart = PairOutput(same[:2, 0], same[:2, 0], tensor([[1.0], [3.0]], dtype), tensor([[0.0], [0.0]], dtype))
+    expected = [1.5, 0.5] if max_weight is None else None
+    assert expected is None or loss(apart).weight.tolist() == pytest.approx(expected, rel=1e-5)
+    assert torch.isfinite(loss(apart).loss).all()
 
 
 def test_mahalanobis_distance_by_hand():

@@ -12,6 +12,7 @@ from helpers.data import write_jsonl
 from helpers.models import ROWS, decoder, encoder
 from rmbench import model_card
 from rmbench.commands import launch
+from rmbench.commands.losses import card as loss_card
 from rmbench.commands.overrides import with_recorded
 from rmbench.config import BackboneConfig, DatasetConfig, HeadKind, HubConfig
 from rmbench.data.formats import parse_row
@@ -55,6 +56,22 @@ def test_a_head_that_transformers_does_not_know_is_marked(train_config):
     assert "library_name: rmbench" in text
     assert "Only rmbench loads this folder" in text
     assert "AutoModel" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("normbt", "with the loss bt weighted by distance (NormBT)."),
+        ("normbt_exact", "with the loss bt weighted by the norm of each pair's whole gradient."),
+        ("inform", "with the loss bt + 0.001 · kl."),
+        ("bt_l2", "with the loss bt + 0.01 · l2."),
+    ],
+)
+def test_the_card_names_the_whole_loss(train_config, name, says):
+    config = dataclasses.replace(train_config(), loss=loss_card(name).config)
+    text = model_card.card(config, {}, {"train_pairs": 8, "eval": {"accuracy": 0.5, "n": 4}})
+    assert says in text
+    assert f"| loss of a pair | {loss_card(name).description.formula} |" in text
 
 
 def test_wilson_interval_by_hand():

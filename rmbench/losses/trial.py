@@ -120,12 +120,13 @@ def _wrong_pairwise(loss: Pairwise, margins: Tensor, config: LossConfig) -> str 
 
 
 def _wrong_regularizer(term: Regularizer, rewards: Tensor) -> str | None:
-    leaves = [side.clone().requires_grad_() for side in rewards]
+    chosen, rejected = rewards.unbind()
+    leaves = [side.clone().requires_grad_() for side in (chosen, rejected)]
     mean = rewards.new_tensor(0.5)
-    if term.part is not None and (wrong := _wrong_form(term.part(*rewards), rewards[0], "rewards")):
+    if term.part is not None and (wrong := _wrong_form(term.part(chosen, rejected), chosen, "rewards")):
         return f"`part`: {wrong}"
-    values = term.value(*leaves, mean)
-    if wrong := _wrong_form(values, rewards[0], "rewards"):
+    values = term.value(leaves[0], leaves[1], mean)
+    if wrong := _wrong_form(values, chosen, "rewards"):
         return wrong
     if not values.requires_grad:
         return "its values do not depend on the rewards, or not in a way that autograd sees"
@@ -133,13 +134,13 @@ def _wrong_regularizer(term: Regularizer, rewards: Tensor) -> str | None:
     finite = torch.stack([torch.isfinite(x) for x in (values, *gradients)]).all(0)
     if not finite.all():
         place = int((~finite).nonzero()[0])
-        at = f"r_w = {rewards[0, place]:g}, r_l = {rewards[1, place]:g}"
+        at = f"r_w = {chosen[place]:g}, r_l = {rejected[place]:g}"
         by = ", ".join(f"{gradient[place]:g}" for gradient in gradients)
         return f"at {at} the value is {values[place]:g} and the derivatives {by}"
-    one_by_one = torch.cat([term.value(rewards[0, i : i + 1], rewards[1, i : i + 1], mean) for i in range(len(values))])
+    one_by_one = torch.cat([term.value(chosen[i : i + 1], rejected[i : i + 1], mean) for i in range(len(values))])
     if not torch.allclose(values, one_by_one, rtol=1e-4, atol=1e-6):
         return "a pair's value changes with the other pairs of the batch"
-    for slope, gradient in zip(term.slopes(*rewards, mean), gradients, strict=True):
+    for slope, gradient in zip(term.slopes(chosen, rejected, mean), gradients, strict=True):
         if not torch.allclose(slope, gradient, rtol=1e-4, atol=1e-6):
             return "its declared slopes are not its derivatives"
     return None

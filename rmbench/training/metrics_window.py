@@ -15,6 +15,7 @@ from rmbench.modeling.throughput import FORWARD_AND_BACKWARD, ModelCost
 # Sums over the pairs of a step, reduced over all ranks in one message; `ending`: ranks that were told to end.
 PAIR_MEANS = ("loss", "accuracy", "margin", "weight", "distance")
 SUMS = (*PAIR_MEANS, "denominator", "degenerate", "pairs", "tokens", "attended", "ending")
+FORMER_NAMES = {"size": "denominator", "close": "degenerate"}  # in checkpoints of before
 
 
 @dataclass
@@ -29,6 +30,12 @@ class TrainState:
     skipped_steps: int = 0  # for a loss or gradient that was not finite
     budget_tokens: int = 1  # of a forward pass, as found
     scheduler: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> TrainState:
+        """The state that a checkpoint holds, sums under former names included."""
+        window = {FORMER_NAMES.get(name, name): value for name, value in state["window"].items()}
+        return cls(**state | {"window": window})
 
     def count(self, **sums: float) -> None:
         """Add to the sums since the last logged step."""

@@ -305,7 +305,7 @@ class Trainer:
                 logger.info("no checkpoint to resume from; starting at step 0")
             return
         state, tensors = found
-        self.state = TrainState(**state)
+        self.state = TrainState.restored(state)
         self.loss.load_state_dict(tensors)
         self.schedule.load_state_dict(self.state.scheduler)
         logger.info("resumed at step %d of %d", self.state.step, self.total_steps)
