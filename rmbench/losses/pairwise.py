@@ -64,7 +64,7 @@ class Pairwise:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys below `loss.` that it reads, those of the rating margin's unit included."""
+        """`knobs`, and those of the rating margin's unit where it reads one."""
         return tuple(dict.fromkeys((*self.knobs, *(RATING_KNOBS if self.needs_rating else ()))))
 
 
@@ -140,8 +140,7 @@ def hinge_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
 
 def exponential_value(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
     """exp(-x); below x = -3 the tangent at that point."""
-    # Each branch with a gradient of its own: in a sum, the tangent's slope, 20, would drown that of a large x.
-    near = x >= -EXPONENTIAL_LINEAR
+    near = x >= -EXPONENTIAL_LINEAR  # two branches: in a sum, the tangent's slope, 20, would drown that of a large x
     curve = torch.exp(-torch.where(near, x, torch.zeros_like(x)))
     return torch.where(near, curve, math.exp(EXPONENTIAL_LINEAR) * (1 - EXPONENTIAL_LINEAR - x))
 
