@@ -30,8 +30,8 @@ def test_every_option_has_a_card_and_every_pairwise_loss_an_option():
     assert cards.keys() == {path.stem for path in (conf_dir() / "loss").glob("*.yaml")}
     assert {one.config.pairwise for one in cards.values()} == PAIRWISE.keys()
     for one in cards.values():
-        assert one.formula
-        assert all(one.sources)
+        assert one.description.formula
+        assert all(one.description.sources)
         assert all(doc for _, doc in one.defaults.values())
     assert set(cards["bt_robust"].defaults) == {"loss.smoothing"}
     assert cards["bt_bsr"].defaults["loss.regularizer.bsr"][0] == 0.016
