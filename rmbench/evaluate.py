@@ -13,7 +13,7 @@ from rmbench import runs
 from rmbench.benchmarks import rewardbench_files
 from rmbench.benchmarks.formula import results as form_results
 from rmbench.benchmarks.registry import find
-from rmbench.benchmarks.run import prepare_benchmark, run_benchmark
+from rmbench.benchmarks.run import Scorer, prepare_benchmark, run_benchmark
 from rmbench.benchmarks.scores import read_scores
 from rmbench.config import BenchmarkConfig, Compat, EvalConfig
 from rmbench.console import console
@@ -54,9 +54,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     # its scores, and what follows from them
     compat = config.compat is Compat.rewardbench
     prepared = prepare_benchmark(benchmark, items, tokenizer, model, compat)
-    results = run_benchmark(
-        prepared, model, accelerator, config.gpu.eval_tokens, folder, checkpoint=checkpoint, layout=config.layout
-    )
+    scorer = Scorer(model, accelerator, config.gpu.eval_tokens, config.layout)
+    results = run_benchmark(prepared, scorer, folder, checkpoint)
     if accelerator.is_main_process and benchmark.name in rewardbench_files.WRITERS:
         rewardbench_files.write(folder / "rewardbench", checkpoint, prepared, read_scores(folder / "scores.jsonl"))
     if accelerator.is_main_process:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from contextlib import nullcontext
@@ -10,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from omegaconf import OmegaConf
 from rich.table import Table
 from transformers import set_seed
 
 from rmbench import model_card, runs
-from rmbench.benchmarks.run import benchmark_layout, forget_other_scores, numbers_now, run_benchmark
+from rmbench.benchmarks.run import Scorer, benchmark_layout, forget_other_scores, numbers_now, run_benchmark
 from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreLog, ScoreRow
 from rmbench.config import Gradient, TrainConfig
 from rmbench.console import console
@@ -32,9 +32,10 @@ from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.model import RewardModel
-from rmbench.modeling.scoring import score_pairs, summarize
+from rmbench.modeling.scoring import summarize
 from rmbench.tracking import Tracker, open_tracker
 from rmbench.training import checkpoints
+from rmbench.training.run import Run
 from rmbench.training.setup import Inputs, prepare
 from rmbench.training.trainer import BenchmarkNow, Trainer
 
@@ -52,36 +53,37 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     accelerator = make_accelerator(config.gpu, config.training.max_grad_norm)
     folder = Path(broadcast_object_list([str(folder)])[0])  # under torchrun each rank was given one of its own
     with runs.locked(folder) if accelerator.is_main_process else nullcontext():
-        return _train(config, folder, accelerator)
+        return _train(Run(config, folder, accelerator))
 
 
-def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[str, Any]:
-    if runs.claim(folder, config):
-        logger.info("%s is finished already", folder)
-        _push(config, folder, accelerator)
-        return dict(read_json(folder / "metrics.json"))
-    accelerator.wait_for_everyone()  # every rank has seen the folder as it was
+def _train(run: Run) -> dict[str, Any]:
+    if runs.claim(run.folder, run.config):
+        logger.info("%s is finished already", run.folder)
+        _push(run)
+        return dict(read_json(run.folder / "metrics.json"))
+    run.wait()  # every rank has seen the folder as it was
 
     # everything that can be wrong is found before the first step; then the folder is this run's
-    inputs = prepare(config, accelerator)
-    runs.refuse_changed_data(folder, inputs.facts)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        runs.start(folder, config, inputs.facts)
-    accelerator.wait_for_everyone()
+    inputs = prepare(run.config, run.accelerator)
+    runs.refuse_changed_data(run.folder, inputs.facts)
+    run.wait()
+    if run.is_main:
+        runs.start(run.folder, run.config, inputs.facts)
+    run.wait()
 
-    with _tracker(config, inputs.loss, folder, accelerator) as tracker:
+    with _tracker(run, inputs.loss) as tracker:
+        run = dataclasses.replace(run, tracker=tracker)
         # train
-        set_seed(config.seed)
-        recorder, probe = _diagnostics(config, inputs, accelerator, folder)
-        trainer = _trainer(config, inputs, accelerator, folder, recorder, probe, tracker)
+        set_seed(run.config.seed)
+        recorder, probe = _diagnostics(run, inputs)
+        trainer = Trainer(run, inputs, recorder, probe, _benchmark_during(run, inputs))
         started = time.perf_counter()
         state = trainer.train()
         seconds = time.perf_counter() - started
 
         # keep the last model or the best, and say how good it is
-        best = folder / "checkpoints" / "best" if config.training.keep_best and state.best_step else None
-        model = _kept(trainer, best, config, accelerator, folder)
+        best = run.folder / "checkpoints" / "best" if run.config.training.keep_best and state.best_step else None
+        model = _kept(run, trainer, best)
         metrics = {
             "steps": state.step,
             "kept_step": state.best_step if best else state.step,
@@ -89,98 +91,63 @@ def _train(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[
             "skipped_steps": state.skipped_steps,
             "train_seconds": seconds,
             "train_pairs": len(inputs.train_pairs),
-            "peak_memory": torch.cuda.max_memory_allocated() if accelerator.device.type == "cuda" else None,
+            "peak_memory": torch.cuda.max_memory_allocated() if run.device.type == "cuda" else None,
             "mu": inputs.loss.mu,
-            "eval": _evaluate(model, inputs, config, accelerator, folder),
-            "benchmark": _benchmark(model, inputs, config, accelerator, folder),
+            "eval": _evaluate(run, inputs, model),
+            "benchmark": _benchmark(run, inputs, model),
         }
 
         # figures, and last of all metrics.json: its presence means "finished"
-        if accelerator.is_main_process:
-            _write_diagnostics(recorder, probe, tracker, state.step, folder)
-            tracker.summary(metrics)
-            model_card.write_card(folder, config, metrics, inputs.tokenizer)
-            write_json(folder / "metrics.json", metrics)
-            _show(metrics, folder)
-        accelerator.wait_for_everyone()
-    _push(config, folder, accelerator)
+        if run.is_main:
+            _write_diagnostics(run, recorder, probe, state.step)
+            run.tracker.summary(metrics)
+            model_card.write_card(run.folder, run.config, metrics, inputs.tokenizer)
+            write_json(run.folder / "metrics.json", metrics)
+            _show(metrics, run.folder)
+        run.wait()
+    _push(run)
     return metrics
 
 
-def _trainer(
-    config: TrainConfig,
-    inputs: Inputs,
-    accelerator: Accelerator,
-    folder: Path,
-    recorder: PairRecorder,
-    probe: Probe | None,
-    tracker: Tracker,
-) -> Trainer:
-    return Trainer(
-        config.training,
-        model=inputs.model,
-        tokenizer=inputs.tokenizer,
-        loss=inputs.loss,
-        train_pairs=inputs.train_pairs,
-        eval_pairs=inputs.eval_pairs,
-        accelerator=accelerator,
-        folder=folder,
-        recorder=recorder,
-        tracker=tracker,
-        layout=inputs.layout,
-        eval_layout=inputs.eval_layout,
-        eval_tokens=config.gpu.eval_tokens,
-        seed=config.seed,
-        probe=probe,
-        benchmark=_benchmark_during(inputs, config, accelerator),
-        strategy=config.gpu.strategy,
-    )
-
-
-def _kept(
-    trainer: Trainer, best: Path | None, config: TrainConfig, accelerator: Accelerator, folder: Path
-) -> RewardModel:
-    """The last model, or `best`, in `folder`/checkpoint: what is evaluated."""
+def _kept(run: Run, trainer: Trainer, best: Path | None) -> RewardModel:
+    """The last model, or `best`, in RUN/checkpoint: what is evaluated."""
+    folder = run.folder / "checkpoint"
     if best is None:
-        trainer.export(folder / "checkpoint")
-    elif accelerator.is_main_process:
-        checkpoints.copy_folder(best, folder / "checkpoint")
-    accelerator.wait_for_everyone()
-    # adapters are merged there, and divided weights are whole
-    reload = best is not None or config.backbone.lora.r or trainer.sharded
-    return _exported(folder / "checkpoint", config, accelerator) if reload else trainer.unwrapped()
+        trainer.export(folder)
+    elif run.is_main:
+        checkpoints.copy_folder(best, folder)
+    run.wait()
+    if best is None and not run.config.backbone.lora.r and not trainer.sharded:
+        return trainer.unwrapped()
+    # in the folder adapters are merged, and sharded weights are whole
+    model, _ = load_reward_model(str(folder), attention=run.config.gpu.attention)
+    return model.to(run.device)
 
 
-def _push(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
-    if config.hub.push and accelerator.is_main_process:
-        logger.info("uploaded to %s", model_card.push(folder, config.hub.push))
+def _push(run: Run) -> None:
+    if run.config.hub.push and run.is_main:
+        logger.info("uploaded to %s", model_card.push(run.folder, run.config.hub.push))
 
 
-def _tracker(config: TrainConfig, loss: PairLoss, folder: Path, accelerator: Accelerator) -> Tracker:
+def _tracker(run: Run, loss: PairLoss) -> Tracker:
     """Rank 0 tracks, the others do not."""
-    plain: dict[str, Any] = OmegaConf.to_container(runs.as_omegaconf(config), enum_to_str=True)  # type: ignore[assignment]
+    if not run.is_main:
+        return Tracker()
+    plain: dict[str, Any] = OmegaConf.to_container(runs.as_omegaconf(run.config), enum_to_str=True)  # type: ignore[assignment]
     plain["loss_description"] = loss.describe().plain()
-    return open_tracker(config.tracking, folder, plain, folder.name) if accelerator.is_main_process else Tracker()
+    return open_tracker(run.config.tracking, run.folder, plain, run.folder.name)
 
 
-def _exported(folder: Path, config: TrainConfig, accelerator: Accelerator) -> RewardModel:
-    model, _ = load_reward_model(str(folder), attention=config.gpu.attention)
-    return model.to(accelerator.device)
-
-
-def _evaluate(
-    model: RewardModel, inputs: Inputs, config: TrainConfig, accelerator: Accelerator, folder: Path
-) -> dict[str, Any]:
+def _evaluate(run: Run, inputs: Inputs, model: RewardModel) -> dict[str, Any]:
     """The held-out pairs' numbers; their scores go to eval/held_out, so that runs can be compared pair by pair.
 
     Pairs of one prompt are a cluster; its name, a hash of the prompt, tells pairs of other files apart.
     """
-    with accelerator.autocast():
-        scores = score_pairs(model, inputs.eval_pairs, inputs.eval_layout, accelerator.device, config.gpu.eval_tokens)
-    if accelerator.is_main_process:
+    scores = run.score(model, inputs.eval_pairs, inputs.eval_layout)
+    if run.is_main:
         prompts = prompt_digests([tokens.pair for tokens in inputs.eval_pairs])
         columns = zip(inputs.eval_pairs, prompts, scores.chosen, scores.rejected, scores.distance, strict=True)
-        ScoreLog(folder / "eval" / HELD_OUT_FOLDER).finish(
+        ScoreLog(run.folder / "eval" / HELD_OUT_FOLDER).finish(
             [
                 ScoreRow(
                     id=pair.pair.id,
@@ -196,67 +163,57 @@ def _evaluate(
     return summarize(scores, [p.pair.section for p in inputs.eval_pairs])
 
 
-def _benchmark(
-    model: RewardModel, inputs: Inputs, config: TrainConfig, accelerator: Accelerator, folder: Path
-) -> dict[str, Any] | None:
+def _scorer(run: Run, inputs: Inputs, model: RewardModel) -> Scorer:
+    return Scorer(model, run.accelerator, run.config.gpu.eval_tokens, run.config.layout, inputs.store)
+
+
+def _benchmark(run: Run, inputs: Inputs, model: RewardModel) -> dict[str, Any] | None:
     if inputs.benchmark is None:
         return None
-    scores = folder / "eval" / config.benchmark.name
-    if accelerator.is_main_process:
-        forget_other_scores(scores, model)
-    accelerator.wait_for_everyone()
-    results = run_benchmark(
-        inputs.benchmark,
-        model,
-        accelerator,
-        config.gpu.eval_tokens,
-        scores,
-        checkpoint=str(folder / "checkpoint"),
-        layout=config.layout,
-        store=inputs.store,
-    )
+    folder = run.folder / "eval" / run.config.benchmark.name
+    if run.is_main:
+        forget_other_scores(folder, model)
+    run.wait()
+    checkpoint = str(run.folder / "checkpoint")
+    results = run_benchmark(inputs.benchmark, _scorer(run, inputs, model), folder, checkpoint)
     return {key: value for key, value in results.items() if key != "provenance"}
 
 
-def _benchmark_during(inputs: Inputs, config: TrainConfig, accelerator: Accelerator) -> BenchmarkNow | None:
+def _benchmark_during(run: Run, inputs: Inputs) -> BenchmarkNow | None:
     """What `training.eval_benchmark_every` calls with the model as it is then."""
-    if inputs.benchmark is None or not config.training.eval_benchmark_every:
+    if inputs.benchmark is None or not run.config.training.eval_benchmark_every:
         return None
-    with accelerator.autocast():
-        layout = benchmark_layout(inputs.benchmark, inputs.model, accelerator, config.layout, inputs.store)
-    eval_tokens = config.gpu.eval_tokens
-    return partial(numbers_now, inputs.benchmark, layout, accelerator.device, eval_tokens)
+    with run.accelerator.autocast():
+        layout = benchmark_layout(inputs.benchmark, _scorer(run, inputs, inputs.model))
+    return partial(numbers_now, inputs.benchmark, layout, run.device, run.config.gpu.eval_tokens)
 
 
-def _diagnostics(
-    config: TrainConfig, inputs: Inputs, accelerator: Accelerator, folder: Path
-) -> tuple[PairRecorder, Probe | None]:
+def _diagnostics(run: Run, inputs: Inputs) -> tuple[PairRecorder, Probe | None]:
     """What records the pairs of the steps, and what measures the probe set, if it is asked for."""
-    asked = config.diagnostics
+    asked = run.config.diagnostics
     exact = asked.gradient is Gradient.exact
-    recorder = PairRecorder(folder, asked.every, asked.gradient, PairGradients(inputs.model) if exact else None)
+    recorder = PairRecorder(run.folder, asked.every, asked.gradient, PairGradients(inputs.model) if exact else None)
     if not asked.probe_pairs or not asked.every:
         return recorder, None
     n = min(PROBE_CANDIDATES, len(inputs.eval_pairs))
     candidates = [inputs.eval_pairs[i * len(inputs.eval_pairs) // n] for i in range(n)]
-    with accelerator.autocast():
-        scores = score_pairs(inputs.model, candidates, inputs.eval_layout, accelerator.device, config.gpu.eval_tokens)
+    scores = run.score(inputs.model, candidates, inputs.eval_layout)
     pairs = choose_probe(candidates, scores.distance, asked.probe_pairs)
     exact = exact or inputs.loss.needs_gradient_norm
     layout = inputs.layout if inputs.loss.needs_likelihood else inputs.eval_layout
-    return recorder, Probe(folder, pairs, layout, inputs.model, exact, accelerator.device)
+    return recorder, Probe(run.folder, pairs, layout, inputs.model, exact, run.device)
 
 
-def _write_diagnostics(recorder: PairRecorder, probe: Probe | None, tracker: Tracker, step: int, folder: Path) -> None:
+def _write_diagnostics(run: Run, recorder: PairRecorder, probe: Probe | None, step: int) -> None:
     probed = None if probe is None else probe.merge()
     if probed is not None:
-        tracker.pair_table(step, probed, "probe")
+        run.tracker.pair_table(step, probed, "probe")
     table = recorder.merge()
     if table is None:
         return
-    history = read_jsonl(folder / "history.jsonl")
-    tracker.images(step, figures.write_diagnostics(table, folder / "diagnostics", history))
-    tracker.pair_table(step, table)
+    history = read_jsonl(run.folder / "history.jsonl")
+    run.tracker.images(step, figures.write_diagnostics(table, run.folder / "diagnostics", history))
+    run.tracker.pair_table(step, table)
 
 
 def _show(metrics: dict[str, Any], folder: Path) -> None:

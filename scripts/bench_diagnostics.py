@@ -23,13 +23,14 @@ import torch
 from bench_training import Memory
 from benching import parser, read_pairs, report, small_decoder, token_pairs
 
-from rmbench.config import Device, GpuConfig, Gradient, LossConfig, Precision, TrainingConfig
+from rmbench.config import Device, GpuConfig, Gradient, LossConfig, Precision, TrainConfig, TrainingConfig
 from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout import Shared, run_inputs
-from rmbench.tracking import Tracker
+from rmbench.training.run import Run
+from rmbench.training.setup import Inputs
 from rmbench.training.trainer import Trainer
 
 # name -> steps between records, which norms, weighting
@@ -49,22 +50,13 @@ def trainer(name: str, model: object, tokens: list, options: argparse.Namespace,
     mine = copy.deepcopy(model)
     gradients = PairGradients(mine) if gradient is Gradient.exact else None
     layout = Shared(0, 128 if options.device == "cuda" else 1)
-    made = Trainer(
-        TrainingConfig(max_steps=10**6, batch_size=options.pairs_per_step, learning_rate=1e-5),
-        model=mine,
-        tokenizer=None,
-        loss=PairLoss(LossConfig(weighting=weighting)),
-        train_pairs=tokens,
-        eval_pairs=tokens[:1],
-        accelerator=make_accelerator(GpuConfig(device=Device[options.device], precision=Precision.fp32)),
-        folder=folder / name.replace(" ", "_"),
-        recorder=PairRecorder(folder / name.replace(" ", "_"), every, gradient, gradients),
-        tracker=Tracker(),
-        layout=layout,
-        eval_layout=layout,
-        eval_tokens=16384,
-        seed=0,
-    )
+    training = TrainingConfig(max_steps=10**6, batch_size=options.pairs_per_step, learning_rate=1e-5)
+    gpu = GpuConfig(device=Device[options.device], precision=Precision.fp32, eval_tokens=16384)
+    place = folder / name.replace(" ", "_")
+    run = Run(TrainConfig(training=training, gpu=gpu), place, make_accelerator(gpu))
+    loss = PairLoss(LossConfig(weighting=weighting))
+    inputs = Inputs(mine, None, loss, tokens, tokens[:1], layout=layout, eval_layout=layout)
+    made = Trainer(run, inputs, PairRecorder(place, every, gradient, gradients))
     made.model.train()
     return made
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from benching import parser, read_pairs, report, small_decoder, spread, token_pairs
 
-from rmbench.config import Device, GpuConfig, Gradient, LossConfig, Precision, TrainingConfig
+from rmbench.config import Device, GpuConfig, Gradient, LossConfig, Precision, TrainConfig, TrainingConfig
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
@@ -29,6 +29,8 @@ from rmbench.modeling.memory import give_back_memory
 from rmbench.modeling.model import compile_backbone
 from rmbench.modeling.throughput import FORWARD_AND_BACKWARD, matrix_rate, model_cost
 from rmbench.tracking import Tracker
+from rmbench.training.run import Run
+from rmbench.training.setup import Inputs
 from rmbench.training.trainer import Trainer
 
 LEARNING_RATE = 1e-5
@@ -65,34 +67,23 @@ class Clock(Tracker):
 def run_ours(options: argparse.Namespace, how: dict, tokens: list, folder: Path) -> tuple[list[float], float]:
     """When training began and steps ended, and the memory it took."""
     precision = Precision[how.get("precision", options.precision)]
-    accelerator = make_accelerator(GpuConfig(device=Device[options.device], precision=precision))
+    gpu = GpuConfig(device=Device[options.device], precision=precision, eval_tokens=16384)
+    accelerator = make_accelerator(gpu)
     model = small_decoder(options).to(accelerator.device)
     if how.get("compile"):
         compile_backbone(model)
     layout = Padded(0) if how.get("layout") == "padded" else Shared(0, 128 if options.device == "cuda" else 1)
     clock = Clock()
-    trainer = Trainer(
-        TrainingConfig(
-            max_steps=options.steps,
-            batch_size=options.pairs_per_step,
-            learning_rate=LEARNING_RATE,
-            logging_steps=1,
-            micro_batch_tokens=options.micro_batch_tokens,
-        ),
-        model=model,
-        tokenizer=None,
-        loss=PairLoss(LossConfig()),
-        train_pairs=tokens,
-        eval_pairs=tokens[:1],
-        accelerator=accelerator,
-        folder=folder,
-        recorder=PairRecorder(folder, 0, Gradient.off),
-        tracker=clock,
-        layout=layout,
-        eval_layout=layout,
-        eval_tokens=16384,
-        seed=options.seed,
+    training = TrainingConfig(
+        max_steps=options.steps,
+        batch_size=options.pairs_per_step,
+        learning_rate=LEARNING_RATE,
+        logging_steps=1,
+        micro_batch_tokens=options.micro_batch_tokens,
     )
+    run = Run(TrainConfig(training=training, gpu=gpu, seed=options.seed), folder, accelerator, clock)
+    inputs = Inputs(model, None, PairLoss(LossConfig()), tokens, tokens[:1], layout=layout, eval_layout=layout)
+    trainer = Trainer(run, inputs, PairRecorder(folder, 0, Gradient.off))
     before = Memory(options.device)
     clock.start()
     trainer.train()

@@ -66,7 +66,7 @@ def test_a_sweep_ends_in_a_table_over_seeds(swept):
 COUNTING = """
 import sys, weakref
 from rmbench import cli
-from rmbench.training import inputs
+from rmbench.training import setup as inputs
 from rmbench.training.trainer import Trainer
 load, train, models, alive = inputs.new_reward_model, Trainer.train, [], []
 

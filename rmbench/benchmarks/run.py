@@ -38,6 +38,25 @@ logger = logging.getLogger(__name__)
 ROUNDING = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2}
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """A model, the processes that score with it, and how its forward passes are formed.
+
+    Args:
+        model: what gives the rewards.
+        accelerator: device, precision and the other processes.
+        eval_tokens: of a forward pass; None is what suits the device.
+        layout: as the config asks for it.
+        store: the embeddings of a frozen backbone, so that the runs of a sweep compute a benchmark's once.
+    """
+
+    model: RewardModel
+    accelerator: Accelerator
+    eval_tokens: int | None = None
+    layout: LayoutName = LayoutName.auto
+    store: FeatureStore | None = None
+
+
 @dataclass
 class Prepared:
     """A benchmark's items as token ids for one tokenizer; the model may be another one every time it is scored."""
@@ -64,30 +83,20 @@ def prepare_benchmark(
     return Prepared(benchmark, items, rows, dict(cut), max_length, compat, tokenizer)
 
 
-def run_benchmark(
-    prepared: Prepared,
-    model: RewardModel,
-    accelerator: Accelerator,
-    eval_tokens: int | None,
-    folder: Path,
-    checkpoint: str,
-    layout: LayoutName = LayoutName.auto,
-    store: FeatureStore | None = None,
-) -> dict[str, Any]:
+def run_benchmark(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: str) -> dict[str, Any]:
     """Score the items and write `folder`/scores.jsonl, then `folder`/results.json; what is scored already is not again.
-
-    `store` holds the embeddings of a frozen backbone, so that the runs of a sweep compute a benchmark's once.
 
     Raises:
         UserError: the folder holds scores of another model or under other settings, or another process works in it.
     """
     benchmark, compat = prepared.benchmark, prepared.compat
+    model, accelerator = scorer.model, scorer.accelerator
     provenance = {
         "checkpoint": checkpoint,
         "model": fingerprint(model),
         "config": _digest(described(model)),
         "attention": model.attention,
-        "layout": layout.name,
+        "layout": scorer.layout.name,
         "benchmark": benchmark.path or benchmark.name,
         "items": _digest([dataclasses.asdict(item) for item in prepared.items]),
         "template": _digest(prepared.tokenizer.chat_template),
@@ -98,8 +107,8 @@ def run_benchmark(
     with runs.locked(folder) if accelerator.is_main_process else nullcontext():
         provenance = claim(folder, provenance, accelerator)
         with accelerator.autocast():
-            chosen = benchmark_layout(prepared, model, accelerator, layout, store)
-            rows, difference = scored(prepared, model, chosen, accelerator, eval_tokens, folder, provenance)
+            chosen = benchmark_layout(prepared, scorer)
+            rows, difference = scored(prepared, scorer, chosen, folder, provenance)
         results = {
             "benchmark": benchmark.name,
             **form_results(find(benchmark.name), rows, compat),
@@ -125,30 +134,23 @@ def numbers_now(
     return {f"benchmark/{name}": value for name, value in numbers.items() if value is not None}
 
 
-def benchmark_layout(
-    prepared: Prepared, model: RewardModel, accelerator: Accelerator, asked: LayoutName, store: FeatureStore | None
-) -> Layout:
+def benchmark_layout(prepared: Prepared, scorer: Scorer) -> Layout:
     """RewardBench's rows under `compat`, else what the backbone allows, or the embeddings that are known."""
+    model, store = scorer.model, scorer.store
     if prepared.compat:
         return AsRewardBench(model.pad_id, prepared.tokenizer.bos_token_id, model.stated_pad_id)
-    layout = choose_layout(asked, model, prepared.rows, accelerator.device)
+    layout = choose_layout(scorer.layout, model, prepared.rows, scorer.accelerator.device)
     return layout if store is None else store.features(prepared.rows, layout, prepared.benchmark.name)
 
 
 def scored(
-    prepared: Prepared,
-    model: RewardModel,
-    layout: Layout,
-    accelerator: Accelerator,
-    eval_tokens: int | None,
-    folder: Path,
-    provenance: dict[str, Any],
+    prepared: Prepared, scorer: Scorer, layout: Layout, folder: Path, provenance: dict[str, Any]
 ) -> tuple[list[ScoreRow], float | None]:
     """The items' score rows, in order, those that `folder` holds already included; scores.jsonl is written.
 
     Also how much a score depends on what else is in its batch, as a self-check found it; None of known embeddings.
     """
-    items = prepared.rows
+    items, model, accelerator = prepared.rows, scorer.model, scorer.accelerator
     log = ScoreLog(folder, accelerator.process_index)
     made_by = [provenance[name] for name in ("model", "config", "attention", "layout", "precision", "compat")]
     keys = [_digest([made_by, row.id, row.sequences]) for row in items]
@@ -169,7 +171,7 @@ def scored(
         """A batch's rows go to the disk at once."""
         log.append([score_row(items[i], scores, keys[i]) for i, scores in batch.items()])
 
-    new = score_items(model, items, layout, accelerator.device, eval_tokens, done, keep)
+    new = score_items(model, items, layout, accelerator.device, scorer.eval_tokens, done, keep)
     rows = [score_row(items[i], new.get(i) or known[key], key) for i, key in enumerate(keys)]
     if accelerator.is_main_process:
         log.finish(rows)

@@ -10,7 +10,6 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -26,6 +25,7 @@ from rmbench.commands.catalog import did_you_mean, nearest
 from rmbench.commands.overrides import quoted
 from rmbench.config import SCHEMAS, keys
 from rmbench.errors import UserError
+from rmbench.foreign.hydra import sweep_jobs
 from rmbench.knobs import Checked
 from rmbench.paths import conf_dir
 
@@ -105,7 +105,7 @@ def combinations(command: str, overrides: list[Override], config_dir: str | None
     with mistakes_explained(command), _hydra():
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         expanded = parser.parse_overrides(listed + typed_words(overrides))
-        jobs = BasicSweeper.split_arguments(expanded, None)[0]
+        jobs = sweep_jobs(expanded)
     seen: set[str] = set()
     for job in jobs:
         if not seen.issuperset(job):

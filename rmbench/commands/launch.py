@@ -9,10 +9,7 @@ import argparse
 import re
 from dataclasses import dataclass
 from typing import NoReturn
-from unittest.mock import patch
 
-import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
@@ -23,6 +20,7 @@ from rmbench.commands.jobs import accounted, plain_job, train_job
 from rmbench.commands.registry import COMMANDS
 from rmbench.console import console
 from rmbench.errors import UserError
+from rmbench.foreign.hydra import call_main, flags_parser
 from rmbench.paths import conf_dir
 
 
@@ -89,7 +87,7 @@ def understood(command: str, typed: list[str]) -> Request:
     Raises:
         UserError: an unknown flag, or a word that is wrong.
     """
-    parser = get_args_parser()
+    parser = flags_parser()
     parser.error = _bad_flag  # type: ignore[method-assign]
     parser.allow_abbrev = False
     options = parser.parse_intermixed_args(typed)
@@ -120,11 +118,6 @@ def _start(request: Request) -> None:
     if request.multirun:  # the names of the runs' folders hold the swept keys alone
         fixed = [override.key_or_group for override in request.overrides if not override.is_sweep_override()]
         typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]")
-    main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=request.config)
     job = train_job if request.config == "train" else plain_job
-    with (
-        mistakes_explained(request.config),
-        patch("sys.argv", ["rmbench", *flags, *typed]),
-        patch.dict("os.environ", HYDRA_FULL_ERROR="1"),  # raise, rather than print and exit
-    ):
-        main(job)()
+    with mistakes_explained(request.config):
+        call_main(job, str(conf_dir()), request.config, [*flags, *typed])

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from rmbench.diagnostics.rules import Pieces, Result, Rule, Use, combined, rule_for, sketched
+from rmbench.foreign.torch import in_backward_pass
 from rmbench.modeling.layout import BatchInputs, PairOutput, run_inputs
 from rmbench.modeling.model import RewardModel
 
@@ -201,7 +202,7 @@ class PairGradients:
             """Puts a tap behind the layer."""
             if not torch.is_grad_enabled() or not inputs or not isinstance(output, Tensor):
                 return None
-            if torch._C._current_graph_task_id() == -1:  # not a recomputation within a backward pass
+            if not in_backward_pass():  # where it would be a recomputation
                 self._calls[name] += 1
             tapped: Tensor = Tap.apply(output, inputs[0], self._anchor, lambda a, g: self._seen(name, a, g))
             return tapped

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin, FullyShardedDataParallelPlugin
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from rmbench.config import Device, GpuConfig, Precision, Strategy
 from rmbench.errors import UserError
+from rmbench.foreign.accelerate import forget_accelerator
 from rmbench.modeling.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,7 @@ def make_accelerator(config: GpuConfig, max_grad_norm: float = 0.0) -> Accelerat
         keep_freed_memory()
     plugins = _plugins(config.strategy, device, precision, max_grad_norm)
     torch.set_float32_matmul_precision("high" if precision is Precision.tf32 else "highest")
-    # A sweep runs several jobs in one process; each has its own precision.
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    forget_accelerator()
     accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if precision is Precision.bf16 else "no",

@@ -11,6 +11,7 @@ from torch import Tensor
 from rmbench.config import LayoutName
 from rmbench.data.text import TokenGroup
 from rmbench.errors import UserError
+from rmbench.foreign.transformers import attention_can_be_exchanged
 from rmbench.modeling.attention import FLEX_BLOCK_TOKENS
 from rmbench.modeling.layout import BatchInputs, Layout, Padded, Shared
 from rmbench.modeling.memory import out_of_memory
@@ -51,7 +52,7 @@ def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGrou
     other = set(getattr(config, "layer_types", None) or []) - KNOWN_LAYERS
     if other:
         return f"the backbone has layers of another kind ({', '.join(sorted(other))})"
-    if not model.network._can_set_attn_implementation():
+    if not attention_can_be_exchanged(model.network):
         return "the backbone's attention cannot be exchanged"
     few = pairs_of_all_lengths(pairs, PAIRS_TRIED)
     packed = shared.inputs(few).to(device)

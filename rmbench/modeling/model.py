@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rmbench.errors import UserError
+from rmbench.foreign.transformers import attention_of
 from rmbench.modeling import heads
 from rmbench.modeling.attention import PACKED
 from rmbench.modeling.last_layer import last_layer
@@ -33,7 +34,7 @@ class RewardModel(nn.Module):
         self.language: Any = None  # a LanguageHead, for losses that read likelihoods
         self.stated_pad_id: int | None = None  # of a loaded checkpoint, before its tokenizer is mended
         self._pooled: Tensor | None = None
-        self.attention: str = network.config._attn_implementation  # of padded rows
+        self.attention: str = attention_of(network)  # of padded rows
         self.last_layer = last_layer(network) if self.is_decoder else None
         if not self.is_decoder:
             self.whole_head.register_forward_pre_hook(self._keep_input)
@@ -110,7 +111,7 @@ class RewardModel(nn.Module):
 
     def _use_attention(self, name: str) -> None:
         """Stays so after the forward pass: checkpointed layers run again in the backward pass."""
-        if self.network.config._attn_implementation != name:
+        if attention_of(self.network) != name:
             self.network.set_attn_implementation(name)
 
     def _keep_input(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -40,13 +40,19 @@ def keep_trained_alone(accelerator: Accelerator) -> None:
     accelerator.register_load_state_pre_hook(_load_trained)
 
 
-def save(
-    accelerator: Accelerator, folder: Path, step: int, state: dict[str, Any], tensors: dict[str, Tensor], keep: int
-) -> bool:
-    """Weights, optimiser and random states through Accelerate; `state` as JSON and `tensors` beside them.
+def save(accelerator: Accelerator, folder: Path, state: dict[str, Any], tensors: dict[str, Tensor], keep: int) -> bool:
+    """Write `folder`/step-N: weights, optimiser and random states through Accelerate, and what is given beside them.
+
+    Args:
+        accelerator: holds what Accelerate writes.
+        folder: all checkpoints of the run.
+        state: the trainer's, as JSON; `state["step"]` is N.
+        tensors: the state of the loss.
+        keep: how many checkpoints stay; the oldest go.
 
     False, on every rank, if the disk did not take it: said in the log, and the checkpoints before are as they were.
     """
+    step = state["step"]
     final, staging = folder / f"step-{step}", folder / f".step-{step}.partial"
     is_main = accelerator.is_main_process
 

@@ -35,6 +35,20 @@ class StepInput:
     pairs: int
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which part of every global batch is this process's.
+
+    Args:
+        rank: this process of `world`.
+        in_step: every rank makes as many forward passes as the others, since their weights are sharded among them.
+    """
+
+    rank: int = 0
+    world: int = 1
+    in_step: bool = False
+
+
 class StepFeed:
     """The input of step 0, 1, ... for one rank.
 
@@ -42,9 +56,8 @@ class StepFeed:
         pairs: what `batches` draws from.
         batches: the pairs of each global batch.
         layout: how pairs become rows.
-        rank: this process of `world`.
+        share: this process's.
         max_pairs: at most so many pairs per forward pass, or None.
-        in_step: every rank makes as many forward passes as the others, since their weights are divided among them.
     """
 
     def __init__(
@@ -52,13 +65,11 @@ class StepFeed:
         pairs: Sequence[TokenPair],
         batches: StepBatches,
         layout: Layout,
-        rank: int,
-        world: int,
+        share: Share,
         max_pairs: int | None,
-        in_step: bool = False,
     ) -> None:
         self.pairs, self.batches, self.layout = pairs, batches, layout
-        self.rank, self.world, self.max_pairs, self.in_step = rank, world, max_pairs, in_step
+        self.share, self.max_pairs = share, max_pairs
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._next: tuple[tuple[int, int], Future[StepInput]] | None = None
 
@@ -81,7 +92,8 @@ class StepFeed:
         batch = self.batches.at(step)
         # dealt out by length, so that every rank has about as much to do
         ordered = sorted(batch, key=lambda i: (-self.batches.lengths[i], i))
-        shares = [[self.pairs[i] for i in ordered[rank :: self.world]] for rank in range(self.world)]
+        world = self.share.world
+        shares = [[self.pairs[i] for i in ordered[rank::world]] for rank in range(world)]
         micro_batches = []
         for part in self._parts(shares, budget_tokens):
             rows = self.layout.inputs(part)
@@ -97,8 +109,8 @@ class StepFeed:
             batches = token_batches(share, self.layout, budget_tokens, self.max_pairs)
             return [[share[i] for i in batch] for batch in batches]
 
-        parts = divided(shares[self.rank])
-        while self.in_step and len(parts) < max(len(divided(share)) for share in shares):
+        parts = divided(shares[self.share.rank])
+        while self.share.in_step and len(parts) < max(len(divided(share)) for share in shares):
             longest = max(parts, key=len)
             at, half = parts.index(longest), len(longest) // 2
             parts[at : at + 1] = [longest[:half], longest[half:]]

@@ -1,4 +1,4 @@
-"""AdamW and the schedule of its learning rate."""
+"""AdamW, the schedule of its learning rate, and the clipping of its gradient."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
 from transformers import get_scheduler
 
 from rmbench.config import TrainingConfig
@@ -27,3 +29,9 @@ def new_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, total
     """The learning rate of each step; `warmup` is a share of all steps if below 1."""
     warmup_steps = math.ceil(config.warmup * total_steps) if config.warmup < 1 else int(config.warmup)
     return get_scheduler(config.scheduler.name, optimizer, warmup_steps, total_steps)
+
+
+def clip_gradient(accelerator: Accelerator, model: torch.nn.Module, limit: float) -> float:
+    """The norm of the whole gradient before it was clipped to `limit`; 0 is no limit."""
+    norm: Any = accelerator.clip_grad_norm_(model.parameters(), limit or math.inf)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)  # of sharded gradients it is sharded too

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from accelerate import Accelerator
 
 from rmbench.benchmarks.registry import find
 from rmbench.benchmarks.run import Prepared, prepare_benchmark
-from rmbench.config import Gradient, HeadKind, OnBadRow, Strategy, TrainConfig
-from rmbench.data.dataset import load_dataset
+from rmbench.config import DatasetConfig, Gradient, HeadKind, OnBadRow, Strategy, TrainConfig
+from rmbench.data.dataset import Dataset, load_dataset
 from rmbench.data.ratings import with_scaled_ratings
 from rmbench.data.text import TokenPair, resolve_max_length
-from rmbench.data.tokens import tokenized, tokenizer_fingerprint
+from rmbench.data.tokens import TokenTable, tokenized, tokenizer_fingerprint
 from rmbench.errors import UserError
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import precision_name
@@ -40,15 +41,30 @@ class Inputs:
     loss: PairLoss
     train_pairs: Sequence[TokenPair]
     eval_pairs: Sequence[TokenPair]
-    benchmark: Prepared | None
     layout: Layout
     eval_layout: Layout
-    store: FeatureStore | None  # of a frozen backbone
-    facts: dict[str, Any]
+    benchmark: Prepared | None = None
+    store: FeatureStore | None = None  # of a frozen backbone
+    facts: dict[str, Any] = field(default_factory=dict)  # for environment.json
 
 
 def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     """Loss, data, model and token ids.
+
+    Twelve steps, cheap mistakes before expensive work; each needs what stands above it:
+
+    1. the loss: it says which columns and which parts of the model it needs, and a wrong name costs nothing yet;
+    2. the pairs, then 3. the benchmark's items: a file that is missing is reported before a model is fetched;
+    4. the model and its tokenizer, which gets its template and its pad token here, so token ids come later;
+    5. combinations that cannot work: they depend on the loss and on the head that the model really has;
+    6. strata: they choose training pairs, by the embeddings of a second model, so they precede all that counts pairs;
+    7. ratings: scaled over the training pairs that are left;
+    8. the language head, for losses that read likelihoods: while the backbone is as it was loaded;
+    9. token ids of the pairs, then of the benchmark: both only now, and too few pairs are an error before any pass;
+    10. the layout: tried with real passes on the device where it will be used, so the model moves there first;
+    11. the embeddings of a frozen backbone: computed in the chosen layout, after which pairs are rows of features;
+    12. compiling, then the estimate of memory: it measures the model as it is trained. Compiling hides the layers that
+        steps 5, 8, 10 and 11 look into.
 
     Raises:
         UserError: one of them cannot be had as the config says.
@@ -61,62 +77,91 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     _refuse_combinations(config, loss, model)
     dataset = stratified(dataset, config.dataset, config.backbone, config.gpu, accelerator)
     if loss.needs_rating:
-        dataset.train = with_scaled_ratings(dataset.train, config.loss.rating_scale, config.loss.pairwise)
-        if config.diagnostics.probe_pairs:
-            dataset.eval = with_scaled_ratings(dataset.eval, config.loss.rating_scale, config.loss.pairwise)
+        _scale_ratings(dataset, config)
     if loss.needs_likelihood:
         model.language = language_head(model, config.backbone)
     max_length = resolve_max_length(config.dataset.max_length, tokenizer, model.network.config, "dataset.max_length")
-
-    policy, drop = config.dataset.length_policy, config.dataset.on_bad_row is OnBadRow.drop
-    cache = Path(config.dataset.cache)
-    train_pairs, train_counts = tokenized(
-        dataset.train, tokenizer, max_length, policy, cache, name="train", drop_identical=True, drop_refused=drop
-    )
-    eval_pairs, eval_counts = tokenized(
-        dataset.eval, tokenizer, max_length, policy, cache, name="eval", drop_refused=drop
-    )
+    (train_pairs, train_counts), (eval_pairs, eval_counts) = _token_ids(dataset, tokenizer, max_length, config.dataset)
     _refuse_too_few(len(train_pairs), config, accelerator.num_processes)
     benchmark = prepare_benchmark(config.benchmark, items, tokenizer, model) if items else None
     model.to(accelerator.device)
-    layout = choose_layout(config.layout, model, train_pairs, accelerator.device)
-    eval_layout, store = layout, None
-    layout = WithLikelihood(layout) if loss.needs_likelihood else layout
+    eval_layout = choose_layout(config.layout, model, train_pairs, accelerator.device)
+    layout = WithLikelihood(eval_layout) if loss.needs_likelihood else eval_layout
+    inputs = Inputs(model, tokenizer, loss, train_pairs, eval_pairs, layout, eval_layout, benchmark)
     if config.backbone.freeze:
-        freeze_backbone(model)
-        store = _feature_store(config, model, accelerator)
-        with accelerator.autocast():
-            layout, eval_layout = (
-                store.features(pairs, layout, name) for name, pairs in (("train", train_pairs), ("eval", eval_pairs))
-            )
+        _take_features(inputs, config, accelerator)
     if config.gpu.compile:
         compile_backbone(model)
-    few = pairs_of_all_lengths(train_pairs, 2)
-    with accelerator.autocast():
-        memory = estimate(model, layout, few, config.gpu.strategy, accelerator.num_processes)
-    budget = first_budget(config.training.micro_batch_tokens, accelerator.device)
-    if accelerator.is_main_process and accelerator.device.type != "cpu":
-        memory.tell(budget, accelerator.device)
-    facts = {
+    inputs.facts = {
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
         "precision": precision_name(accelerator),
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "max_length": max_length,
-        "layout": layout.name,
-        "estimated_memory": asdict(memory) | {"tokens": budget, "total": memory.total(budget)},
-        "dataset": {
-            "fingerprint": dataset.fingerprint,
-            "tokenizer": tokenizer_fingerprint(tokenizer),  # and its template
-            "origin": dataset.origin,
-            "rows_dropped": dataset.dropped,
-            "noise": dataset.noise,
-            "strata": dataset.strata,
-            "tokenised": {"train": dict(train_counts), "eval": dict(eval_counts)},
-        },
+        "layout": inputs.layout.name,
+        "estimated_memory": _memory(inputs, config, accelerator),
+        "dataset": _about(dataset, tokenizer) | {"tokenised": {"train": dict(train_counts), "eval": dict(eval_counts)}},
     }
-    return Inputs(model, tokenizer, loss, train_pairs, eval_pairs, benchmark, layout, eval_layout, store, facts)
+    return inputs
+
+
+def _scale_ratings(dataset: Dataset, config: TrainConfig) -> None:
+    """Of the training pairs, and of the held-out ones where the probe puts them through the loss."""
+    scale, pairwise = config.loss.rating_scale, config.loss.pairwise
+    dataset.train = with_scaled_ratings(dataset.train, scale, pairwise)
+    if config.diagnostics.probe_pairs:
+        dataset.eval = with_scaled_ratings(dataset.eval, scale, pairwise)
+
+
+def _token_ids(
+    dataset: Dataset, tokenizer: Any, max_length: int, config: DatasetConfig
+) -> tuple[tuple[TokenTable, Counter[str]], tuple[TokenTable, Counter[str]]]:
+    """Training and held-out pairs, each with what happened to them; equal responses teach nothing but are evaluated."""
+    policy, drop, cache = config.length_policy, config.on_bad_row is OnBadRow.drop, Path(config.cache)
+    return (
+        tokenized(
+            dataset.train, tokenizer, max_length, policy, cache, name="train", drop_identical=True, drop_refused=drop
+        ),
+        tokenized(dataset.eval, tokenizer, max_length, policy, cache, name="eval", drop_refused=drop),
+    )
+
+
+def _take_features(inputs: Inputs, config: TrainConfig, accelerator: Accelerator) -> None:
+    """Freeze the backbone and put the embeddings of all pairs in place of their tokens."""
+    freeze_backbone(inputs.model)
+    folder = Path(config.backbone.feature_cache)
+    precision, eval_tokens = precision_name(accelerator), config.gpu.eval_tokens
+    store = FeatureStore(folder, inputs.model, accelerator.device, precision, eval_tokens)
+    with accelerator.autocast():
+        inputs.layout, inputs.eval_layout = (
+            store.features(pairs, inputs.layout, name)
+            for name, pairs in (("train", inputs.train_pairs), ("eval", inputs.eval_pairs))
+        )
+    inputs.store = store
+
+
+def _memory(inputs: Inputs, config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
+    """The estimate of what a forward pass and the optimiser take, printed where memory is the device's own."""
+    few = pairs_of_all_lengths(inputs.train_pairs, 2)
+    with accelerator.autocast():
+        memory = estimate(inputs.model, inputs.layout, few, config.gpu.strategy, accelerator.num_processes)
+    budget = first_budget(config.training.micro_batch_tokens, accelerator.device)
+    if accelerator.is_main_process and accelerator.device.type != "cpu":
+        memory.tell(budget, accelerator.device)
+    return asdict(memory) | {"tokens": budget, "total": memory.total(budget)}
+
+
+def _about(dataset: Dataset, tokenizer: Any) -> dict[str, Any]:
+    """Where the pairs come from and what was done to them."""
+    return {
+        "fingerprint": dataset.fingerprint,
+        "tokenizer": tokenizer_fingerprint(tokenizer),  # and its template
+        "origin": dataset.origin,
+        "rows_dropped": dataset.dropped,
+        "noise": dataset.noise,
+        "strata": dataset.strata,
+    }
 
 
 def _refuse_too_few(pairs: int, config: TrainConfig, devices: int) -> None:
@@ -162,8 +207,3 @@ def _refuse_likelihood_with(config: TrainConfig, loss: PairLoss) -> None:
     for what, reason in remedies.items():
         if reason:
             raise UserError(f"loss.regularizer.sft and dpo do not go with {what}: {reason}.")
-
-
-def _feature_store(config: TrainConfig, model: RewardModel, accelerator: Accelerator) -> FeatureStore:
-    folder = Path(config.backbone.feature_cache)
-    return FeatureStore(folder, model, accelerator.device, precision_name(accelerator), config.gpu.eval_tokens)

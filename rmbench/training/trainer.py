@@ -10,40 +10,37 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import DistributedType
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
-from rmbench.config import Strategy, TrainingConfig
 from rmbench.console import progress
-from rmbench.data.text import TokenPair
 from rmbench.data.tokens import lengths
 from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.errors import Stopped, UserError
-from rmbench.losses import PairLoss, Statistics
-from rmbench.modeling.devices import sharded, whole_state, wrapped
-from rmbench.modeling.layout import Layout
-from rmbench.modeling.loading import save_reward_model
+from rmbench.losses import Statistics
+from rmbench.modeling.devices import sharded, wrapped
 from rmbench.modeling.memory import first_budget, halved, out_of_memory
 from rmbench.modeling.model import RewardModel, recompute_activations
-from rmbench.modeling.scoring import score_pairs, summarize
+from rmbench.modeling.scoring import summarize
 from rmbench.modeling.throughput import matrix_rate, model_cost
 from rmbench.runs import History
-from rmbench.tracking import Tracker
 from rmbench.training import checkpoints, guards
-from rmbench.training.feed import MicroBatch, StepFeed
+from rmbench.training.export import export
+from rmbench.training.feed import MicroBatch, Share, StepFeed
 from rmbench.training.gradient import StepGradient
 from rmbench.training.metrics_window import SUMS, TrainState
-from rmbench.training.optimizer import new_optimizer, new_schedule
+from rmbench.training.optimizer import clip_gradient, new_optimizer, new_schedule
+from rmbench.training.run import Run
 from rmbench.training.sampler import StepBatches
+from rmbench.training.setup import Inputs
 from rmbench.training.signals import EndingSignals
 
 logger = logging.getLogger(__name__)
@@ -53,51 +50,46 @@ BenchmarkNow = Callable[[torch.nn.Module], dict[str, float]]
 
 
 class Trainer:
-    """Trains one reward model; `train` returns when the last step is done."""
+    """Trains one reward model; `train` returns when the last step is done.
+
+    Args:
+        run: config, folder, processes and tracker.
+        inputs: model, loss and pairs, as `setup.prepare` gives them.
+        recorder: receives the pairs of the steps that are recorded.
+        probe: measured before each recorded step.
+        benchmark: called every `training.eval_benchmark_every` steps.
+    """
 
     def __init__(
         self,
-        config: TrainingConfig,
-        *,
-        model: RewardModel,
-        tokenizer: Any,
-        loss: PairLoss,
-        train_pairs: Sequence[TokenPair],
-        eval_pairs: Sequence[TokenPair],
-        accelerator: Accelerator,
-        folder: Path,
+        run: Run,
+        inputs: Inputs,
         recorder: PairRecorder,
-        tracker: Tracker,
-        layout: Layout,
-        eval_layout: Layout,
-        eval_tokens: int | None,
-        seed: int,
         probe: Probe | None = None,
         benchmark: BenchmarkNow | None = None,
-        strategy: Strategy = Strategy.none,
     ) -> None:
-        self.config, self.loss, self.accelerator, self.tokenizer = config, loss, accelerator, tokenizer
+        config, accelerator, model, loss = run.config.training, run.accelerator, inputs.model, inputs.loss
+        self.run, self.inputs, self.config, self.accelerator, self.loss = run, inputs, config, accelerator, loss
+        self.folder, self.layout, self.recorder, self.probe = run.folder, inputs.layout, recorder, probe
         self.benchmark = benchmark
-        self.eval_pairs, self.eval_layout, self.eval_tokens = eval_pairs, eval_layout, eval_tokens
-        self.folder, self.recorder, self.tracker, self.layout = folder, recorder, tracker, layout
-        self.probe = probe
         margin_gradients = (recorder.gradients or PairGradients(model)) if loss.needs_gradient_norm else None
         if config.gradient_checkpointing:
             recompute_activations(model)
         optimizer = new_optimizer(model, config)
         self.cost = model_cost(model.network)
-        self.model, self.optimizer = wrapped(accelerator, strategy, model, optimizer)
+        self.model, self.optimizer = wrapped(accelerator, run.config.gpu.strategy, model, optimizer)
         self.gradient = StepGradient(self.model, loss, accelerator, recorder, margin_gradients)
         self.sharded = sharded(accelerator, self.model)
 
         rank, world = accelerator.process_index, accelerator.num_processes
         if self.sharded and config.batch_size % world:
             raise UserError(
-                f"training.batch_size={config.batch_size}: with divided weights, a multiple of {world} devices."
+                f"training.batch_size={config.batch_size}: with sharded weights, a multiple of {world} devices."
             )
         smallest = config.batch_size if self.sharded else world
-        self.batches = StepBatches(lengths(train_pairs), config.batch_size, seed, smallest)
-        self.feed = StepFeed(train_pairs, self.batches, layout, rank, world, config.micro_batch_size, self.sharded)
+        self.batches = StepBatches(lengths(inputs.train_pairs), config.batch_size, run.config.seed, smallest)
+        share = Share(rank, world, in_step=self.sharded)
+        self.feed = StepFeed(inputs.train_pairs, self.batches, inputs.layout, share, config.micro_batch_size)
         self.total_steps = config.max_steps or math.ceil(config.epochs * self.batches.steps_per_epoch)
         self.schedule = new_schedule(optimizer, config, self.total_steps)  # of what Accelerate has wrapped
         self.state = TrainState(budget_tokens=first_budget(config.micro_batch_tokens, accelerator.device))
@@ -197,8 +189,7 @@ class Trainer:
 
     def _optimizer_step(self, finite: bool) -> float | None:
         """The gradient's norm before clipping; None if it or the loss is not finite: then the weights stay."""
-        limit = self.config.max_grad_norm or math.inf
-        norm = float(_whole(self.accelerator.clip_grad_norm_(self.model.parameters(), limit)))
+        norm = clip_gradient(self.accelerator, self.model, self.config.max_grad_norm)
         finite = finite and math.isfinite(norm)
         if not finite and self.accelerator.distributed_type is DistributedType.DEEPSPEED:
             raise FloatingPointError("loss or gradient not finite, and DeepSpeed has taken the step already")
@@ -256,10 +247,10 @@ class Trainer:
 
     def evaluate(self) -> dict[str, Any]:
         """`scoring.summarize` of the evaluation pairs under the model as it is now."""
-        scores = score_pairs(
-            self._scored(), self.eval_pairs, self.eval_layout, self.accelerator.device, self.eval_tokens
+        pairs = self.inputs.eval_pairs
+        return summarize(
+            self.run.score(self._scored(), pairs, self.inputs.eval_layout), [p.pair.section for p in pairs]
         )
-        return summarize(scores, [p.pair.section for p in self.eval_pairs])
 
     def _scored(self) -> torch.nn.Module:
         """The model for passes of which ranks make different numbers: DDP would wait for all of them in each."""
@@ -273,16 +264,12 @@ class Trainer:
 
     def export(self, folder: Path) -> None:
         """The model as it is now as a plain transformers folder, written atomically by rank 0."""
-        state = whole_state(self.accelerator, self.model) if self.sharded else None
-        if self.accelerator.is_main_process:
-            staging = folder.with_name(f".{folder.name}.partial")
-            save_reward_model(self.accelerator.unwrap_model(self.model), self.tokenizer, staging, state)
-            checkpoints.replace_folder(staging, folder)
+        export(self.accelerator, self.model, self.inputs.tokenizer, folder)
 
     def _log(self, row: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
             self.history.append({"step": self.state.step, **row})
-            self.tracker.log(self.state.step, row)
+            self.run.tracker.log(self.state.step, row)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0
@@ -291,7 +278,7 @@ class Trainer:
         self.state.scheduler = self.schedule.state_dict()
         folder, keep = self.folder / "checkpoints", self.config.save_total_limit
         state, tensors = asdict(self.state), self.loss.state_dict()
-        self._saved = checkpoints.save(self.accelerator, folder, self.state.step, state, tensors, keep)
+        self._saved = checkpoints.save(self.accelerator, folder, state, tensors, keep)
 
     def _end(self) -> NoReturn:
         number = self.signals.received or signal.SIGTERM  # another rank may have heard it
@@ -309,8 +296,3 @@ class Trainer:
         self.loss.load_state_dict(tensors)
         self.schedule.load_state_dict(self.state.scheduler)
         logger.info("resumed at step %d of %d", self.state.step, self.total_steps)
-
-
-def _whole(norm: Any) -> Any:
-    """Of divided gradients the norm is divided too."""
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -17,6 +17,7 @@ from rmbench.config import (
     LossConfig,
     Measure,
     RegularizerConfig,
+    TrainConfig,
     TrainingConfig,
 )
 from rmbench.data.dataset import load_dataset
@@ -27,7 +28,8 @@ from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout import Shared
 from rmbench.modeling.loading import new_reward_model
-from rmbench.tracking import Tracker
+from rmbench.training.run import Run
+from rmbench.training.setup import Inputs
 from rmbench.training.trainer import Trainer
 
 
@@ -54,6 +56,7 @@ def trained_in_float64(loss_config, layout, folder, **changes):
     training = TrainingConfig(
         **{"batch_size": 16, "learning_rate": 1e-3, "max_grad_norm": 0, "max_steps": 6, **changes}
     )
+    config = TrainConfig(training=training, gpu=GpuConfig(device=Device.cpu, eval_tokens=1000))
     loss = PairLoss(loss_config)
     dataset = load_dataset(DatasetConfig(name="synthetic", train_size=64, eval_size=32))
     if loss.needs_rating:
@@ -61,23 +64,10 @@ def trained_in_float64(loss_config, layout, folder, **changes):
     model, tokenizer = new_reward_model(BackboneConfig(), "sdpa", seed=0)
     pairs, _ = tokenize_pairs(dataset.train, tokenizer, 64)
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(
-        training,
-        model=model.double(),
-        tokenizer=tokenizer,
-        loss=loss,
-        train_pairs=pairs,
-        eval_pairs=pairs[:4],
-        accelerator=make_accelerator(GpuConfig(device=Device.cpu)),
-        folder=folder,
-        recorder=PairRecorder(folder, 0, Gradient.off),
-        tracker=Tracker(),
-        layout=layout(model.pad_id),
-        eval_layout=layout(model.pad_id),
-        eval_tokens=1000,
-        seed=0,
-    )
-    trainer.train()
+    rows = layout(model.pad_id)
+    inputs = Inputs(model.double(), tokenizer, loss, pairs, pairs[:4], layout=rows, eval_layout=rows)
+    run = Run(config, folder, make_accelerator(config.gpu))
+    Trainer(run, inputs, PairRecorder(folder, 0, Gradient.off)).train()
     parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
     return parameters | {f"loss.{name}": value for name, value in loss.state_dict().items()}
 

@@ -17,6 +17,7 @@ from rmbench.config import (
     LossConfig,
     RegularizerConfig,
     Strategy,
+    TrainConfig,
     TrainingConfig,
 )
 from rmbench.data.dataset import load_dataset
@@ -26,7 +27,8 @@ from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout import Shared
 from rmbench.modeling.loading import new_reward_model
-from rmbench.tracking import Tracker
+from rmbench.training.run import Run
+from rmbench.training.setup import Inputs
 from rmbench.training.trainer import Trainer
 
 LOSSES = {
@@ -40,7 +42,7 @@ def trained(loss_config, folder, how):
     training = TrainingConfig(
         max_steps=20, batch_size=16, micro_batch_size=3, learning_rate=1e-3, logging_steps=1, max_grad_norm=0.5
     )
-    gpu = GpuConfig(strategy=Strategy.ddp if how == "ddp" else Strategy.none)
+    gpu = GpuConfig(strategy=Strategy.ddp if how == "ddp" else Strategy.none, eval_tokens=200)
     dataset = load_dataset(DatasetConfig(name="synthetic", train_size=64, eval_size=21))
     model, tokenizer = new_reward_model(BackboneConfig(), "sdpa", seed=0)
     model.double()
@@ -53,23 +55,9 @@ def trained(loss_config, folder, how):
             fully_shard(layer)
         fully_shard(model)
     loss = PairLoss(loss_config)
-    trainer = Trainer(
-        training,
-        model=model,
-        tokenizer=tokenizer,
-        loss=loss,
-        train_pairs=pairs,
-        eval_pairs=eval_pairs,
-        accelerator=accelerator,
-        folder=folder,
-        recorder=PairRecorder(folder, 0, Gradient.off),
-        tracker=Tracker(),
-        layout=layout,
-        eval_layout=layout,
-        eval_tokens=200,
-        seed=0,
-        strategy=gpu.strategy,
-    )
+    run = Run(TrainConfig(training=training, gpu=gpu), folder, accelerator)
+    inputs = Inputs(model, tokenizer, loss, pairs, eval_pairs, layout=layout, eval_layout=layout)
+    trainer = Trainer(run, inputs, PairRecorder(folder, 0, Gradient.off))
     trainer.train()
     evaluated = trainer.evaluate()
     parameters = {

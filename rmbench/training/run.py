@@ -1,0 +1,46 @@
+"""One training run: what it is asked for, where it is kept, who computes it and where its numbers go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from rmbench.config import TrainConfig
+from rmbench.data.text import TokenPair
+from rmbench.modeling.layout import Layout
+from rmbench.modeling.scoring import PairScores, score_pairs
+from rmbench.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Run:
+    """Config, folder, the processes that share the run, and its tracker (one that does nothing unless given)."""
+
+    config: TrainConfig
+    folder: Path
+    accelerator: Accelerator
+    tracker: Tracker = field(default_factory=Tracker)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes the folder."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        device: torch.device = self.accelerator.device
+        return device
+
+    def wait(self) -> None:
+        """Returns when every process has come here."""
+        self.accelerator.wait_for_everyone()
+
+    def score(self, model: torch.nn.Module, pairs: Sequence[TokenPair], layout: Layout) -> PairScores:
+        """Rewards and distances of `pairs` in the run's precision, shared among its processes."""
+        with self.accelerator.autocast():
+            return score_pairs(model, pairs, layout, self.device, self.config.gpu.eval_tokens)
