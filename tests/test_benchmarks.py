@@ -8,7 +8,7 @@ import pytest
 from helpers.data import SHARED, needs_shared, write_jsonl
 from rmbench.benchmarks import judgebench, pairs, rewardbench, rewardbench2, rm_bench
 from rmbench.benchmarks.formula import results
-from rmbench.benchmarks.registry import find
+from rmbench.benchmarks.registry import BENCHMARKS, find
 from rmbench.benchmarks.scores import ScoreRow, from_line, read_scores
 from rmbench.config import BenchmarkConfig
 from rmbench.errors import UserError
@@ -204,6 +204,17 @@ def test_a_nan_score_takes_the_number_away():
     assert formed["nan"] == 1
     assert formed["score"] is None
     assert "NaN" in formed["reason"]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_says_the_section_of_a_subset(name):
+    subsets = {
+        "rewardbench": {"hep-rust": "Reasoning", "mt-bench-hard": "Chat Hard", "shp": "shp"},
+        "rm_bench": {"safety-refuse": "safety", "safety-response": "safety", "code": "code"},
+        "judgebench": {"mmlu-pro-law": "knowledge", "livebench-math": "math", "another": "another"},
+    }
+    expected = subsets.get(name, {"Math": "Math"})
+    assert {subset: find(name).section_of(subset) for subset in expected} == expected
 
 
 def test_an_unknown_benchmark_names_the_nearest():

@@ -52,6 +52,11 @@ def _parse(row: Row) -> Item:
     )
 
 
+def section_of(subset: str) -> str:
+    """By the source's prefix."""
+    return next((section for section, prefix in SECTIONS.items() if subset.startswith(prefix)), subset)
+
+
 credit = strict_wins
 
 
@@ -70,10 +75,7 @@ def _one_game(row: ScoreRow) -> float:
 def formula(cells: dict[str, int]) -> Formula:
     """Sections by the source's prefix; the score is the mean over all pairs."""
     sources = {name: n for name, n in cells.items() if not name.endswith(": one game")}
-    inside = {
-        section: {name: n for name, n in sources.items() if name.startswith(prefix)}
-        for section, prefix in SECTIONS.items()
-    }
+    inside = {section: {name: n for name, n in sources.items() if section_of(name) == section} for section in SECTIONS}
     sections = {section: by_size(members) if members else {} for section, members in inside.items()}
     one_game = {f"{name}: one game": weight for name, weight in by_size(sources).items()}
     return Formula(sections, by_size(sources), {"one_game": one_game})

@@ -64,6 +64,11 @@ def ties_prompt(subset: str, name: str) -> str:
     return f"ties {name.partition(':')[2]}" if subset == TIES else ""
 
 
+def section_of(subset: str) -> str:
+    """A domain is a subset."""
+    return subset
+
+
 def credit(row: ScoreRow) -> float:
     """1/k for a correct response that shares the highest score with k - 1 others; Ties: all correct ones above."""
     return strict_wins(row) if row.subset == TIES else shared_first(row)

@@ -29,7 +29,8 @@ DOMAINS = {
     "code": ("code",),
     "safety": ("safety-refuse", "safety-response"),
 }
-PARTS = tuple(part for parts in DOMAINS.values() for part in parts)
+DOMAIN_OF = {part: domain for domain, parts in DOMAINS.items() for part in parts}
+PARTS = tuple(DOMAIN_OF)
 DIFFICULTIES = {
     "easy": ((1, 0), (2, 0), (2, 1)),
     "normal": ((0, 0), (1, 1), (2, 2)),
@@ -65,6 +66,11 @@ def _parse(row: Row, of_file: str | None) -> Item:
     if len(correct) != 3 or len(wrong) != 3:
         raise BadRow("wrong_type", f"{len(correct)} chosen and {len(wrong)} rejected texts; three styles of each are")
     return Item(f"{part}/{row['id']}", part, user(row["prompt"]), correct + wrong, 3)
+
+
+def section_of(subset: str) -> str:
+    """The domain; the two safety files are one."""
+    return DOMAIN_OF.get(subset, subset)
 
 
 def wins(row: ScoreRow) -> list[float]:
