@@ -1,5 +1,6 @@
 """How benchmarks form their numbers: published golden values and rules by hand."""
 
+import csv
 import json
 import math
 
@@ -260,6 +261,25 @@ def test_files_are_read_in_the_benchmarks_own_columns(tmp_path):
     assert (item.label, item.cluster) == ("B>A", "livecodebench 3")
     (item,) = load("pairs", files["pairs"], group_by="lang")
     assert item.subset == "de"
+
+
+def test_rows_without_an_id_are_told_apart(tmp_path):
+    """Of a csv file an empty cell is the text "", of jsonl null: each such row is a cluster and an id of its own."""
+    line = FILES["judgebench"]
+    ids = [("a", ""), ("b", ""), ("c", "7"), ("d", "7"), ("", " "), ("", "0")]
+    with (tmp_path / "judged.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(line))
+        writer.writeheader()
+        writer.writerows(line | {"pair_id": pair, "original_id": question} for pair, question in ids)
+    items = load("judgebench", tmp_path / "judged.csv")
+    assert [(i.id, i.cluster) for i in items] == [
+        ("a", ""), ("b", ""), ("c", "livecodebench 7"), ("d", "livecodebench 7"),
+        ("row-5", ""), ("row-6", "livecodebench 0"),
+    ]  # fmt: skip
+    rows = [row(i.subset, n % 2, 0.5, name=i.id, label=i.label, cluster=i.cluster) for n, i in enumerate(items)]
+    assert len({one.source for one in judgebench.observations(rows)}) == 5
+    null = write_jsonl(tmp_path / "null.jsonl", [FILES["rm_bench"] | {"id": None}] * 2)
+    assert [item.id for item in load("rm_bench", null)] == ["row-1", "row-2"]
 
 
 def test_an_rm_bench_file_of_one_domain_is_known_by_its_name(tmp_path):

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from rmbench.benchmarks.formula import Formula, strict_wins
-from rmbench.benchmarks.rows import assistants, load_items, placed_rows, user
+from rmbench.benchmarks.rows import assistants, id_text, load_items, placed_rows, user
 from rmbench.benchmarks.scores import ScoreRow
 from rmbench.config import BenchmarkConfig
 from rmbench.data.items import Item
@@ -53,7 +53,7 @@ def _parse(row: Row) -> Item:
     stated = row.get("num_correct")
     if stated is not None and stated != len(correct):
         raise BadRow("wrong_type", f"num_correct is {stated}, chosen has {len(correct)} texts")
-    subset, name = str(row["subset"]), str(row["id"])
+    subset, name = str(row["subset"]), id_text(row["id"])
     if subset == TIES and name.partition(":")[0] not in ("ref", "tied"):
         raise BadRow("wrong_type", f"id is {name!r}; Ties has ids ref:N and tied:N")
     return Item(name, subset, user(row["prompt"]), correct + wrong, len(correct), ties_prompt(subset, name))

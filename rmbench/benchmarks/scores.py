@@ -106,8 +106,8 @@ def from_line(line: Mapping[str, Any]) -> ScoreRow:
         distances=tuple(distances),
         characters=tuple(line.get("characters", ())),
         identical=bool(line.get("identical", False)),
-        cluster=str(line.get("cluster", "")),
-        label=str(line.get("label", "")),
+        cluster=str(line.get("cluster") or ""),
+        label=str(line.get("label") or ""),
         key=str(line.get("key", "")),
     )
 
