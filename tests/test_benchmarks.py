@@ -277,7 +277,7 @@ def test_rows_without_an_id_are_told_apart(tmp_path):
         ("row-5", ""), ("row-6", "livecodebench 0"),
     ]  # fmt: skip
     rows = [row(i.subset, n % 2, 0.5, name=i.id, label=i.label, cluster=i.cluster) for n, i in enumerate(items)]
-    assert len({one.source for one in judgebench.observations(rows)}) == 5
+    assert len({one.cluster for one in judgebench.observations(rows)}) == 5
     null = write_jsonl(tmp_path / "null.jsonl", [FILES["rm_bench"] | {"id": None}] * 2)
     assert [item.id for item in load("rm_bench", null)] == ["row-1", "row-2"]
 
