@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -12,6 +11,7 @@ from accelerate import Accelerator
 from rmbench.benchmarks.registry import find
 from rmbench.benchmarks.run import Prepared, prepare_benchmark
 from rmbench.config import Gradient, HeadKind, OnBadRow, Strategy, TrainConfig
+from rmbench.data.cache import data_cache
 from rmbench.data.dataset import load_dataset
 from rmbench.data.ratings import with_scaled_ratings
 from rmbench.data.text import TokenPair, resolve_max_length
@@ -20,7 +20,7 @@ from rmbench.errors import UserError
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import precision_name
 from rmbench.modeling.estimate import estimate
-from rmbench.modeling.features import FeatureStore
+from rmbench.modeling.features import FeatureStore, feature_cache
 from rmbench.modeling.heads import kind_of
 from rmbench.modeling.language import WithLikelihood, language_head
 from rmbench.modeling.layout import Layout
@@ -69,7 +69,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     max_length = resolve_max_length(config.dataset.max_length, tokenizer, model.network.config, "dataset.max_length")
 
     policy, drop = config.dataset.length_policy, config.dataset.on_bad_row is OnBadRow.drop
-    cache = Path(config.dataset.cache)
+    cache = data_cache(config.dataset)
     train_pairs, train_counts = tokenized(
         dataset.train, tokenizer, max_length, policy, cache, name="train", drop_identical=True, drop_refused=drop
     )
@@ -162,5 +162,5 @@ def _refuse_likelihood_with(config: TrainConfig, loss: PairLoss) -> None:
 
 
 def _feature_store(config: TrainConfig, model: RewardModel, accelerator: Accelerator) -> FeatureStore:
-    folder = Path(config.backbone.feature_cache)
-    return FeatureStore(folder, model, accelerator.device, precision_name(accelerator), config.gpu.eval_tokens)
+    cache = feature_cache(config.backbone)
+    return FeatureStore(cache, model, accelerator.device, precision_name(accelerator), config.gpu.eval_tokens)
