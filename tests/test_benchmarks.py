@@ -207,6 +207,19 @@ def test_a_nan_score_takes_the_number_away():
     assert "NaN" in formed["reason"]
 
 
+def test_infinite_scores_are_compared_as_rewardbench_does_and_reported(caplog):
+    inf = math.inf
+    scores = [(inf, 0.0), (0.0, inf), (0.0, -inf), (-inf, 0.0), (inf, inf), (1.0, 0.0)]
+    formed = results(pairs, [row("a", *two) for two in scores])
+    assert formed["score"] == pytest.approx(sum(chosen > rejected for chosen, rejected in scores) / 6)
+    assert (formed["infinite"], formed["nan"], formed["ties"]) == (5, 0, 1)
+    assert formed["comparisons"] == 1  # the finite one has a margin
+    assert "5 rows with an infinite score" in caplog.text
+    ties = [row("Ties", inf, 0.0, name="ref:1"), row("Ties", inf, inf, 0.0, correct=2, name="tied:1")]
+    assert results(rewardbench2, ties)["ties_parts"]["margin above spread"] == 0
+    assert results(rewardbench2, ties)["ties_parts"]["tied accuracy"] == 1
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_says_the_section_of_a_subset(name):
     subsets = {
