@@ -197,7 +197,6 @@ def _pairs(config: DiagnoseConfig, model: RewardModel, tokenizer: Any, accelerat
     """
     if config.benchmark.name != "none":
         benchmark = benchmarks.find(config.benchmark.name)
-        section_of = {subset: s for s, subsets in getattr(benchmark, "SECTIONS", {}).items() for subset in subsets}
         pairs: Sequence[Pair] = [
             Pair(
                 i.prompt,
@@ -205,7 +204,7 @@ def _pairs(config: DiagnoseConfig, model: RewardModel, tokenizer: Any, accelerat
                 i.responses[i.correct],
                 None,
                 i.subset,
-                section_of.get(i.subset, i.subset),
+                benchmark.section_of(i.subset),
                 i.id,
             )
             for i in benchmark.load(config.benchmark)

@@ -11,6 +11,7 @@ from typing import Any
 from rmbench.benchmarks.registry import find
 from rmbench.config import GpuConfig, InspectConfig, LengthPolicy, OnBadRow
 from rmbench.console import console
+from rmbench.data.cache import data_cache
 from rmbench.data.dataset import Dataset, load_dataset
 from rmbench.data.export import export_pairs
 from rmbench.data.formats import Pair
@@ -94,7 +95,7 @@ def _tokens(
 ) -> tuple[TokenTable, list[Finding], dict[str, Any]]:
     """Token ids of all pairs, uncut; pairs that the template refuses are left out and told."""
     tokens, _ = tokenized(
-        pairs, reading.tokenizer, UNCUT, LengthPolicy.drop, Path(config.dataset.cache), name="train",
+        pairs, reading.tokenizer, UNCUT, LengthPolicy.drop, data_cache(config.dataset), name="train",
         drop_refused=True,
     )  # fmt: skip
     findings, numbers = check_tokens(tokens, reading)

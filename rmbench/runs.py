@@ -25,7 +25,10 @@ from rmbench.provenance import environment
 logger = logging.getLogger(__name__)
 
 # Keys that say where a run is kept and how it is watched, not what it computes.
-BOOKKEEPING = ("run_dir", "sweep_dir", "training.resume", "tracking", "hub")
+BOOKKEEPING = (
+    "run_dir", "sweep_dir", "training.resume", "tracking", "hub",
+    "dataset.cache_limit_gib", "backbone.feature_cache_limit_gib",
+)  # fmt: skip
 NAME_LIMIT = 80
 RENAMED = {"dataset.part": "dataset.subset"}  # keys of stored configs under their former names
 

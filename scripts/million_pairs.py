@@ -52,6 +52,7 @@ def peak_gib() -> float:
 
 def load(folder: Path) -> tuple[int, float, float]:
     """Pairs used, seconds of reading, seconds of tokenising."""
+    from rmbench.data.cache import data_cache
     from rmbench.data.dataset import load_dataset
     from rmbench.data.tokens import tokenized
     from rmbench.modeling.tiny import tiny_tokenizer
@@ -65,7 +66,13 @@ def load(folder: Path) -> tuple[int, float, float]:
     read = time.perf_counter()
     policy = LengthPolicy.truncate_prompt_left
     tokens, _ = tokenized(
-        dataset.train, tiny_tokenizer(), MAX_LENGTH_TOKENS, policy, folder / "cache", name="train", drop_identical=True
+        dataset.train,
+        tiny_tokenizer(),
+        MAX_LENGTH_TOKENS,
+        policy,
+        data_cache(config),
+        name="train",
+        drop_identical=True,
     )
     return len(tokens), read - start, time.perf_counter() - read
 

@@ -1,5 +1,6 @@
 """How benchmarks form their numbers: published golden values and rules by hand."""
 
+import csv
 import json
 import math
 
@@ -8,7 +9,7 @@ import pytest
 from helpers.data import SHARED, needs_shared, write_jsonl
 from rmbench.benchmarks import judgebench, pairs, rewardbench, rewardbench2, rm_bench
 from rmbench.benchmarks.formula import results
-from rmbench.benchmarks.registry import find
+from rmbench.benchmarks.registry import BENCHMARKS, find
 from rmbench.benchmarks.scores import ScoreRow, from_line, read_scores
 from rmbench.config import BenchmarkConfig
 from rmbench.errors import UserError
@@ -206,6 +207,30 @@ def test_a_nan_score_takes_the_number_away():
     assert "NaN" in formed["reason"]
 
 
+def test_infinite_scores_are_compared_as_rewardbench_does_and_reported(caplog):
+    inf = math.inf
+    scores = [(inf, 0.0), (0.0, inf), (0.0, -inf), (-inf, 0.0), (inf, inf), (1.0, 0.0)]
+    formed = results(pairs, [row("a", *two) for two in scores])
+    assert formed["score"] == pytest.approx(sum(chosen > rejected for chosen, rejected in scores) / 6)
+    assert (formed["infinite"], formed["nan"], formed["ties"]) == (5, 0, 1)
+    assert formed["comparisons"] == 1  # the finite one has a margin
+    assert "5 rows with an infinite score" in caplog.text
+    ties = [row("Ties", inf, 0.0, name="ref:1"), row("Ties", inf, inf, 0.0, correct=2, name="tied:1")]
+    assert results(rewardbench2, ties)["ties_parts"]["margin above spread"] == 0
+    assert results(rewardbench2, ties)["ties_parts"]["tied accuracy"] == 1
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_says_the_section_of_a_subset(name):
+    subsets = {
+        "rewardbench": {"hep-rust": "Reasoning", "mt-bench-hard": "Chat Hard", "shp": "shp"},
+        "rm_bench": {"safety-refuse": "safety", "safety-response": "safety", "code": "code"},
+        "judgebench": {"mmlu-pro-law": "knowledge", "livebench-math": "math", "another": "another"},
+    }
+    expected = subsets.get(name, {"Math": "Math"})
+    assert {subset: find(name).section_of(subset) for subset in expected} == expected
+
+
 def test_an_unknown_benchmark_names_the_nearest():
     with pytest.raises(UserError, match="Did you mean rewardbench"):
         find("rewardbnch")
@@ -249,6 +274,25 @@ def test_files_are_read_in_the_benchmarks_own_columns(tmp_path):
     assert (item.label, item.cluster) == ("B>A", "livecodebench 3")
     (item,) = load("pairs", files["pairs"], group_by="lang")
     assert item.subset == "de"
+
+
+def test_rows_without_an_id_are_told_apart(tmp_path):
+    """Of a csv file an empty cell is the text "", of jsonl null: each such row is a cluster and an id of its own."""
+    line = FILES["judgebench"]
+    ids = [("a", ""), ("b", ""), ("c", "7"), ("d", "7"), ("", " "), ("", "0")]
+    with (tmp_path / "judged.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(line))
+        writer.writeheader()
+        writer.writerows(line | {"pair_id": pair, "original_id": question} for pair, question in ids)
+    items = load("judgebench", tmp_path / "judged.csv")
+    assert [(i.id, i.cluster) for i in items] == [
+        ("a", ""), ("b", ""), ("c", "livecodebench 7"), ("d", "livecodebench 7"),
+        ("row-5", ""), ("row-6", "livecodebench 0"),
+    ]  # fmt: skip
+    rows = [row(i.subset, n % 2, 0.5, name=i.id, label=i.label, cluster=i.cluster) for n, i in enumerate(items)]
+    assert len({one.cluster for one in judgebench.observations(rows)}) == 5
+    null = write_jsonl(tmp_path / "null.jsonl", [FILES["rm_bench"] | {"id": None}] * 2)
+    assert [item.id for item in load("rm_bench", null)] == ["row-1", "row-2"]
 
 
 def test_an_rm_bench_file_of_one_domain_is_known_by_its_name(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rmbench.config import BackboneConfig
+from rmbench.data.cache import Cache
 from rmbench.data.dataset import load_dataset
 from rmbench.data.text import tokenize_pairs
 from rmbench.files import read_json
@@ -32,7 +33,7 @@ def frozen(train_config, tmp_path):
 def store_of(config, folder, seed=0, precision="fp32"):
     model, tokenizer = new_reward_model(config.backbone, "sdpa", seed)
     pairs, _ = tokenize_pairs(load_dataset(config.dataset).train, tokenizer, 64)
-    return FeatureStore(folder, model, torch.device("cpu"), precision, 2000), model, pairs
+    return FeatureStore(Cache(folder), model, torch.device("cpu"), precision, 2000), model, pairs
 
 
 def test_features_are_the_embeddings_that_the_model_computes(train_config, tmp_path):
@@ -48,11 +49,11 @@ def test_features_are_the_embeddings_that_the_model_computes(train_config, tmp_p
 
 def test_only_the_head_learns_and_the_backbone_runs_once_for_all_runs(frozen, tmp_path):
     first = train(frozen("none"), tmp_path / "bt")
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").glob("*.npy")}
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").glob("*/table.npy")}
     assert len(files) == 2  # train and eval
     second = train(frozen("distance"), tmp_path / "normbt")
     train(dataclasses.replace(frozen("none"), seed=0), tmp_path / "again")
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "features").glob("*.npy")} == files
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "features").glob("*/table.npy")} == files
     assert read_json(tmp_path / "bt" / "environment.json")["layout"] == "features"
     new, _ = new_reward_model(BackboneConfig(), "sdpa", seed=0)
     models = [load_reward_model(str(tmp_path / name / "checkpoint"))[0] for name in ("bt", "normbt", "again")]
@@ -82,24 +83,24 @@ def test_other_weights_pairs_or_precisions_have_their_own_file(train_config, tmp
     layout = Shared(model.pad_id)
     store.features(pairs, layout, "train")
     store.features(pairs, layout, "train")
-    assert len(list(tmp_path.glob("*.npy"))) == 1
+    assert len(list(tmp_path.glob("*/table.npy"))) == 1
     store_of(config, tmp_path, precision="bf16")[0].features(pairs, layout, "train")
     store.features(pairs[1:], layout, "train")
     store_of(config, tmp_path, seed=1)[0].features(pairs, layout, "train")  # the tiny backbone's weights are the seed's
-    assert len(list(tmp_path.glob("*.npy"))) == 4
+    assert len(list(tmp_path.glob("*/table.npy"))) == 4
     model.head.weight.data += 1  # the head is not part of it
-    FeatureStore(tmp_path, model, torch.device("cpu"), "fp32", 2000).features(pairs, layout, "train")
-    assert len(list(tmp_path.glob("*.npy"))) == 4
+    FeatureStore(Cache(tmp_path), model, torch.device("cpu"), "fp32", 2000).features(pairs, layout, "train")
+    assert len(list(tmp_path.glob("*/table.npy"))) == 4
 
 
 def test_what_was_left_half_written_is_written_again(train_config, tmp_path):
     store, model, pairs = store_of(train_config(), tmp_path)
     layout = Shared(model.pad_id)
     expected = np.array(store.features(pairs, layout, "train").table)
-    (path,) = tmp_path.glob("*.npy")
+    (path,) = tmp_path.glob("*/table.npy")
     half = path.read_bytes()[: path.stat().st_size // 2]
-    path.unlink()
-    path.with_name(f".{path.name}.partial").write_bytes(half)
+    path.write_bytes(half)
+    path.parent.rename(tmp_path / f".{path.parent.name}.partial")
     assert np.array_equal(store.features(pairs, layout, "train").table, expected)
 
 
@@ -119,7 +120,7 @@ def test_two_processes_share_one_file(train_config, tmp_path):
     for process in processes:
         process.join(60)
     assert sums[0] == sums[1]
-    assert len(list(tmp_path.glob("*.npy"))) == 1
+    assert len(list(tmp_path.glob("*/table.npy"))) == 1
 
 
 def test_the_same_weights_under_another_config_have_features_of_their_own(train_config, tmp_path):
@@ -129,6 +130,6 @@ def test_the_same_weights_under_another_config_have_features_of_their_own(train_
     for module in model.network.modules():
         if hasattr(module, "variance_epsilon"):
             module.variance_epsilon = 0.1
-    other = FeatureStore(tmp_path, model, torch.device("cpu"), "fp32", 2000)
+    other = FeatureStore(Cache(tmp_path), model, torch.device("cpu"), "fp32", 2000)
     assert other.backbone == store.backbone
     assert not np.allclose(other.features(pairs, Padded(model.pad_id), "train").table, one.table, rtol=0.01)

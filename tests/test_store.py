@@ -97,7 +97,7 @@ def build_slowly(folder, log):
         time.sleep(0.3)
         (partial / "x").write_text("whole")
 
-    assert (cache.entry(folder, "name", build) / "x").read_text() == "whole"
+    assert (cache.Cache(folder).entry("name", build).path / "x").read_text() == "whole"
 
 
 def test_processes_wait_for_the_first(tmp_path):

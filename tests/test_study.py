@@ -174,6 +174,24 @@ def test_a_benchmarks_pairs_by_section(tmp_path):
     assert found["directions"] is None
 
 
+def test_judgebenchs_pairs_by_its_four_sections(tmp_path):
+    sources = ["mmlu-pro-law", "mmlu-pro-physics", "livebench-reasoning", "livebench-math", "livecodebench"]
+    rows = [
+        {"pair_id": f"{source} {i}", "original_id": "", "source": source, "question": f"what is {i}?", "label": "A>B"}
+        | {"response_A": f"it is {i}", "response_B": f"it is not {i}, surely"}
+        for source in sources
+        for i in range(4)
+    ]
+    path = write_jsonl(tmp_path / "judgebench.jsonl", rows)
+    benchmark = BenchmarkConfig(name="judgebench", path=str(path))
+    found = diagnose(config(tmp_path / "out", benchmark=benchmark, direction_pairs=0))
+    assert {name: of["pairs"] for name, of in found["sections"].items()} == {
+        "knowledge": 8, "reasoning": 4, "math": 4, "coding": 4,
+    }  # fmt: skip
+    table = pq.read_table(tmp_path / "out" / "pairs.parquet").to_pydict()
+    assert set(table["source"]) == set(sources)
+
+
 def test_what_cannot_be_studied_is_one_message(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         diagnose(config(tmp_path, dataset=DatasetConfig(name="local", path="missing.jsonl")))

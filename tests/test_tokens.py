@@ -7,6 +7,7 @@ import pytest
 
 from rmbench.config import DatasetConfig, LengthPolicy
 from rmbench.data import text
+from rmbench.data.cache import Cache
 from rmbench.data.dataset import load_dataset
 from rmbench.data.text import tokenize_pairs
 from rmbench.data.tokens import lengths, tokenized, tokenizer_fingerprint
@@ -27,7 +28,7 @@ def test_the_table_is_what_tokenize_pairs_gives(tmp_path, monkeypatch, pairs, ma
     expected, counts = tokenize_pairs(pairs, tiny_tokenizer(), max_length, LengthPolicy[policy], **how)
     monkeypatch.setattr(text, "ENCODE_BATCH", 7)  # whatever the batch
     for _ in range(2):
-        table, got = tokenized(pairs, tiny_tokenizer(), max_length, LengthPolicy[policy], tmp_path, **how)
+        table, got = tokenized(pairs, tiny_tokenizer(), max_length, LengthPolicy[policy], Cache(tmp_path), **how)
         assert list(table) == expected
         assert got == counts
         assert list(lengths(table)) == lengths(expected) == [pair.length for pair in expected]
@@ -50,11 +51,11 @@ def test_the_key_sees_what_ids_follow_from(tmp_path, pairs, monkeypatch):
     monkeypatch.setattr("rmbench.data.tokens.date", type("Tomorrow", (), {"today": lambda: datetime.date(2100, 1, 1)}))
     assert tokenizer_fingerprint(tokenizer) != today
     for max_length, some in ((64, pairs), (32, pairs), (64, pairs[:9])):
-        tokenized(some, tiny_tokenizer(), max_length, LengthPolicy.drop, tmp_path / "c", name="train")
+        tokenized(some, tiny_tokenizer(), max_length, LengthPolicy.drop, Cache(tmp_path / "c"), name="train")
     assert len([entry for entry in (tmp_path / "c").iterdir() if entry.is_dir()]) == 3
 
 
 def test_nothing_left_is_said_every_time(tmp_path, pairs):
     for _ in range(2):
         with pytest.raises(UserError, match=r"none of 60 pairs is left.*longer than max_length: 60"):
-            tokenized(pairs, tiny_tokenizer(), 8, LengthPolicy.drop, tmp_path, name="train")
+            tokenized(pairs, tiny_tokenizer(), 8, LengthPolicy.drop, Cache(tmp_path), name="train")

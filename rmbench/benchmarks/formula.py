@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from rmbench.benchmarks.scores import ScoreRow, comparisons
 from rmbench.statistics import calibration as calibrate
 from rmbench.statistics.cells import Observation, Weights, bootstrap, cell_means, estimate, mean_of, sizes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,11 @@ def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, inte
     means = cell_means(observations)
     values = {name: estimate(means, weights) if weights else None for name, weights in numbers.items()}
     absent = [name for name, weights in formula.sections.items() if not weights]
-    n_nan = sum(row.nan for row in rows)
+    n_nan, n_infinite = sum(row.nan for row in rows), _infinite(rows)
+    if n_infinite:
+        logger.warning(
+            "%d rows with an infinite score, which is above or below all others, as in RewardBench", n_infinite
+        )
     reasons = [f"no rows for {', '.join(absent)}"] * bool(absent and not compat)
     reasons += [f"{n_nan} rows with a NaN score"] * bool(n_nan)
     if reasons:
@@ -82,7 +89,7 @@ def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, inte
 
 
 def counts(benchmark: Any, rows: Sequence[ScoreRow]) -> dict[str, Any]:
-    """What is counted of the rows: how many, by subset; ties, equal texts, NaN; the mean credit of all."""
+    """What is counted of the rows: how many, by subset; ties, equal texts, NaN, infinite; the mean credit of all."""
     per_subset: dict[str, int] = {}
     for row in rows:
         per_subset[row.subset] = per_subset.get(row.subset, 0) + 1
@@ -92,8 +99,13 @@ def counts(benchmark: Any, rows: Sequence[ScoreRow]) -> dict[str, Any]:
         "ties": sum(bool({*row.right} & {*row.wrong}) for row in rows),
         "identical": sum(row.identical for row in rows),
         "nan": sum(row.nan for row in rows),
+        "infinite": _infinite(rows),
         "micro_accuracy": sum(benchmark.credit(row) for row in rows) / len(rows),
     }
+
+
+def _infinite(rows: Sequence[ScoreRow]) -> int:
+    return sum(not row.finite and not row.nan for row in rows)
 
 
 def margins(rows: Sequence[ScoreRow]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 `benchmark.split=gpt` (350 pairs of GPT-4o) or `claude` (270 of Claude 3.5 Sonnet). JudgeBench's own rule plays two
 games with the answers in both orders, in which equal scores can never win: `score`. Its single game takes equal scores
-for "the second answer is better": `one_game`. Several pairs come from one question, so questions are what is resampled.
+for "the second answer is better": `one_game`. Questions are what is resampled: pairs of one source with the same
+`original_id` are drawn together, and a pair without one is a question of its own. In the published `gpt` split each of
+the 350 pairs has its own question.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rmbench.benchmarks.formula import Formula, strict_wins
-from rmbench.benchmarks.rows import assistant, load_items, placed_rows, user
+from rmbench.benchmarks.rows import assistant, id_text, load_items, placed_rows, user
 from rmbench.benchmarks.scores import ScoreRow
 from rmbench.config import BenchmarkConfig
 from rmbench.data.items import Item
@@ -41,15 +43,21 @@ def load(config: BenchmarkConfig) -> list[Item]:
 def _parse(row: Row) -> Item:
     if row["label"] not in (FIRST, SECOND):
         raise BadRow("wrong_type", f"label is {row['label']!r}; {FIRST} or {SECOND} was expected")
+    question = id_text(row.get("original_id"))
     answers = [assistant(row[column], column) for column in ("response_A", "response_B")]
     return Item(
-        id=str(row["pair_id"]),
+        id=id_text(row["pair_id"]),
         subset=str(row["source"]),
         prompt=user(row["question"], "question"),
         responses=answers if row["label"] == FIRST else answers[::-1],
-        cluster=f"{row['source']} {row['original_id']}" if row.get("original_id") is not None else "",
+        cluster=f"{row['source']} {question}" if question else "",
         label=row["label"],
     )
+
+
+def section_of(subset: str) -> str:
+    """By the source's prefix."""
+    return next((section for section, prefix in SECTIONS.items() if subset.startswith(prefix)), subset)
 
 
 credit = strict_wins
@@ -70,10 +78,7 @@ def _one_game(row: ScoreRow) -> float:
 def formula(cells: dict[str, int]) -> Formula:
     """Sections by the source's prefix; the score is the mean over all pairs."""
     sources = {name: n for name, n in cells.items() if not name.endswith(": one game")}
-    inside = {
-        section: {name: n for name, n in sources.items() if name.startswith(prefix)}
-        for section, prefix in SECTIONS.items()
-    }
+    inside = {section: {name: n for name, n in sources.items() if section_of(name) == section} for section in SECTIONS}
     sections = {section: by_size(members) if members else {} for section, members in inside.items()}
     one_game = {f"{name}: one game": weight for name, weight in by_size(sources).items()}
     return Formula(sections, by_size(sources), {"one_game": one_game})

@@ -21,6 +21,9 @@ class Benchmark(Protocol):
     def load(self, config: BenchmarkConfig) -> list[Item]:
         """The items, correct responses first, each with its subset."""
 
+    def section_of(self, subset: str) -> str:
+        """The section that a subset counts in; the subset itself where the benchmark has no section for it."""
+
     def credit(self, row: ScoreRow) -> float:
         """How well the item was ranked, from 0 to 1."""
 

@@ -60,7 +60,8 @@ SECTIONS: dict[str, dict[str, int]] = {
     },
 }
 PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
-KNOWN = {subset for section in SECTIONS.values() for subset in section} | set(PRIOR_SETS)
+SECTION_OF = {subset: section for section, subsets in SECTIONS.items() for subset in subsets}
+KNOWN = {*SECTION_OF, *PRIOR_SETS}
 HUMANEVAL_TASKS = 164
 
 
@@ -98,6 +99,11 @@ def with_humaneval_tasks(items: list[Item]) -> list[Item]:
         whole = item.subset.startswith("hep-") and sizes[item.subset] == HUMANEVAL_TASKS
         placed.append(replace(item, cluster=f"humaneval {seen[item.subset]}") if whole else item)
     return placed
+
+
+def section_of(subset: str) -> str:
+    """One of `SECTIONS`; a prior set is in none of them and stands for itself."""
+    return SECTION_OF.get(subset, subset)
 
 
 credit = strict_wins

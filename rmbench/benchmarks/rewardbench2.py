@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from rmbench.benchmarks.formula import Formula, strict_wins
-from rmbench.benchmarks.rows import assistants, load_items, placed_rows, user
+from rmbench.benchmarks.rows import assistants, id_text, load_items, placed_rows, user
 from rmbench.benchmarks.scores import ScoreRow
 from rmbench.config import BenchmarkConfig
 from rmbench.data.items import Item
@@ -53,7 +53,7 @@ def _parse(row: Row) -> Item:
     stated = row.get("num_correct")
     if stated is not None and stated != len(correct):
         raise BadRow("wrong_type", f"num_correct is {stated}, chosen has {len(correct)} texts")
-    subset, name = str(row["subset"]), str(row["id"])
+    subset, name = str(row["subset"]), id_text(row["id"])
     if subset == TIES and name.partition(":")[0] not in ("ref", "tied"):
         raise BadRow("wrong_type", f"id is {name!r}; Ties has ids ref:N and tied:N")
     return Item(name, subset, user(row["prompt"]), correct + wrong, len(correct), ties_prompt(subset, name))
@@ -62,6 +62,11 @@ def _parse(row: Row) -> Item:
 def ties_prompt(subset: str, name: str) -> str:
     """What `ref:N` and `tied:N` have in common."""
     return f"ties {name.partition(':')[2]}" if subset == TIES else ""
+
+
+def section_of(subset: str) -> str:
+    """A domain is a subset."""
+    return subset
 
 
 def credit(row: ScoreRow) -> float:
@@ -97,7 +102,7 @@ def _ties(rows: dict[str, ScoreRow]) -> Iterator[tuple[str, float]]:
             yield name, strict_wins(rows[kind])
     if {"tied", "ref"} <= set(rows):
         gaps = {kind: min(row.right) - max(row.wrong) for kind, row in rows.items()}
-        if any(row.nan for row in rows.values()):
+        if not all(row.finite for row in rows.values()):  # a gap between infinite scores is no number
             yield from ((name, 0.0) for name in names)
             return
         spread = max(rows["tied"].right) - min(rows["tied"].right)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmbench.benchmarks.formula import Formula
-from rmbench.benchmarks.rows import assistants, load_items, placed_rows, user
+from rmbench.benchmarks.rows import assistants, id_text, load_items, placed_rows, user
 from rmbench.benchmarks.scores import ScoreRow
 from rmbench.config import BenchmarkConfig
 from rmbench.data.items import Item
@@ -29,7 +29,8 @@ DOMAINS = {
     "code": ("code",),
     "safety": ("safety-refuse", "safety-response"),
 }
-PARTS = tuple(part for parts in DOMAINS.values() for part in parts)
+DOMAIN_OF = {part: domain for domain, parts in DOMAINS.items() for part in parts}
+PARTS = tuple(DOMAIN_OF)
 DIFFICULTIES = {
     "easy": ((1, 0), (2, 0), (2, 1)),
     "normal": ((0, 0), (1, 1), (2, 2)),
@@ -64,7 +65,13 @@ def _parse(row: Row, of_file: str | None) -> Item:
     correct, wrong = assistants(row["chosen"], "chosen"), assistants(row["rejected"], "rejected")
     if len(correct) != 3 or len(wrong) != 3:
         raise BadRow("wrong_type", f"{len(correct)} chosen and {len(wrong)} rejected texts; three styles of each are")
-    return Item(f"{part}/{row['id']}", part, user(row["prompt"]), correct + wrong, 3)
+    name = id_text(row["id"])
+    return Item(f"{part}/{name}" if name else "", part, user(row["prompt"]), correct + wrong, 3)
+
+
+def section_of(subset: str) -> str:
+    """The domain; the two safety files are one."""
+    return DOMAIN_OF.get(subset, subset)
 
 
 def wins(row: ScoreRow) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,13 @@ def load_pair_items(name: str, rows: Iterable[Placed]) -> list[Item]:
 
 
 def load_items(rows: Iterable[Placed], parse: Callable[[Row], Item]) -> list[Item]:
-    """Each row through `parse`, which may raise KeyError, TypeError or BadRow.
+    """Each row through `parse`, which may raise KeyError, TypeError or BadRow; a row without an id goes by its number.
 
     Raises:
         UserError: a malformed row, or an id that stands twice.
     """
     items: dict[str, Item] = {}
-    for place, row in rows:
+    for number, (place, row) in enumerate(rows, start=1):
         try:
             if isinstance(row, BadRow):
                 raise row
@@ -65,10 +66,17 @@ def load_items(rows: Iterable[Placed], parse: Callable[[Row], Item]) -> list[Ite
             raise UserError(f"{place}: no column {error}.") from error
         except (BadRow, TypeError, ValueError) as error:
             raise UserError(f"{place}: {error}.") from error
+        item = item if item.id else replace(item, id=f"row-{number}")
         if item.id in items:
             raise UserError(f"{place}: the id {item.id!r} stands twice.")
         items[item.id] = item
     return list(items.values())
+
+
+def id_text(value: Any) -> str:
+    """An id as text; "" where there is none: null, NaN, or a blank cell of a csv file."""
+    text = "" if value is None or value != value else str(value)
+    return text if text.strip() else ""
 
 
 def user(text: Any, column: str = "prompt") -> list[Message]:

@@ -51,8 +51,13 @@ class ScoreRow:
 
     @property
     def nan(self) -> bool:
-        """Some score is not a finite number."""
-        return not all(map(math.isfinite, self.scores))
+        """Some score is not a number."""
+        return any(map(math.isnan, self.scores))
+
+    @property
+    def finite(self) -> bool:
+        """Every score is a finite number. An infinite one is compared like others; it has no margin."""
+        return all(map(math.isfinite, self.scores))
 
     @property
     def source(self) -> str:
@@ -106,8 +111,8 @@ def from_line(line: Mapping[str, Any]) -> ScoreRow:
         distances=tuple(distances),
         characters=tuple(line.get("characters", ())),
         identical=bool(line.get("identical", False)),
-        cluster=str(line.get("cluster", "")),
-        label=str(line.get("label", "")),
+        cluster=str(line.get("cluster") or ""),
+        label=str(line.get("label") or ""),
         key=str(line.get("key", "")),
     )
 
@@ -178,8 +183,8 @@ class Comparisons:
 
 
 def comparisons(rows: Sequence[ScoreRow]) -> Comparisons:
-    """All comparisons of the rows whose scores are numbers."""
-    return Comparisons(*np.array([c for row in rows if not row.nan for c in _of_row(row)], float).reshape(-1, 4).T)
+    """All comparisons of the rows whose scores are finite."""
+    return Comparisons(*np.array([c for row in rows if row.finite for c in _of_row(row)], float).reshape(-1, 4).T)
 
 
 def _of_row(row: ScoreRow) -> Iterator[tuple[float, float, float, float]]:

@@ -44,6 +44,9 @@ class BackboneConfig(Checked):
     head_width: int = knob(1024, "hidden units of mlp, dimensions of bottleneck's code", low=1)
     freeze: bool = knob(False, "train the head alone; the backbone's states are computed once and kept on disk")
     feature_cache: str = knob("outputs/features", "folder of the embeddings of frozen backbones, shared by runs")
+    feature_cache_limit_gib: float | None = knob(
+        50.0, "size of that folder in GiB; beyond it what was unused for the longest goes; null is no limit", above=0
+    )
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def check(self) -> None:

@@ -97,6 +97,9 @@ class DatasetConfig(Checked):
         OnSharedPrompt.keep, "a prompt in both splits: keep it in both, or drop its training pairs"
     )
     cache: str = knob("outputs/data", "folder of pairs and token ids, shared by runs; may be deleted at any time")
+    cache_limit_gib: float | None = knob(
+        50.0, "size of that folder in GiB; beyond it what was unused for the longest goes; null is no limit", above=0
+    )
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     strata: StrataConfig = field(default_factory=StrataConfig)
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)

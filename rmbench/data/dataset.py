@@ -14,6 +14,7 @@ import numpy as np
 
 from rmbench.config import DatasetConfig, OnSharedPrompt
 from rmbench.data.formats import Pair
+from rmbench.data.noise import VERSION as NOISE_VERSION
 from rmbench.data.noise import with_noise
 from rmbench.data.published import PUBLISHED
 from rmbench.data.records import Dropped, load_pairs
@@ -82,7 +83,7 @@ def _noisy(train: PairTable, config: DatasetConfig) -> tuple[PairTable, dict[str
         for pair, digest in zip(train, digests(train), strict=True):
             yield with_noise(pair, digest, config.noise, counts)
 
-    made, counts = derived(config, "noise", [fingerprint(train), asdict(config.noise)], pairs)
+    made, counts = derived(config, "noise", [NOISE_VERSION, fingerprint(train), asdict(config.noise)], pairs)
     log.info("noise in %d training pairs: %s", len(train), counts)
     return made, counts
 

@@ -14,6 +14,7 @@ from rmbench.config import NoiseConfig
 from rmbench.data.formats import Pair
 from rmbench.data.messages import Message
 
+VERSION = 1  # raise it when noise changes other pairs, or changes them in another way
 NEAR_DUPLICATE = "near_duplicate"  # the source of such pairs, so that records tell them apart
 
 

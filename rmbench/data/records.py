@@ -17,6 +17,10 @@ from rmbench.errors import UserError
 
 log = logging.getLogger(__name__)
 
+# Raise it when a row becomes another pair, or is left out by another rule: here, in `rowfiles` (files -> rows),
+# `published` (rows of published sets), `formats` and `messages` (row -> pair).
+VERSION = 1
+
 Dropped = dict[str, int]
 
 

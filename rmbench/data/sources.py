@@ -12,7 +12,7 @@ from typing import Any
 
 from rmbench.config import DatasetConfig
 from rmbench.console import progress
-from rmbench.data import cache, hub
+from rmbench.data import cache, hub, records, store
 from rmbench.data.formats import Pair
 from rmbench.data.messages import Row
 from rmbench.data.published import PUBLISHED, Published, as_it_is
@@ -77,14 +77,14 @@ def from_program(config: DatasetConfig, split: str) -> Split:
     Raises:
         UserError: no size is given.
     """
-    from rmbench.data.synthetic import make_rows
+    from rmbench.data.synthetic import VERSION, make_rows
 
     size = config.train_size if split == "train" else config.eval_size
     if size is None:
         raise UserError(f"dataset=synthetic makes as many pairs as it is told to: give dataset.{split}_size.")
     made = make_rows(config.synthetic, size, "train" if split == "train" else "test")
     rows = ((f"synthetic {split} row {number}", row) for number, row in enumerate(made, start=1))
-    state = [asdict(config.synthetic), size]
+    state = [VERSION, asdict(config.synthetic), size]
     return _kept(rows, state, f"synthetic {split}", config.name, config, None, split, {"made": "by rmbench"})
 
 
@@ -125,7 +125,7 @@ def derived(
 ) -> tuple[PairTable, dict[str, int]]:
     """Pairs made from other pairs, kept like those that were read, and what `pairs` counted while it made them.
 
-    `follows_from` is all that they depend on.
+    `follows_from` is all that they depend on, the version of the code that makes them included.
     """
 
     def build(folder: Path) -> None:
@@ -134,8 +134,8 @@ def derived(
         write_pairs(folder, enumerate(pairs(counts), start=1))
         (folder / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
 
-    folder = cache.entry(Path(config.cache), f"pairs-{cache.key(name, follows_from)}", build)
-    return PairTable(folder), json.loads((folder / "counts.json").read_text(encoding="utf-8"))
+    entry = cache.data_cache(config).entry(cache.entry_name("pairs", [store.VERSION], name, follows_from), build)
+    return PairTable(entry), json.loads((entry.path / "counts.json").read_text(encoding="utf-8"))
 
 
 def _kept(
@@ -159,12 +159,12 @@ def _kept(
             write_pairs(folder, _counted(pairs, advance))
         (folder / "dropped.json").write_text(json.dumps(dropped), encoding="utf-8")
 
-    entry = f"pairs-{cache.key(config.name, source, state, split, config.on_bad_row.name, config.on_tie.name)}"
-    there = (Path(config.cache) / entry).is_dir()
-    folder = cache.entry(Path(config.cache), entry, build)
-    pairs, dropped = PairTable(folder), json.loads((folder / "dropped.json").read_text(encoding="utf-8"))
-    if there:
-        log.info("%s: %d pairs read before, from %s", name, len(pairs), folder)
+    versions = [store.VERSION, records.VERSION]
+    follows_from = [config.name, source, state, split, config.on_bad_row.name, config.on_tie.name]
+    entry = cache.data_cache(config).entry(cache.entry_name("pairs", versions, *follows_from), build)
+    pairs, dropped = PairTable(entry), json.loads((entry.path / "dropped.json").read_text(encoding="utf-8"))
+    if not entry.new:
+        log.info("%s: %d pairs read before, from %s", name, len(pairs), entry.path)
     return Split(pairs, dropped, origin)
 
 

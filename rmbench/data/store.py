@@ -15,8 +15,11 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 
+from rmbench.data.cache import Entry
 from rmbench.data.formats import Pair
 
+# Raise it when the same pairs give other files: columns, JSON of a side, digests, rules for ids.
+VERSION = 1
 BATCH = 1024  # rows of each record batch but the last
 DIGEST_BYTES = 16
 SIDES = ("prompt", "chosen", "rejected")
@@ -96,8 +99,9 @@ class ArrowRows:
 class PairTable(Sequence[Pair]):
     """Some of the pairs of a folder that `write_pairs` filled, in some order."""
 
-    def __init__(self, folder: Path, rows: np.ndarray | None = None) -> None:
-        self._folder = folder
+    def __init__(self, entry: Entry | Path, rows: np.ndarray | None = None) -> None:
+        self._entry = entry
+        folder = entry.path if isinstance(entry, Entry) else entry
         self._records, self._ids = ArrowRows(folder / "pairs.arrow"), ArrowRows(folder / "ids.arrow")
         self.rows = np.arange(len(self._records)) if rows is None else rows
 
@@ -125,11 +129,11 @@ class PairTable(Sequence[Pair]):
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PairTable, (self._folder, self.rows)
+        return PairTable, (self._entry, self.rows)
 
     def take(self, places: np.ndarray) -> PairTable:
         """The pairs at these places of this sequence."""
-        return PairTable(self._folder, self.rows[places])
+        return PairTable(self._entry, self.rows[places])
 
     def column(self, name: str) -> list[Any]:
         """The values of one column of `PAIRS` or `IDS`, in the order of the pairs."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from rmbench.config import SyntheticConfig
 
+VERSION = 1  # raise it when the same seed gives other rows
 TEST_SHARE = 0.2  # of each sub-task's prompts
 
 

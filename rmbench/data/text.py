@@ -22,6 +22,9 @@ from rmbench.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# Raise it when the same pairs, tokenizer and length policy give other ids, other pairs are left out,
+# or the columns in `tokens` change.
+VERSION = 1
 CONTEXT_LIMIT_TOKENS = 2048
 ENCODE_BATCH = 1024  # pairs
 

@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from rmbench.config import LengthPolicy
 from rmbench.console import progress
-from rmbench.data import cache
+from rmbench.data import store, text
+from rmbench.data.cache import Cache, Entry, entry_name
 from rmbench.data.formats import Pair
 from rmbench.data.store import ArrowRows, ArrowWriter, fingerprint
 from rmbench.data.text import TokenPair, check_some_left, listed, token_pairs
@@ -39,8 +40,8 @@ TOKENS = pa.schema(
 class TokenTable(Sequence[TokenPair]):
     """Token ids in a memory-mapped Arrow file, each with its pair."""
 
-    def __init__(self, folder: Path, pairs: Sequence[Pair]) -> None:
-        self._pairs, self._rows = pairs, ArrowRows(folder / "tokens.arrow")
+    def __init__(self, entry: Entry, pairs: Sequence[Pair]) -> None:
+        self._pairs, self._entry, self._rows = pairs, entry, ArrowRows(entry.path / "tokens.arrow")
         self.places = self._rows.column("place").to_numpy()  # in `pairs`: some were dropped
         self.lengths = self._rows.column("length").to_numpy()
 
@@ -58,13 +59,13 @@ def tokenized(
     tokenizer: Any,
     max_length: int,
     policy: LengthPolicy,
-    folder: Path,
+    cache: Cache,
     *,
     name: str,
     drop_identical: bool = False,
     drop_refused: bool = False,
 ) -> tuple[TokenTable, Counter[str]]:
-    """`tokenize_pairs`, kept below `folder` and read from there if it was done before.
+    """`tokenize_pairs`, kept in `cache` and read from there if it was done before.
 
     Raises:
         UserError: as `tokenize_pairs`.
@@ -85,11 +86,11 @@ def tokenized(
         (partial / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
 
     settings = [max_length, policy.name, drop_identical, drop_refused]
-    entry = f"tokens-{cache.key(fingerprint(pairs), tokenizer_fingerprint(tokenizer), settings)}"
-    before = (folder / entry).is_dir()
-    path = cache.entry(folder, entry, build)
-    table, counts = TokenTable(path, pairs), Counter(json.loads((path / "counts.json").read_text(encoding="utf-8")))
-    where = f", tokenised before, from {path}" if before else ""
+    versions = [store.VERSION, text.VERSION]
+    follows_from = [fingerprint(pairs), tokenizer_fingerprint(tokenizer), settings]
+    entry = cache.entry(entry_name("tokens", versions, *follows_from), build)
+    table, counts = TokenTable(entry, pairs), Counter(json.loads((entry.path / "counts.json").read_text("utf-8")))
+    where = "" if entry.new else f", tokenised before, from {entry.path}"
     limit = "uncut" if max_length == UNCUT else f"at most {max_length} tokens"
     logger.info("%s: %d pairs, %s%s%s", name, len(table), limit, listed(counts), where)
     check_some_left(len(table), len(pairs), name, counts)
@@ -113,9 +114,9 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 @functools.lru_cache(maxsize=4)  # runs of a sweep have the same, and it is long
-def _rules(text: str) -> str:
+def _rules(rules_json: str) -> str:
     """A hash of a tokenizer's JSON, without what the last call left in it."""
-    rules = json.loads(text)
+    rules = json.loads(rules_json)
     for of_the_last_call in ("truncation", "padding"):
         rules.pop(of_the_last_call, None)
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()

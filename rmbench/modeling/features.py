@@ -1,8 +1,7 @@
 """Embeddings of a frozen backbone: computed once, kept on disk, read by every run that has the same ones.
 
-A file is named after what its numbers follow from: the backbone's weights and config, the token ids of the groups, the
-precision.
-Runs in other processes that want the same file wait for the first to write it.
+An entry of the cache is named after what its numbers follow from: the backbone's weights and config, the token ids of
+the groups, the precision, the layout.
 """
 
 from __future__ import annotations
@@ -10,23 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
+from rmbench.config import BackboneConfig
 from rmbench.console import progress
+from rmbench.data.cache import Cache, Entry, entry_name
 from rmbench.data.text import TokenGroup
 from rmbench.modeling.layout import BatchInputs, Layout
 from rmbench.modeling.model import RewardModel, described, fingerprint
 from rmbench.modeling.scoring import forward_groups
 
 logger = logging.getLogger(__name__)
+
+# Raise it when the same weights, token ids and layout give other embeddings, by more than rounding.
+VERSION = 1
+TABLE = "table.npy"
 
 
 class Features:
@@ -35,13 +38,14 @@ class Features:
     Args:
         places: by a group's id, the rows of the table that are its responses'.
         table: embeddings `(responses, hidden)`, float32; of pairs: pair 0 chosen, pair 0 rejected, pair 1 chosen, ...
+        entry: what keeps the table from being pruned.
     """
 
     name = "features"
     pads = False
 
-    def __init__(self, places: dict[str, range], table: np.ndarray) -> None:
-        self.table = table
+    def __init__(self, places: dict[str, range], table: np.ndarray, entry: Entry) -> None:
+        self.table, self._entry = table, entry
         self._places = places
 
     def cost(self, group: TokenGroup) -> int:
@@ -72,9 +76,9 @@ class Pooling(torch.nn.Module):
 
 @dataclass
 class FeatureStore:
-    """The embeddings of one backbone below `folder`."""
+    """The embeddings of one backbone, kept in `cache`."""
 
-    folder: Path
+    cache: Cache
     model: RewardModel
     device: torch.device
     precision: str
@@ -90,32 +94,28 @@ class FeatureStore:
         Raises:
             UserError: a single group does not fit into memory.
         """
-        key, places = self._read(groups, layout)
-        path = self.folder / f"{key}.npy"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if path.is_file():
-                logger.info("%s: embeddings of the frozen backbone read from %s", name, path)
-            else:
-                self._compute(groups, layout, name, path)
-        return Features(places, np.load(path, mmap_mode="r"))
+        name_of_entry, places = self._read(groups, layout)
+        entry = self.cache.entry(name_of_entry, lambda folder: self._compute(groups, layout, name, folder / TABLE))
+        origin = "written to" if entry.new else "read from"
+        logger.info("%s: embeddings of the frozen backbone %s %s", name, origin, entry.path)
+        return Features(places, np.load(entry.path / TABLE, mmap_mode="r"), entry)
 
     def _read(self, groups: Sequence[TokenGroup], layout: Layout) -> tuple[str, dict[str, range]]:
-        """The file's name, and each group's rows in it. Layouts agree to rounding only, so each has its own file."""
-        digest = hashlib.sha256(json.dumps([self.backbone, self.config, self.precision, layout.name]).encode())
+        """The entry's name, and each group's rows in it. Layouts agree to rounding only, so each has its own entry."""
+        digest = hashlib.sha256()
         places, end = {}, 0
         for group in groups:
             digest.update(json.dumps(group.sequences).encode())
             places[group.id] = range(end, end + len(group.sequences))
             end += len(group.sequences)
-        return digest.hexdigest()[:24], places
+        follows_from = [self.backbone, self.config, self.precision, layout.name, digest.hexdigest()]
+        return entry_name("features", [VERSION], *follows_from), places
 
     def _compute(self, groups: Sequence[TokenGroup], layout: Layout, name: str, path: Path) -> None:
-        """Written under another name, which is given up for the right one when all is on the disk."""
-        partial = path.with_name(f".{path.name}.partial")
+        """Batch by batch into a memory-mapped file."""
         ends = np.cumsum([len(group.sequences) for group in groups])
         shape = (int(ends[-1]), self.model.pooled_size)
-        table = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+        table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         done, pooling = 0, Pooling(self.model)
         with progress(f"embeddings, {name}", len(groups)) as advance:
             for indices, _, embeddings in forward_groups(pooling, groups, layout, self.device, self.budget_tokens):
@@ -124,6 +124,8 @@ class FeatureStore:
                 done += len(indices)
                 advance(done)
         table.flush()
-        del table
-        os.replace(partial, path)
-        logger.info("%s: embeddings of the frozen backbone written to %s", name, path)
+
+
+def feature_cache(config: BackboneConfig) -> Cache:
+    """Embeddings of frozen backbones."""
+    return Cache(Path(config.feature_cache), config.feature_cache_limit_gib, "backbone.feature_cache")

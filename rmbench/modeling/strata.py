@@ -10,13 +10,13 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 
 from rmbench.config import BackboneConfig, DatasetConfig, GpuConfig, LayoutName, OnBadRow, StrataConfig
+from rmbench.data.cache import data_cache
 from rmbench.data.dataset import Dataset, take
 from rmbench.data.formats import Pair
 from rmbench.data.store import digests, fingerprint
@@ -24,7 +24,7 @@ from rmbench.data.text import resolve_max_length
 from rmbench.data.tokens import tokenized
 from rmbench.errors import UserError
 from rmbench.modeling.devices import precision_name
-from rmbench.modeling.features import FeatureStore
+from rmbench.modeling.features import FeatureStore, feature_cache
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.loading import new_reward_model
 
@@ -104,18 +104,22 @@ def _distances(
     A model of its own, with the seed of the strata: random weights of the run's would follow from the run's seed.
     """
     if config.strata.embeddings is not None:
-        backbone = BackboneConfig(name_or_path=config.strata.embeddings, feature_cache=backbone.feature_cache)
+        backbone = BackboneConfig(
+            name_or_path=config.strata.embeddings,
+            feature_cache=backbone.feature_cache,
+            feature_cache_limit_gib=backbone.feature_cache_limit_gib,
+        )
     model, tokenizer = new_reward_model(backbone, gpu.attention, config.strata.seed)
     context = resolve_max_length(None, tokenizer, model.network.config, "dataset.max_length")
     max_length = min(config.max_length or context, context)
     tokens, counts = tokenized(
-        pairs, tokenizer, max_length, config.length_policy, Path(config.cache),
+        pairs, tokenizer, max_length, config.length_policy, data_cache(config),
         name="pairs to be parted by distance", drop_identical=True, drop_refused=config.on_bad_row is OnBadRow.drop,
     )  # fmt: skip
-    device, folder = accelerator.device, Path(backbone.feature_cache)
+    device = accelerator.device
     model.to(device)
     layout = choose_layout(LayoutName.auto, model, tokens, device)
-    store = FeatureStore(folder, model, device, precision_name(accelerator), gpu.eval_tokens)
+    store = FeatureStore(feature_cache(backbone), model, device, precision_name(accelerator), gpu.eval_tokens)
     with accelerator.autocast():
         table = store.features(tokens, layout, "pairs to be parted by distance").table
     distance = np.concatenate([_of_sides(table[i : i + BLOCK_ROWS]) for i in range(0, len(table), BLOCK_ROWS)])

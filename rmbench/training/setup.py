@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -13,6 +12,7 @@ from accelerate import Accelerator
 from rmbench.benchmarks.registry import find
 from rmbench.benchmarks.run import Prepared, prepare_benchmark
 from rmbench.config import DatasetConfig, Gradient, HeadKind, OnBadRow, Strategy, TrainConfig
+from rmbench.data.cache import data_cache
 from rmbench.data.dataset import Dataset, load_dataset
 from rmbench.data.ratings import with_scaled_ratings
 from rmbench.data.text import TokenPair, resolve_max_length
@@ -21,7 +21,7 @@ from rmbench.errors import UserError
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import precision_name
 from rmbench.modeling.estimate import estimate
-from rmbench.modeling.features import FeatureStore
+from rmbench.modeling.features import FeatureStore, feature_cache
 from rmbench.modeling.heads import kind_of
 from rmbench.modeling.language import WithLikelihood, language_head
 from rmbench.modeling.layout import Layout
@@ -118,7 +118,7 @@ def _token_ids(
     dataset: Dataset, tokenizer: Any, max_length: int, config: DatasetConfig
 ) -> tuple[tuple[TokenTable, Counter[str]], tuple[TokenTable, Counter[str]]]:
     """Training and held-out pairs, each with what happened to them; equal responses teach nothing but are evaluated."""
-    policy, drop, cache = config.length_policy, config.on_bad_row is OnBadRow.drop, Path(config.cache)
+    policy, drop, cache = config.length_policy, config.on_bad_row is OnBadRow.drop, data_cache(config)
     return (
         tokenized(
             dataset.train, tokenizer, max_length, policy, cache, name="train", drop_identical=True, drop_refused=drop
@@ -130,9 +130,9 @@ def _token_ids(
 def _take_features(inputs: Inputs, config: TrainConfig, accelerator: Accelerator) -> None:
     """Freeze the backbone and put the embeddings of all pairs in place of their tokens."""
     freeze_backbone(inputs.model)
-    folder = Path(config.backbone.feature_cache)
+    cache = feature_cache(config.backbone)
     precision, eval_tokens = precision_name(accelerator), config.gpu.eval_tokens
-    store = FeatureStore(folder, inputs.model, accelerator.device, precision, eval_tokens)
+    store = FeatureStore(cache, inputs.model, accelerator.device, precision, eval_tokens)
     with accelerator.autocast():
         inputs.layout, inputs.eval_layout = (
             store.features(pairs, inputs.layout, name)
