@@ -147,7 +147,7 @@ def measure(
         "margin": table[:, 0],
         "prediction_error": 1 / (1 + np.exp(np.clip(table[:, 0], -700, 700))),
         "distance": table[:, 1],
-        "gradient_distance": table[:, 2],
+        "margin_gradient_norm": table[:, 2],
     }
     return columns, blocks, np.stack([sketches[i] for i in range(len(pairs))]) if sketches else None
 
@@ -285,7 +285,7 @@ def _refuse_another_study(folder: Path, provenance: dict[str, Any]) -> None:
 
 def _show(results: dict[str, Any], folder: Path, files: list[str]) -> None:
     """The main numbers, each with its 95 % interval."""
-    correlation = results["correlation_of_distance_with_gradient_distance"]
+    correlation = results["correlation_of_distance_with_margin_gradient_norm"]
     fixed, variance = results["at_fixed_error"], results["variance_of_log_norm"]
     lines = {
         "correlation of distance with gradient distance": correlation["pearson"],

@@ -22,7 +22,7 @@ from rmbench.train import train
 N = 400
 
 
-def made(gradient_distance=lambda d, rng: 2 * d, error_spread=1.0):
+def made(margin_gradient_norm=lambda d, rng: 2 * d, error_spread=1.0):
     rng = np.random.default_rng(0)
     distance = np.exp(rng.normal(size=N))
     margin = error_spread * rng.normal(size=N)
@@ -30,7 +30,7 @@ def made(gradient_distance=lambda d, rng: 2 * d, error_spread=1.0):
         "margin": margin,
         "prediction_error": 1 / (1 + np.exp(margin)),
         "distance": distance,
-        "gradient_distance": gradient_distance(distance, rng),
+        "margin_gradient_norm": margin_gradient_norm(distance, rng),
         "section": np.array(["near", "far"])[(distance > 1).astype(int)],
         "token_overlap": 1 / (1 + distance),
         "edit_distance": rng.uniform(size=N),
@@ -42,7 +42,7 @@ def made(gradient_distance=lambda d, rng: 2 * d, error_spread=1.0):
 @pytest.mark.slow
 def test_proportional_gradients_are_described_as_such():
     found = study(made())
-    correlation = found["correlation_of_distance_with_gradient_distance"]["pearson"]
+    correlation = found["correlation_of_distance_with_margin_gradient_norm"]["pearson"]
     assert correlation["value"] == pytest.approx(1)
     assert correlation["interval"] == pytest.approx([1, 1])
     assert found["k"]["fitted"] == pytest.approx(2)
@@ -75,10 +75,10 @@ def test_variance_shares_by_hand():
     # independent terms of log norm with variances 1, 4 and 0.25, as near as two values each can be
     a, b, c = np.meshgrid([-1.0, 1.0], [-2.0, 2.0], [-0.5, 0.5])
     columns = {"prediction_error": np.exp(a.ravel() - 3), "distance": np.exp(b.ravel())}
-    columns["gradient_distance"] = columns["distance"] * np.exp(c.ravel())
+    columns["margin_gradient_norm"] = columns["distance"] * np.exp(c.ravel())
     shares = variance_shares(columns)
     assert shares == pytest.approx({"prediction_error": 1 / 5.25, "distance": 4 / 5.25, "k": 0.25 / 5.25})
-    assert elasticity(columns, "gradient_distance") == pytest.approx(1)
+    assert elasticity(columns, "margin_gradient_norm") == pytest.approx(1)
 
 
 def test_correlations_by_hand():
@@ -92,7 +92,7 @@ def test_correlations_by_hand():
 
 def test_pairs_without_a_gradient_are_counted():
     columns = made()
-    columns["distance"][:7] = columns["gradient_distance"][:7] = 0.0
+    columns["distance"][:7] = columns["margin_gradient_norm"][:7] = 0.0
     found = study(columns)
     assert (found["pairs"], found["without_gradient"]) == (N - 7, 7)
     nothing = {name: values[:7] for name, values in columns.items()}
@@ -147,9 +147,9 @@ def test_a_study_of_a_new_head_and_of_a_trained_run(train_config, tmp_path):
     assert read_json(folder / "study.json")["pairs"] == 40
     for where in (tmp_path / "new", folder):
         table = pq.read_table(where / "pairs.parquet").to_pydict()
-        x, y = np.array(table["distance"]), np.array(table["gradient_distance"])
+        x, y = np.array(table["distance"]), np.array(table["margin_gradient_norm"])
         stored = read_json(where / "study.json")
-        value = stored["correlation_of_distance_with_gradient_distance"]["pearson"]["value"]
+        value = stored["correlation_of_distance_with_margin_gradient_norm"]["pearson"]["value"]
         assert value == pytest.approx(np.corrcoef(x, y)[0, 1])
         assert (y > x).all()
         names = ("gradient_against_distance", "norm_within_error_bins", "sections", "accuracy_by_distance")
@@ -190,4 +190,4 @@ def test_a_frozen_runs_gradients_are_those_of_its_head(train_config, tmp_path):
     results = diagnose(config(tmp_path / "study", checkpoint=str(tmp_path / "run")))
     assert results["pairs"] == 40
     table = pq.read_table(tmp_path / "study" / "pairs.parquet").to_pydict()
-    np.testing.assert_allclose(table["gradient_distance"], table["distance"], rtol=1e-4)  # k = 1
+    np.testing.assert_allclose(table["margin_gradient_norm"], table["distance"], rtol=1e-4)  # k = 1
