@@ -63,6 +63,7 @@ def study(columns: Columns, seed: int = 0) -> dict[str, Any]:
 def _estimates(columns: Columns, seed: int) -> dict[tuple[str, ...], dict[str, Any]]:
     """Each of `_statistics`: its value, and its interval over resampled pairs."""
     numeric = {name: values for name, values in columns.items() if values.dtype.kind == "f"}
+    numeric |= {_ratio(norm): columns[norm] / columns["prediction_error"] for norm in NORMS}
     # Ranks need no sorting in a resample where values are counted from 0 on in the order of their sizes.
     numeric |= {_places(name): np.unique(values, return_inverse=True)[1] for name, values in numeric.items()}
     n = len(columns["distance"])
@@ -81,6 +82,11 @@ def _places(name: str) -> str:
     return f"places of {name}"
 
 
+def _ratio(norm: str) -> str:
+    """The column of a norm over its pair's error."""
+    return f"{norm} at equal error"
+
+
 def _statistics(c: Columns) -> dict[tuple[str, ...], float]:
     """Every number of the study that has an interval, under its path in the tree."""
     distance = c[_places("distance")]
@@ -94,9 +100,9 @@ def _statistics(c: Columns) -> dict[tuple[str, ...], float]:
     slopes = elasticities_at_fixed_error(c, NORMS)
     bins = error_bins(c[_places("prediction_error")])
     for norm in NORMS:
-        ratio = c[norm] / c["prediction_error"]
+        ratio = _ratio(norm)
         values["at_fixed_error", norm, "elasticity_in_distance"] = slopes[norm]
-        values["at_fixed_error", norm, "spearman_within_bins"] = _within(bins, distance, ratio)
+        values["at_fixed_error", norm, "spearman_within_bins"] = _within(bins, distance, c[ratio], c[_places(ratio)])
     reasons = [reason for reason in REASONS if reason in c]
     values |= {(why, reason): spearman(distance, c[_places(reason)]) for reason in reasons}
     values[why, "explained_together"] = explained_by_ranks(distance, [c[_places(reason)] for reason in reasons])
@@ -163,16 +169,18 @@ def spearman_within_bins(columns: Columns, name: str) -> float:
     where the norm is then one and the same counts as 0.
     """
     error = columns["prediction_error"]
-    return _within(error_bins(error), columns["distance"], columns[name] / error)
+    ratio = columns[name] / error
+    return _within(error_bins(error), columns["distance"], ratio, ratio)
 
 
-def _within(bins: list[np.ndarray], distance: np.ndarray, ratio: np.ndarray) -> float:
+def _within(bins: list[np.ndarray], distance: np.ndarray, ratio: np.ndarray, ordered: np.ndarray) -> float:
+    """`ordered`: the ratios, or their places in order."""
     values = []
     for where in bins:
         if len(where) > 2:
             y = ratio[where]
             level = y.std() <= 1e-6 * np.abs(y).max()
-            values.append(0.0 if level else spearman(distance[where], y))
+            values.append(0.0 if level else spearman(distance[where], ordered[where]))
     return float(np.mean(values)) if values else float("nan")
 
 
