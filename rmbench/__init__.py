@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from rmbench.config import DistanceConfig, LossConfig, Measure, RatingScale, RegularizerConfig
     from rmbench.diagnostics.gradients import PairGradients
+    from rmbench.diagnostics.rules import Result, Rule, register_rule
     from rmbench.losses import LossTerms, PairBatch, PairLoss, Pairwise
     from rmbench.modeling.layout import Padded, Shared, run_inputs
     from rmbench.modeling.loading import load_reward_model
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "rmbench.config": ("DistanceConfig", "LossConfig", "Measure", "RatingScale", "RegularizerConfig"),
     "rmbench.diagnostics.gradients": ("PairGradients",),
+    "rmbench.diagnostics.rules": ("Result", "Rule", "register_rule"),
     "rmbench.losses": ("LossTerms", "PairBatch", "PairLoss", "Pairwise"),
     "rmbench.modeling.layout": ("Padded", "Shared", "run_inputs"),
     "rmbench.modeling.loading": ("load_reward_model",),
@@ -51,9 +53,12 @@ __all__ = [
     "Pairwise",
     "RatingScale",
     "RegularizerConfig",
+    "Result",
     "RewardModel",
+    "Rule",
     "Shared",
     "load_reward_model",
+    "register_rule",
     "run_inputs",
 ]
 

@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -191,3 +194,29 @@ def test_a_frozen_runs_gradients_are_those_of_its_head(train_config, tmp_path):
     assert results["pairs"] == 40
     table = pq.read_table(tmp_path / "study" / "pairs.parquet").to_pydict()
     np.testing.assert_allclose(table["margin_gradient_norm"], table["distance"], rtol=1e-4)  # k = 1
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_study_of_one(tmp_path):
+    words = ["gpu=cpu", "tracking=none", "pairs=40", "direction_pairs=12", "dataset.train_size=40"]
+    one = [sys.executable, "-m", "rmbench", "diagnose", *words, f"run_dir={tmp_path / 'one'}"]
+    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *one[1:-1]]
+    for command in (one, [*launched, f"run_dir={tmp_path / 'two'}"]):
+        done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("written to") == 1  # one process speaks for both
+    first, second = (pq.read_table(tmp_path / name / "pairs.parquet") for name in ("one", "two"))
+    assert first["pair_id"] == second["pair_id"]
+    for name in ("margin", "distance", "margin_gradient_norm"):
+        np.testing.assert_allclose(first[name], second[name], rtol=1e-4, atol=1e-6)
+    whole, shared = (flat(read_json(tmp_path / name / "study.json")) for name in ("one", "two"))
+    assert whole.keys() == shared.keys()
+    for path, value in whole.items():
+        if isinstance(value, float) and "provenance" not in path:
+            assert shared[path] == pytest.approx(value, rel=1e-3, abs=1e-4), path
+
+
+def flat(tree, path=()):
+    """Path -> leaf."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
+    return {path: tree} if items is None else {k: v for key, sub in items for k, v in flat(sub, (*path, key)).items()}
