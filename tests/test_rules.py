@@ -4,8 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from test_gradients import assert_equal, by_loop, distinct_pairs, total
-from test_layout import GROUPED, SMALL, reward_model
 from torch import nn
 from transformers import (
     BartConfig,
@@ -18,6 +16,8 @@ from transformers import (
     T5Config,
 )
 
+from helpers.gradients import assert_equal, by_loop, distinct_pairs, total
+from helpers.layouts import GROUPED, SMALL, reward_model
 from rmbench import register_rule
 from rmbench.diagnostics import rules
 from rmbench.diagnostics.gradients import PairGradients
