@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from rmbench.config import DistanceConfig, LossConfig, Measure, RatingScale, RegularizerConfig
     from rmbench.diagnostics.gradients import PairGradients
+    from rmbench.diagnostics.rules import Result, Rule, register_rule
     from rmbench.losses import LossTerms, PairBatch, PairLoss, Pairwise, Regularizer, Weight
     from rmbench.modeling.layout import Padded, Shared, run_inputs
     from rmbench.modeling.loading import load_reward_model
@@ -31,6 +32,7 @@ _HOMES = {
     "rmbench.config": ("DistanceConfig", "LossConfig", "Measure", "RatingScale", "RegularizerConfig"),
     "rmbench.diagnostics.gradients": ("PairGradients",),
     "rmbench.losses": ("LossTerms", "PairBatch", "PairLoss", "Pairwise", "Regularizer", "Weight"),
+    "rmbench.diagnostics.rules": ("Result", "Rule", "register_rule"),
     "rmbench.modeling.layout": ("Padded", "Shared", "run_inputs"),
     "rmbench.modeling.loading": ("load_reward_model",),
     "rmbench.modeling.model": ("RewardModel",),
@@ -52,10 +54,13 @@ __all__ = [
     "RatingScale",
     "Regularizer",
     "RegularizerConfig",
+    "Result",
     "RewardModel",
+    "Rule",
     "Shared",
     "Weight",
     "load_reward_model",
+    "register_rule",
     "run_inputs",
 ]
 

@@ -18,25 +18,27 @@ from omegaconf import OmegaConf
 from rich.table import Table
 
 from rmbench import benchmarks, runs
-from rmbench.config import DiagnoseConfig, OnBadRow
-from rmbench.console import console, progress
+from rmbench.config import DiagnoseConfig, LossConfig, OnBadRow
+from rmbench.console import console
 from rmbench.data.dataset import load_dataset
 from rmbench.data.formats import Pair
 from rmbench.data.text import TokenPair, resolve_max_length, tokenize_pairs
 from rmbench.diagnostics import directions, study_figures
 from rmbench.diagnostics.closeness import likeness
 from rmbench.diagnostics.gradients import PairGradients
+from rmbench.diagnostics.measure import MeasuringPass, Rows, as_table
 from rmbench.diagnostics.probe import SKETCH, choose_probe
 from rmbench.diagnostics.shards import write_parquet
 from rmbench.diagnostics.study import norms_by_loss, study
+from rmbench.diagnostics.thirds import thirds
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
 from rmbench.files import read_json, write_json
+from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator, precision_name
-from rmbench.modeling.layout import Layout, token_batches
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.loading import load_reward_model, new_reward_model
-from rmbench.modeling.memory import first_budget, out_of_memory
+from rmbench.modeling.memory import first_budget
 from rmbench.modeling.model import RewardModel, fingerprint, freeze_backbone
 from rmbench.modeling.scoring import score_pairs
 from rmbench.modeling.strata import stratified
@@ -70,105 +72,70 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
     _refuse_another_study(folder, provenance)
 
     # every pair's gradient, and the directions of some
-    budget = first_budget(config.micro_batch_tokens, accelerator.device)
-    columns, blocks, _ = measure(model, pairs, layout, accelerator, budget)
-    columns |= likeness([p.pair for p in pairs], tokenizer)
-    some = choose_probe(pairs, columns["distance"], config.direction_pairs)
-    way = _directions(model, some, layout, accelerator, budget) if len(some) > 2 else None
+    budget, loss = first_budget(config.micro_batch_tokens, accelerator.device), PairLoss(LossConfig())
 
-    # what follows from them
-    results = {
-        **study(columns, config.seed),
-        "share_of_squared_norm": {block: float(np.mean(share)) for block, share in blocks.items()},
-        "directions": way,
-        "checkpoint": checkpoint or config.backbone.name_or_path,
-        "layout": layout.name,
-        "provenance": provenance | {"device": str(accelerator.device), "environment": environment()},
-    }
+    def measured(some: Sequence[TokenPair], sketch: int) -> Rows:
+        """Under plain BT, where a loss's gradient is prediction error x grad(r_w - r_l)."""
+        measuring = MeasuringPass(model, layout, accelerator.device, PairGradients(model, sketch))
+        with accelerator.autocast():
+            return measuring(some, loss, budget, "gradients")
+
+    rows = measured(pairs, SKETCH if 2 < len(pairs) <= config.direction_pairs else 0)
+    columns = _columns(rows, [p.pair for p in pairs], tokenizer)
+    some = choose_probe(pairs, columns["distance"], config.direction_pairs)
+    directed = rows if rows.sketches else measured(some, SKETCH) if len(some) > 2 else None
     name = _short_name(checkpoint or config.backbone.name_or_path or "tiny")
     margins = {name: columns["margin"]}
     if config.against is not None:
         other = _short_name(config.against)
         margins[other if other != name else f"{other} (against)"] = _margins(config, pairs, accelerator)
-    table = pa.table(columns | norms_by_loss(columns))
+    if not accelerator.is_main_process:
+        return {}
+
+    # what follows from them
+    results = {
+        **study(columns, config.seed),
+        "share_of_squared_norm": {block: float(np.mean(share)) for block, share in rows.blocks.items()},
+        "directions": None if directed is None else _directions(directed),
+        "checkpoint": checkpoint or config.backbone.name_or_path,
+        "layout": layout.name,
+        "provenance": provenance | {"device": str(accelerator.device), "environment": environment()},
+    }
+    table = as_table(None, {name: values.tolist() for name, values in columns.items()})
     write_parquet(folder / "pairs.parquet", table)
     files = study_figures.write_study(columns, margins, folder)
     write_json(folder / "study.json", results)
     with _tracker(config, checkpoint, folder) as tracker:
         for norm in ("all_bt", "all_normbt"):
-            tracker.pair_table(0, table, f"study/{norm}", norm)
+            values = norms_by_loss(columns)[norm]
+            tracker.pair_table(0, table.append_column(norm, pa.array(values)), f"study/{norm}", norm)
         tracker.images(0, {f"study/{name}": file for name, file in files.items()})
         tracker.summary(results)
     _show(results, folder, sorted(files))
     return results
 
 
-def measure(
-    model: RewardModel,
-    pairs: Sequence[TokenPair],
-    layout: Layout,
-    accelerator: Accelerator,
-    budget_tokens: int,
-    sketch: int = 0,
-) -> tuple[dict[str, np.ndarray], dict[str, list[float]], np.ndarray | None]:
-    """Columns `(pairs,)`, each block's share of the pairs' squared gradient norms, and sketches `(pairs, size)`.
-
-    Raises:
-        UserError: a forward and backward pass does not fit into memory.
-    """
-    gradients = PairGradients(model, sketch)
-    rows: list[tuple[int, float, float, float]] = []
-    blocks: dict[str, list[float]] = {}
-    sketches: dict[int, np.ndarray] = {}
-    with progress("gradients", len(pairs)) as advance, accelerator.autocast():
-        for indices in token_batches(pairs, layout, budget_tokens):
-            try:
-                output, measured = gradients.of_margins(
-                    layout.inputs([pairs[i] for i in indices]).to(accelerator.device)
-                )
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-                raise UserError(
-                    f"{len(indices)} pairs do not fit into memory: micro_batch_tokens={budget_tokens // 2} needs less."
-                ) from error
-            numbers = (output.margin, output.distance, measured.norms)
-            rows += zip(indices, *(x.detach().cpu().double().tolist() for x in numbers), strict=True)
-            for block, shares in measured.block_shares().items():
-                blocks.setdefault(block, []).extend(shares)
-            if measured.sketch is not None:
-                sketches |= dict(zip(indices, measured.sketch.float().cpu().numpy(), strict=True))
-            advance(len(rows))
-    table = np.array([row[1:] for row in sorted(rows)])
-    columns = {
-        "pair_id": np.array([p.pair.id for p in pairs]),
-        "source": np.array([p.pair.source for p in pairs]),
-        "section": np.array([p.pair.section for p in pairs]),
-        "margin": table[:, 0],
-        "prediction_error": 1 / (1 + np.exp(np.clip(table[:, 0], -700, 700))),
-        "distance": table[:, 1],
-        "gradient_distance": table[:, 2],
-    }
-    return columns, blocks, np.stack([sketches[i] for i in range(len(pairs))]) if sketches else None
+def _columns(rows: Rows, pairs: Sequence[Pair], tokenizer: Any) -> dict[str, np.ndarray]:
+    """Of each pair what was measured, and how alike its responses' texts are."""
+    return {name: np.array(values) for name, values in rows.columns.items()} | likeness(pairs, tokenizer)
 
 
-def _directions(
-    model: RewardModel, pairs: Sequence[TokenPair], layout: Layout, accelerator: Accelerator, budget_tokens: int
-) -> dict[str, Any]:
+def _directions(rows: Rows) -> dict[str, Any]:
     """Whether the update of the other pairs serves close pairs, under BT and under NormBT; angles between sections."""
-    columns, _, sketch = measure(model, pairs, layout, accelerator, budget_tokens, SKETCH)
-    assert sketch is not None
-    order = np.argsort(columns["distance"], kind="stable")
-    third = len(order) // 3
-    found: dict[str, Any] = {"pairs": len(pairs), "mean_cosine_of_two_pairs": directions.mean_cosine(sketch)}
-    bt = columns["prediction_error"][:, None] * sketch
-    for loss, gradients in (("bt", bt), ("normbt", bt / np.maximum(columns["distance"], 1e-12)[:, None])):
+    bt = rows.sketch()
+    assert bt is not None
+    distance = np.array(rows.columns["distance"])
+    error = np.array(rows.columns["prediction_error"])
+    parts = thirds(distance)
+    of_margins = bt / np.maximum(error, 1e-300)[:, None]
+    found: dict[str, Any] = {"pairs": len(bt), "mean_cosine_of_two_pairs": directions.mean_cosine(of_margins)}
+    for loss, gradients in (("bt", bt), ("normbt", bt / np.maximum(distance, 1e-12)[:, None])):
         cosine = directions.cosine_with_the_others(gradients)
         found[f"cosine_with_the_others_{loss}"] = {
-            "closest_third": float(cosine[order[:third]].mean()),
-            "farthest_third": float(cosine[order[-third:]].mean()),
+            "closest_third": float(cosine[parts.closest].mean()),
+            "farthest_third": float(cosine[parts.farthest].mean()),
         }
-    between = directions.section_cosines(bt, columns["section"].tolist())
+    between = directions.section_cosines(bt, rows.columns["section"])
     found["between_sections_bt"] = {f"{a}, {b}": value for (a, b), value in between.items()}
     return found
 
@@ -284,10 +251,10 @@ def _refuse_another_study(folder: Path, provenance: dict[str, Any]) -> None:
 
 def _show(results: dict[str, Any], folder: Path, files: list[str]) -> None:
     """The main numbers, each with its 95 % interval."""
-    correlation = results["correlation_of_distance_with_gradient_distance"]
+    correlation = results["correlation_of_distance_with_margin_gradient_norm"]
     fixed, variance = results["at_fixed_error"], results["variance_of_log_norm"]
     lines = {
-        "correlation of distance with gradient distance": correlation["pearson"],
+        "correlation of distance with the margin's gradient norm": correlation["pearson"],
         "    of their ranks": correlation["spearman"],
         "share of variance of log norm: prediction error": variance["prediction_error"],
         "    distance": variance["distance"],

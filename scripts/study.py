@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from rmbench.benchmarks.scores import read_scores
 from rmbench.config import TrainConfig
+from rmbench.diagnostics.thirds import thirds
 from rmbench.errors import UserError
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.scoring import score_pairs
@@ -122,8 +123,8 @@ def by_distance(folder: Path) -> str:
     for group in groups_of(folder):
         parts = []
         for run in group.by_seed().values():
-            right, order = correct(run.folder), np.argsort(first_distances(run.folder), kind="stable")
-            parts.append([float(right[third].mean()) for third in np.array_split(order, 3)])
+            right = correct(run.folder)
+            parts.append([float(right[third].mean()) for third in thirds(first_distances(run.folder))])
         rows.append([group.label, group.seeds, *(str(summarised(column)) for column in zip(*parts, strict=True))])
     return as_table(["", "seeds", *THIRDS], rows)
 
@@ -143,8 +144,11 @@ def closest_share(run: Path) -> float:
     """Of the sum of head gradient norms in the second half of training, the part of each step's closest third."""
     pairs = pd.read_parquet(run / "diagnostics" / "pairs.parquet")
     pairs = pairs[pairs.step > pairs.step.max() / 2]
-    third = pairs.groupby("step").distance.rank(pct=True) <= 1 / 3
-    return float(pairs.head_gradient_norm[third].sum() / pairs.head_gradient_norm.sum())
+    closest = sum(
+        step.head_gradient_norm.to_numpy()[thirds(step.distance.to_numpy()).closest].sum()
+        for _, step in pairs.groupby("step")
+    )
+    return float(closest / pairs.head_gradient_norm.sum())
 
 
 def history_means(run: Path) -> tuple[float, float]:

@@ -76,11 +76,11 @@ def test_a_command_that_starts_no_processes_says_how_it_gets_some(tmp_path):
     assert "torchrun --nproc-per-node N -m rmbench eval" in done.stderr
 
 
-def test_a_study_is_made_by_one_process(monkeypatch):
+def test_data_are_inspected_by_one_process(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="rmbench diagnose works in one process"):
-        launch.run("diagnose", [])
+    with pytest.raises(UserError, match="rmbench inspect works in one process"):
+        launch.run("inspect", [])
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from transformers import (
     RobertaConfig,
 )
 
+from helpers.gradients import assert_equal, by_loop, distinct_pairs, total
 from helpers.layouts import GROUPED, SMALL, pairs_of_all_kinds, reward_model
 from rmbench.config import LoraConfig
 from rmbench.diagnostics.gradients import PairGradients, block_of
@@ -66,30 +67,6 @@ def with_adapters(model):
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.2)
     return model
-
-
-def distinct_pairs():
-    return [pair for pair in pairs_of_all_kinds() if not pair.identical]
-
-
-def by_loop(model, pairs, value=lambda output: output.margin):
-    """Squared gradient norms `(pairs,)` by parameter: each pair alone, in rows of its own, one backward pass."""
-    found = []
-    for pair in pairs:
-        model.zero_grad()
-        value(run_inputs(model, Padded(model.pad_id).inputs([pair]))).sum().backward()
-        found.append({n: p.grad.square().sum() for n, p in model.named_parameters() if p.grad is not None})
-    model.zero_grad()
-    return {name: torch.stack([each[name] for each in found]) for name in found[0]}
-
-
-def total(squares):
-    return torch.stack(list(squares.values())).sum(0).sqrt()
-
-
-def assert_equal(measured, expected):
-    assert expected.min() > 0
-    torch.testing.assert_close(measured, expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("trained", TRAINED)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from helpers.batches import random_batch
 from rmbench.config import DistanceConfig, LossConfig, Measure, RegularizerConfig
-from rmbench.diagnostics.records import head_gradient_norm
+from rmbench.diagnostics.measure import head_gradient_norm
 from rmbench.errors import UserError
 from rmbench.losses import MODEL_TERM, PAIRWISE, REGULARIZER, PairBatch, PairLoss
 from rmbench.losses.weights import mahalanobis, whitener

@@ -14,10 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from rmbench.config import DiagnosticsConfig, Gradient
+from rmbench.config import DiagnosticsConfig, Gradient, LossConfig
+from rmbench.data.dataset import load_dataset
 from rmbench.data.text import tokenize_pairs
+from rmbench.diagnostics.gradients import PairGradients
+from rmbench.diagnostics.measure import MeasuringPass
 from rmbench.errors import UserError
 from rmbench.files import read_json, read_jsonl
+from rmbench.losses import PairLoss
 from rmbench.modeling.layout import Shared
 from rmbench.modeling.loading import new_reward_model
 from rmbench.modeling.memory import halved, out_of_memory
@@ -90,6 +94,24 @@ def test_a_probe_that_does_not_fit_is_split(train_config, tmp_path, little_memor
     np.testing.assert_allclose(first, second, rtol=1e-3)
 
 
+def test_a_study_is_the_same_however_often_memory_ran_out(train_config, little_memory):
+    config = train_config()
+    model, tokenizer = new_reward_model(config.backbone, "sdpa", seed=0)
+    pairs, _ = tokenize_pairs(load_dataset(config.dataset).eval, tokenizer, 64, drop_identical=True)
+    measuring = MeasuringPass(model, Shared(model.pad_id), torch.device("cpu"), PairGradients(model, sketch=31))
+    expected = measuring(pairs, PairLoss(LossConfig()), 10**6)
+    assert expected.columns["pair_id"] == [pair.pair.id for pair in pairs]
+    little_memory["tokens"] = 100
+    got = measuring(pairs, PairLoss(LossConfig()), 10**6)
+    assert got.columns["pair_id"] == expected.columns["pair_id"]
+    for name in ("margin", "distance", "margin_gradient_norm", "gradient_norm"):
+        np.testing.assert_allclose(got.columns[name], expected.columns[name], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got.sketch(), expected.sketch(), atol=1e-4)
+    little_memory["tokens"] = 10
+    with pytest.raises(UserError, match=r"single pair of \d+ tokens does not fit.*\n.*max_length"):
+        measuring(pairs, PairLoss(LossConfig()), 10**6)
+
+
 def test_a_device_that_is_far_too_small_is_one_message(train_config, tmp_path, little_memory):
     little_memory["tokens"] = 10
     with pytest.raises(UserError, match=r"4 pairs of at most \d+ tokens do not fit into memory"):
@@ -98,8 +120,6 @@ def test_a_device_that_is_far_too_small_is_one_message(train_config, tmp_path, l
 
 
 def test_scores_are_the_same_however_often_memory_ran_out(train_config, little_memory):
-    from rmbench.data.dataset import load_dataset
-
     config = train_config()
     model, tokenizer = new_reward_model(config.backbone, "sdpa", seed=0)
     pairs, _ = tokenize_pairs(load_dataset(config.dataset).eval, tokenizer, 64)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from rmbench.config import Gradient, LossConfig
 from rmbench.data.formats import Pair
 from rmbench.data.text import TokenPair
+from rmbench.diagnostics.measure import Measured
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.losses import PairLoss
 from rmbench.modeling.layout import Padded, PairOutput, Shared, token_batches
@@ -75,7 +76,7 @@ def recorded(folder, steps):
         pairs = [TokenPair(Pair(message, message, message, id=f"{i}"), [1], [2]) for i in range(6)]
         h_w = torch.arange(1.0, 7.0)[:, None] * torch.tensor([[3.0, 4.0]])
         out = PairOutput(torch.zeros(6), torch.zeros(6), h_w, torch.zeros(6, 2))
-        recorder.add(pairs, out, PairLoss(LossConfig())(out))
+        recorder.add(pairs, Measured(out, PairLoss(LossConfig())(out)))
         scalars = recorder.write(step, is_main=True)
     return recorder, scalars
 

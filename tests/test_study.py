@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,7 +25,7 @@ from rmbench.train import train
 N = 400
 
 
-def made(gradient_distance=lambda d, rng: 2 * d, error_spread=1.0):
+def made(margin_gradient_norm=lambda d, rng: 2 * d, error_spread=1.0):
     rng = np.random.default_rng(0)
     distance = np.exp(rng.normal(size=N))
     margin = error_spread * rng.normal(size=N)
@@ -30,7 +33,7 @@ def made(gradient_distance=lambda d, rng: 2 * d, error_spread=1.0):
         "margin": margin,
         "prediction_error": 1 / (1 + np.exp(margin)),
         "distance": distance,
-        "gradient_distance": gradient_distance(distance, rng),
+        "margin_gradient_norm": margin_gradient_norm(distance, rng),
         "section": np.array(["near", "far"])[(distance > 1).astype(int)],
         "token_overlap": 1 / (1 + distance),
         "edit_distance": rng.uniform(size=N),
@@ -42,7 +45,7 @@ def made(gradient_distance=lambda d, rng: 2 * d, error_spread=1.0):
 @pytest.mark.slow
 def test_proportional_gradients_are_described_as_such():
     found = study(made())
-    correlation = found["correlation_of_distance_with_gradient_distance"]["pearson"]
+    correlation = found["correlation_of_distance_with_margin_gradient_norm"]["pearson"]
     assert correlation["value"] == pytest.approx(1)
     assert correlation["interval"] == pytest.approx([1, 1])
     assert found["k"]["fitted"] == pytest.approx(2)
@@ -75,10 +78,10 @@ def test_variance_shares_by_hand():
     # independent terms of log norm with variances 1, 4 and 0.25, as near as two values each can be
     a, b, c = np.meshgrid([-1.0, 1.0], [-2.0, 2.0], [-0.5, 0.5])
     columns = {"prediction_error": np.exp(a.ravel() - 3), "distance": np.exp(b.ravel())}
-    columns["gradient_distance"] = columns["distance"] * np.exp(c.ravel())
+    columns["margin_gradient_norm"] = columns["distance"] * np.exp(c.ravel())
     shares = variance_shares(columns)
     assert shares == pytest.approx({"prediction_error": 1 / 5.25, "distance": 4 / 5.25, "k": 0.25 / 5.25})
-    assert elasticity(columns, "gradient_distance") == pytest.approx(1)
+    assert elasticity(columns, "margin_gradient_norm") == pytest.approx(1)
 
 
 def test_correlations_by_hand():
@@ -92,7 +95,7 @@ def test_correlations_by_hand():
 
 def test_pairs_without_a_gradient_are_counted():
     columns = made()
-    columns["distance"][:7] = columns["gradient_distance"][:7] = 0.0
+    columns["distance"][:7] = columns["margin_gradient_norm"][:7] = 0.0
     found = study(columns)
     assert (found["pairs"], found["without_gradient"]) == (N - 7, 7)
     nothing = {name: values[:7] for name, values in columns.items()}
@@ -147,9 +150,9 @@ def test_a_study_of_a_new_head_and_of_a_trained_run(train_config, tmp_path):
     assert read_json(folder / "study.json")["pairs"] == 40
     for where in (tmp_path / "new", folder):
         table = pq.read_table(where / "pairs.parquet").to_pydict()
-        x, y = np.array(table["distance"]), np.array(table["gradient_distance"])
+        x, y = np.array(table["distance"]), np.array(table["margin_gradient_norm"])
         stored = read_json(where / "study.json")
-        value = stored["correlation_of_distance_with_gradient_distance"]["pearson"]["value"]
+        value = stored["correlation_of_distance_with_margin_gradient_norm"]["pearson"]["value"]
         assert value == pytest.approx(np.corrcoef(x, y)[0, 1])
         assert (y > x).all()
         names = ("gradient_against_distance", "norm_within_error_bins", "sections", "accuracy_by_distance")
@@ -208,4 +211,30 @@ def test_a_frozen_runs_gradients_are_those_of_its_head(train_config, tmp_path):
     results = diagnose(config(tmp_path / "study", checkpoint=str(tmp_path / "run")))
     assert results["pairs"] == 40
     table = pq.read_table(tmp_path / "study" / "pairs.parquet").to_pydict()
-    np.testing.assert_allclose(table["gradient_distance"], table["distance"], rtol=1e-4)  # k = 1
+    np.testing.assert_allclose(table["margin_gradient_norm"], table["distance"], rtol=1e-4)  # k = 1
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_study_of_one(tmp_path):
+    words = ["gpu=cpu", "tracking=none", "pairs=40", "direction_pairs=12", "dataset.train_size=40"]
+    one = [sys.executable, "-m", "rmbench", "diagnose", *words, f"run_dir={tmp_path / 'one'}"]
+    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *one[1:-1]]
+    for command in (one, [*launched, f"run_dir={tmp_path / 'two'}"]):
+        done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("written to") == 1  # one process speaks for both
+    first, second = (pq.read_table(tmp_path / name / "pairs.parquet") for name in ("one", "two"))
+    assert first["pair_id"] == second["pair_id"]
+    for name in ("margin", "distance", "margin_gradient_norm"):
+        np.testing.assert_allclose(first[name], second[name], rtol=1e-4, atol=1e-6)
+    whole, shared = (flat(read_json(tmp_path / name / "study.json")) for name in ("one", "two"))
+    assert whole.keys() == shared.keys()
+    for path, value in whole.items():
+        if isinstance(value, float) and "provenance" not in path:
+            assert shared[path] == pytest.approx(value, rel=1e-3, abs=1e-4), path
+
+
+def flat(tree, path=()):
+    """Path -> leaf."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
+    return {path: tree} if items is None else {k: v for key, sub in items for k, v in flat(sub, (*path, key)).items()}

@@ -197,9 +197,9 @@ def test_a_study_stands_in_the_group_of_the_run_that_it_is_of(train_config, tmp_
         for record in records
         for item in record.summary.update
     }
-    pearson = found["correlation_of_distance_with_gradient_distance"]["pearson"]
-    assert summary["correlation_of_distance_with_gradient_distance/pearson/value"] == pearson["value"]
-    assert summary["correlation_of_distance_with_gradient_distance/pearson/interval"] == pearson["interval"]
+    pearson = found["correlation_of_distance_with_margin_gradient_norm"]["pearson"]
+    assert summary["correlation_of_distance_with_margin_gradient_norm/pearson/value"] == pearson["value"]
+    assert summary["correlation_of_distance_with_margin_gradient_norm/pearson/interval"] == pearson["interval"]
     tables = [json.loads(path.read_text()) for path in run.rglob("files/media/table/study/all_bt_*.table.json")]
     distances = pq.read_table(folder / "pairs.parquet")["distance"].to_pylist()
     (stored,) = [table for table in tables if len(table["columns"]) > 3]

@@ -61,6 +61,7 @@ COMMANDS: dict[str, Command] = {
             "rmbench diagnose checkpoint=RUN benchmark=rewardbench": "the same on a benchmark",
             "rmbench diagnose backbone=minilm dataset=local dataset.path=pairs.jsonl": "a backbone before any training",
         },
+        shares=True,
     ),
     "inspect": Command(
         config="inspect",

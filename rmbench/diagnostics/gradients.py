@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from rmbench.diagnostics.rules import Pieces, Result, Rule, Use, combined, rule_for, sketched
+from rmbench.errors import UserError
 from rmbench.foreign.torch import in_backward_pass
 from rmbench.modeling.layout import BatchInputs, PairOutput, run_inputs
 from rmbench.modeling.model import RewardModel
@@ -163,6 +164,9 @@ class PairGradients:
     def collect(self, values: Tensor, backward: Callable[[], object] | None = None) -> GradientNorms:
         """Norms of the gradients of `values` `(pairs,)`, one value a pair, inside `watch`.
 
+        Raises:
+            UserError: a layer has no fast way in this pass, and `backward` leaves no graph for the slow one.
+
         `backward` runs a backward pass of `values.sum()`, which may be the step's own. Without it the graph is kept and
         no parameter's `.grad` is touched; only what leads to the layers is computed, so it costs about half of that.
         """
@@ -172,8 +176,13 @@ class PairGradients:
         slow = self._slow | self._tied_and_used()
         results = self._one_by_one(values, slow)
         results |= {name: result for name, result in self._fast(values, backward).items() if name not in slow}
-        if self._unsplit - slow:
-            raise RuntimeError(f"the tokens of {', '.join(sorted(self._unsplit))} cannot be told apart by pair")
+        unseen = self._unsplit - slow
+        if unseen and backward is not None:  # the graph is gone
+            raise UserError(
+                f"The gradients of {', '.join(sorted(unseen))} cannot be told apart by pair in a training step."
+                "\ndiagnostics.gradient=head does without; `rmbench diagnose` measures them pair by pair."
+            )
+        results |= self._one_by_one(values, unseen)
         ordered = [results[name] for name in self._layers if name in results]
         squares = {name: results[name].square for name in self._layers if name in results}
         sketches = [result.sketch for result in ordered if result.sketch is not None]
@@ -200,7 +209,10 @@ class PairGradients:
     def _tap(self, name: str) -> Callable[..., Tensor | None]:
         def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
             """Puts a tap behind the layer."""
-            if not torch.is_grad_enabled() or not inputs or not isinstance(output, Tensor):
+            if not torch.is_grad_enabled():
+                return None
+            if not (inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)):
+                self._slow.add(name)  # keyword inputs, tuples: no rule knows what went in
                 return None
             if not in_backward_pass():  # where it would be a recomputation
                 self._calls[name] += 1
@@ -276,6 +288,7 @@ class PairGradients:
     def _verify(self, values: Tensor) -> None:
         """Compare every rule with autograd on two pairs that have a gradient; layers it does not fit go slowly."""
         measured = self._fast(values, None)
+        self._slow |= self._unsplit
         whole = torch.stack([r.square for r in measured.values()]).sum(0) if measured else values.detach()
         two = whole.topk(min(2, len(whole))).indices
         loop = self._one_by_one(values[two], set(self._layers))
@@ -286,7 +299,8 @@ class PairGradients:
         for name, result in loop.items():
             expected = result.square.sqrt()
             found = measured[name].square[two].sqrt() if name in measured else torch.zeros_like(expected)
-            if ((found - expected).abs() > VERIFIED_TO * expected + NEGLIGIBLE * total).any():
+            missed = name not in measured and bool(expected.any())
+            if missed or ((found - expected).abs() > VERIFIED_TO * expected + NEGLIGIBLE * total).any():
                 self._slow.add(name)
         if self._slow:
             logger.info("gradient norms pair by pair, which is slow, for %s", ", ".join(sorted(self._slow)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +127,7 @@ class EmbeddingRule(Rule):
     def __init__(self, name: str, module: nn.Embedding, sketch: int) -> None:
         super().__init__(name, module, sketch)
         self.padding = module.padding_idx
-        self.scale = _embedding_scale(module)
+        self.scale = _embedding_scale(module) or 1.0
 
     def fits(self, inputs: Tensor, gradient: Tensor) -> bool:
         """Ids have no features."""
@@ -186,13 +186,34 @@ class ScaleRule(Rule):
         return (a * g).mul_((mean_square + self.epsilon).rsqrt())
 
 
+RuleMaker = Callable[[str, nn.Module, int], Rule]
+_registered: dict[type[nn.Module], RuleMaker] = {}
+
+
+def register_rule(layer_type: type[nn.Module], rule: RuleMaker) -> None:
+    """Measure layers of `layer_type`, and of its subclasses, by `rule` from now on; it goes before the built-in rules.
+
+    Of several registered types that fit a layer, the nearest in its class's method resolution order counts. A rule is
+    compared with autograd on the first pairs, as the built-in ones are: where it does not agree, the layer goes slowly.
+
+    Args:
+        layer_type: a class of modules with parameters of their own.
+        rule: a `Rule` subclass, or any function `(layer's name, layer, size of sketches or 0) -> Rule`.
+    """
+    _registered[layer_type] = rule
+
+
 def rule_for(name: str, module: nn.Module, sketch: int) -> Rule | None:
     """The fast rule for a layer's own parameters, or None."""
+    maker = next((_registered[kind] for kind in type(module).__mro__ if kind in _registered), None)
+    if maker is not None:
+        return maker(name, module, sketch)
     names = {n for n, _ in module.named_parameters(recurse=False)}
     if isinstance(module, (nn.Linear, Conv1D)):
         return LinearRule(name, module, sketch)
     if isinstance(module, nn.Embedding):
-        return EmbeddingRule(name, module, sketch)
+        # One that takes something else than ids (OPT's positions: a mask) has no fast rule.
+        return None if _embedding_scale(module) is None else EmbeddingRule(name, module, sketch)
     weight = getattr(module, "weight", None)
     if names <= {"weight", "bias"} and isinstance(weight, Tensor) and weight.dim() == 1:
         unit = _unit_weight(module, weight)
@@ -281,12 +302,16 @@ def _signs(n: int, key: str, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _embedding_scale(module: nn.Embedding) -> float:
-    """What the layer multiplies its rows by (Gemma 3's does)."""
+def _embedding_scale(module: nn.Embedding) -> float | None:
+    """What the layer multiplies its rows by (Gemma 3's does); None if it does not look up rows by their ids."""
     row = 1 if module.padding_idx == 0 else 0
     weight = module.weight[row].double()
-    looked_up = module(torch.tensor([row], device=module.weight.device))[0].double()
-    return float(looked_up @ weight / (weight @ weight)) if weight.any() else 1.0
+    try:
+        looked_up = module(torch.tensor([row], device=module.weight.device))[0].double()
+        scale = float(looked_up @ weight / (weight @ weight)) if weight.any() else 1.0
+    except (TypeError, ValueError, RuntimeError, IndexError):  # another call signature
+        return None
+    return scale if torch.allclose(looked_up, scale * weight, rtol=1e-2) else None
 
 
 @torch.no_grad()

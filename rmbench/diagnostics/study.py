@@ -6,7 +6,7 @@ k = ||grad(r_w - r_l)|| / ||h_w - h_l|| is 1 for the head alone and sqrt(1 + (L 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ Columns = dict[str, np.ndarray]
 
 RESAMPLES = 1000
 ERROR_BINS = 5
-PAPER_CORRELATION = 0.928  # of distance with gradient distance, appendix C
+PAPER_CORRELATION = 0.928  # of distance with ||grad(r_w - r_l)||, appendix C
+NORMS = ("head_bt", "head_normbt", "backbone_bt", "backbone_normbt", "all_bt", "all_normbt")
 REASONS = ("token_overlap", "edit_distance", "length_difference", "shared_prefix")
 
 
@@ -26,8 +27,8 @@ def study(columns: Columns, seed: int = 0) -> dict[str, Any]:
     """All of the below, as one tree of numbers; an interval is 95 %, percentile bootstrap over pairs.
 
     Args:
-        columns: `(pairs,)` each: margin, prediction_error, distance, gradient_distance (= ||grad(r_w - r_l)|| over all
-            trained parameters), section, and those of `REASONS`.
+        columns: `(pairs,)` each: margin, prediction_error, distance, margin_gradient_norm (||grad(r_w - r_l)|| over
+            all trained parameters), section, and those of `REASONS`.
         seed: of the bootstrap.
 
     Pairs without a distance or a gradient (both sides equal to the model) are counted and left out.
@@ -35,63 +36,85 @@ def study(columns: Columns, seed: int = 0) -> dict[str, Any]:
     Raises:
         UserError: fewer than three are left.
     """
-    usable = (columns["distance"] > 0) & (columns["gradient_distance"] > 0)
+    usable = (columns["distance"] > 0) & (columns["margin_gradient_norm"] > 0)
     kept = {name: values[usable] for name, values in columns.items()}
-    rng = np.random.default_rng(seed)
     n = int(usable.sum())
     if n < 3:
         raise UserError(f"{n} of {len(usable)} pairs have a distance and a gradient; a study needs at least 3.")
-    draws = rng.integers(0, n, (RESAMPLES, n))
-
-    def estimate(statistic: Callable[[Columns], float]) -> dict[str, Any]:
-        """The statistic of all pairs and its interval."""
-        numeric = {name: values for name, values in kept.items() if values.dtype.kind == "f"}
-        resampled = [statistic({name: values[draw] for name, values in numeric.items()}) for draw in draws]
-        finite = np.array([value for value in resampled if np.isfinite(value)])
-        low, high = np.percentile(finite, [2.5, 97.5]) if len(finite) else (float("nan"),) * 2
-        return {"value": none_if_nan(statistic(numeric)), "interval": [none_if_nan(low), none_if_nan(high)]}
-
     kept |= norms_by_loss(kept)
-    return {
+    found: dict[str, Any] = {
         "pairs": n,
         "without_gradient": int((~usable).sum()),
         "accuracy": float((columns["margin"] > 0).mean()),
         "paper_correlation": PAPER_CORRELATION,
-        "correlation_of_distance_with_gradient_distance": {
-            "pearson": estimate(lambda c: pearson(c["distance"], c["gradient_distance"])),
-            "spearman": estimate(lambda c: spearman(c["distance"], c["gradient_distance"])),
-        },
-        "k": _spread_of_k(kept) | {"elasticity": estimate(lambda c: elasticity(c, "gradient_distance"))},
-        "variance_of_log_norm": {
-            name: estimate(lambda c, name=name: variance_shares(c)[name])  # type: ignore[misc]
-            for name in ("prediction_error", "distance", "k")
-        },
-        "at_fixed_error": {
-            norm: {
-                "elasticity_in_distance": estimate(lambda c, norm=norm: elasticity_at_fixed_error(c, norm)),  # type: ignore[misc]
-                "spearman_within_bins": estimate(lambda c, norm=norm: spearman_within_bins(c, norm)),  # type: ignore[misc]
-            }
-            for norm in ("head_bt", "head_normbt", "backbone_bt", "backbone_normbt", "all_bt", "all_normbt")
-        },
+        "k": _spread_of_k(kept),
         "by_error_bin": by_error_bin(kept),
         "sections": by_section(kept),
-        "why_close": {
-            **{
-                reason: estimate(lambda c, reason=reason: spearman(c["distance"], c[reason]))  # type: ignore[misc]
-                for reason in REASONS
-                if reason in kept
-            },
-            "explained_together": estimate(lambda c: explained_by_ranks(c, [r for r in REASONS if r in c])),
-        },
     }
+    for path, estimate in _estimates(kept, seed).items():
+        *nodes, leaf = path
+        place = found
+        for node in nodes:
+            place = place.setdefault(node, {})
+        place[leaf] = estimate
+    return found
+
+
+def _estimates(columns: Columns, seed: int) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Each of `_statistics`: its value, and its interval over resampled pairs."""
+    numeric = {name: values for name, values in columns.items() if values.dtype.kind == "f"}
+    numeric |= {_ratio(norm): columns[norm] / columns["prediction_error"] for norm in NORMS}
+    # Ranks need no sorting in a resample where values are counted from 0 on in the order of their sizes.
+    numeric |= {_places(name): np.unique(values, return_inverse=True)[1] for name, values in numeric.items()}
+    n = len(columns["distance"])
+    draws = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
+    resampled = [_statistics({name: values[draw] for name, values in numeric.items()}) for draw in draws]
+    found = {}
+    for path, value in _statistics(numeric).items():
+        finite = np.array([each[path] for each in resampled if np.isfinite(each[path])])
+        low, high = np.percentile(finite, [2.5, 97.5]) if len(finite) else (float("nan"),) * 2
+        found[path] = {"value": none_if_nan(value), "interval": [none_if_nan(low), none_if_nan(high)]}
+    return found
+
+
+def _places(name: str) -> str:
+    """The column of a column's whole-numbered places in order, from 0 on."""
+    return f"places of {name}"
+
+
+def _ratio(norm: str) -> str:
+    """The column of a norm over its pair's error."""
+    return f"{norm} at equal error"
+
+
+def _statistics(c: Columns) -> dict[tuple[str, ...], float]:
+    """Every number of the study that has an interval, under its path in the tree."""
+    distance = c[_places("distance")]
+    correlation, why = "correlation_of_distance_with_margin_gradient_norm", "why_close"
+    values: dict[tuple[str, ...], float] = {
+        (correlation, "pearson"): pearson(c["distance"], c["margin_gradient_norm"]),
+        (correlation, "spearman"): spearman(distance, c[_places("margin_gradient_norm")]),
+        ("k", "elasticity"): elasticity(c, "margin_gradient_norm"),
+    }
+    values |= {("variance_of_log_norm", name): share for name, share in variance_shares(c).items()}
+    slopes = elasticities_at_fixed_error(c, NORMS)
+    bins = error_bins(c[_places("prediction_error")])
+    for norm in NORMS:
+        ratio = _ratio(norm)
+        values["at_fixed_error", norm, "elasticity_in_distance"] = slopes[norm]
+        values["at_fixed_error", norm, "spearman_within_bins"] = _within(bins, distance, c[ratio], c[_places(ratio)])
+    reasons = [reason for reason in REASONS if reason in c]
+    values |= {(why, reason): spearman(distance, c[_places(reason)]) for reason in reasons}
+    values[why, "explained_together"] = explained_by_ranks(distance, [c[_places(reason)] for reason in reasons])
+    return values
 
 
 def norms_by_loss(columns: Columns) -> Columns:
     """Gradient norms of each pair under BT and under NormBT, of the head, the backbone and all parameters.
 
-    NormBT's weight is mean distance / distance. The head's gradient distance is the distance itself.
+    NormBT's weight is mean distance / distance. The head's margin gradient norm is the distance itself.
     """
-    distance, whole, error = (columns[name] for name in ("distance", "gradient_distance", "prediction_error"))
+    distance, whole, error = (columns[name] for name in ("distance", "margin_gradient_norm", "prediction_error"))
     parts = {"head": distance, "backbone": np.sqrt(np.maximum(whole**2 - distance**2, 0.0)), "all": whole}
     weight = distance.mean() / distance
     return {f"{part}_bt": error * size for part, size in parts.items()} | {
@@ -101,13 +124,27 @@ def norms_by_loss(columns: Columns) -> Columns:
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
     """NaN where either does not vary (beyond rounding)."""
-    spread = min(x.std() / (np.abs(x).max() or 1.0), y.std() / (np.abs(y).max() or 1.0)) if len(x) else 0.0
-    return float(np.corrcoef(x, y)[0, 1]) if spread > 1e-12 else float("nan")
+    if not len(x):
+        return float("nan")
+    of_x, of_y = x - x.mean(), y - y.mean()
+    spread_x, spread_y = np.sqrt(of_x @ of_x), np.sqrt(of_y @ of_y)
+    limit = 1e-12 * np.sqrt(len(x))
+    if spread_x <= limit * (np.abs(x).max() or 1.0) or spread_y <= limit * (np.abs(y).max() or 1.0):
+        return float("nan")
+    return float(np.clip(of_x @ of_y / (spread_x * spread_y), -1.0, 1.0))
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Of ranks, ties sharing their mean."""
-    return pearson(rankdata(x), rankdata(y))
+    return pearson(ranks(x), ranks(y))
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """From 1 on, ties sharing their mean; of whole numbers from 0 on by counting, of others by sorting."""
+    if values.dtype.kind not in "iu":
+        return np.asarray(rankdata(values))
+    counts = np.bincount(values)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[values])
 
 
 def elasticity(columns: Columns, name: str) -> float:
@@ -116,11 +153,13 @@ def elasticity(columns: Columns, name: str) -> float:
     return float(np.cov(x, y)[0, 1] / x.var(ddof=1)) if len(x) > 1 and x.std() > 0 else float("nan")
 
 
-def elasticity_at_fixed_error(columns: Columns, name: str) -> float:
+def elasticities_at_fixed_error(columns: Columns, names: Sequence[str]) -> dict[str, float]:
     """The same with log prediction error beside it: what distance does where the error is equal."""
     x = np.stack([np.log(columns["distance"]), _log(columns["prediction_error"]), np.ones(len(columns["distance"]))])
-    y = _log(columns[name])
-    return float(np.linalg.lstsq(x.T, y, rcond=None)[0][0]) if len(y) > 2 else float("nan")
+    if x.shape[1] < 3:
+        return dict.fromkeys(names, float("nan"))
+    y = np.stack([_log(columns[name]) for name in names])
+    return dict(zip(names, np.linalg.lstsq(x.T, y.T, rcond=None)[0][0].tolist(), strict=True))
 
 
 def spearman_within_bins(columns: Columns, name: str) -> float:
@@ -129,13 +168,19 @@ def spearman_within_bins(columns: Columns, name: str) -> float:
     Norms are divided by their pair's error first: what is left of the error's spread inside a bin would tilt it. A bin
     where the norm is then one and the same counts as 0.
     """
-    ratio = columns[name] / columns["prediction_error"]
+    error = columns["prediction_error"]
+    ratio = columns[name] / error
+    return _within(error_bins(error), columns["distance"], ratio, ratio)
+
+
+def _within(bins: list[np.ndarray], distance: np.ndarray, ratio: np.ndarray, ordered: np.ndarray) -> float:
+    """`ordered`: the ratios, or their places in order."""
     values = []
-    for where in error_bins(columns["prediction_error"]):
+    for where in bins:
         if len(where) > 2:
-            x, y = columns["distance"][where], ratio[where]
+            y = ratio[where]
             level = y.std() <= 1e-6 * np.abs(y).max()
-            values.append(0.0 if level else spearman(x, y))
+            values.append(0.0 if level else spearman(distance[where], ordered[where]))
     return float(np.mean(values)) if values else float("nan")
 
 
@@ -149,7 +194,7 @@ def variance_shares(columns: Columns) -> dict[str, float]:
     terms = {
         "prediction_error": _log(columns["prediction_error"]),
         "distance": np.log(columns["distance"]),
-        "k": np.log(columns["gradient_distance"] / columns["distance"]),
+        "k": np.log(columns["margin_gradient_norm"] / columns["distance"]),
     }
     whole = np.sum(list(terms.values()), axis=0)
     variance = whole.var()
@@ -160,12 +205,12 @@ def variance_shares(columns: Columns) -> dict[str, float]:
     }
 
 
-def explained_by_ranks(columns: Columns, names: list[str]) -> float:
-    """R^2 of a linear regression of the rank of distance on the ranks of `names`."""
-    y = rankdata(columns["distance"])
-    if len(y) < len(names) + 2 or not names:
+def explained_by_ranks(distance: np.ndarray, reasons: list[np.ndarray]) -> float:
+    """R^2 of a linear regression of the rank of distance on the ranks of `reasons`."""
+    y = ranks(distance)
+    if len(y) < len(reasons) + 2 or not reasons:
         return float("nan")
-    x = np.stack([*(rankdata(columns[name]) for name in names), np.ones(len(y))], axis=1)
+    x = np.stack([*map(ranks, reasons), np.ones(len(y))], axis=1)
     rest = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
     return float(1 - rest.var() / y.var()) if y.var() > 0 else float("nan")
 
@@ -201,10 +246,10 @@ def by_section(columns: Columns) -> dict[str, dict[str, float]]:
         where = sections == name
         means = {
             key: float(columns[key][where].mean())
-            for key in ("distance", "prediction_error", "gradient_distance", "all_bt", "all_normbt")
+            for key in ("distance", "prediction_error", "margin_gradient_norm", "all_bt", "all_normbt")
         }
         accuracy = float((columns["margin"][where] > 0).mean())
-        k = float(np.median(columns["gradient_distance"][where] / columns["distance"][where]))
+        k = float(np.median(columns["margin_gradient_norm"][where] / columns["distance"][where]))
         table[name] = {"pairs": int(where.sum()), "accuracy": accuracy, **means, "median_k": k}
     return dict(sorted(table.items(), key=lambda item: item[1]["distance"]))
 
@@ -215,9 +260,9 @@ def none_if_nan(value: float) -> float | None:
 
 
 def _spread_of_k(columns: Columns) -> dict[str, Any]:
-    k = columns["gradient_distance"] / columns["distance"]
+    k = columns["margin_gradient_norm"] / columns["distance"]
     low, middle, high = np.percentile(k, [5, 50, 95])
-    slope = float((columns["distance"] * columns["gradient_distance"]).sum() / (columns["distance"] ** 2).sum())
+    slope = float((columns["distance"] * columns["margin_gradient_norm"]).sum() / (columns["distance"] ** 2).sum())
     return {
         "fitted": slope,  # least squares through the origin
         "median": float(middle),

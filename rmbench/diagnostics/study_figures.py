@@ -28,7 +28,7 @@ def write_study(columns: Columns, margins: dict[str, np.ndarray], folder: Path) 
         margins: name -> margins `(pairs,)` of one or two models on the same pairs.
         folder: where they go.
     """
-    usable = (columns["distance"] > 0) & (columns["gradient_distance"] > 0)
+    usable = (columns["distance"] > 0) & (columns["margin_gradient_norm"] > 0)
     kept = {name: values[usable] for name, values in columns.items()}
     if not usable.any():
         return {}

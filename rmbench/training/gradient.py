@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rmbench.diagnostics.gradients import PairGradients
+from rmbench.diagnostics.measure import Measured
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.losses import PairBatch, PairLoss, Statistics
 from rmbench.modeling.layout import run_inputs
@@ -71,7 +72,7 @@ class StepGradient:
                         backward()
                 sums += step_sums(terms, part.rows, self.sum_dtype)
                 if recording:
-                    self.recorder.add(part.pairs, batch.output, terms, measured)
+                    self.recorder.add(part.pairs, Measured(batch.output, terms, measured))
         except RuntimeError as error:
             # With several processes the others would wait in a reduction that this one has left.
             if self.accelerator.num_processes > 1 or not out_of_memory(error):

@@ -27,7 +27,7 @@ from rmbench.diagnostics.records import PairRecorder
 from rmbench.errors import Stopped, UserError
 from rmbench.losses import Statistics
 from rmbench.modeling.devices import sharded, wrapped
-from rmbench.modeling.memory import first_budget, halved, out_of_memory
+from rmbench.modeling.memory import first_budget, halved
 from rmbench.modeling.model import RewardModel, recompute_activations
 from rmbench.modeling.scoring import summarize
 from rmbench.modeling.throughput import matrix_rate, model_cost
@@ -137,7 +137,7 @@ class Trainer:
         recording = self.recorder.wants(self.state.step + 1)
         row: dict[str, float] = {}
         if recording and self.probe is not None:
-            row |= self._probe(self.probe)
+            row |= self.probe.measure(self.state.step + 1, self.loss, self.state.budget_tokens)
         started = time.perf_counter()
         sums, statistics = self._backward(recording)
         sums[-1] += self.signals.received is not None
@@ -154,17 +154,6 @@ class Trainer:
         if recording:
             row |= self.recorder.write(self.state.step + 1, self.accelerator.is_main_process)
         return row
-
-    def _probe(self, probe: Probe) -> dict[str, float]:
-        """What the probe says; when memory runs out it begins again with smaller passes, as a step does."""
-        while True:
-            budget = self.state.budget_tokens
-            try:
-                return probe.measure(self.state.step + 1, self.loss, budget)
-            except RuntimeError as error:
-                if self.accelerator.num_processes > 1 or not out_of_memory(error):
-                    raise
-            self.state.budget_tokens = halved(budget, *probe.largest(budget), "diagnostics.probe_pairs=0 does without.")
 
     def _heard(self) -> bool:
         """Whether a signal told some rank to end."""
