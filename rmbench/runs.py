@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rmbench.config import TrainConfig
+from rmbench.config.names import RENAMED
 from rmbench.errors import UserError
 from rmbench.files import clear_temporary, flat, read_json, read_jsonl, write_json, write_text
 from rmbench.provenance import environment
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 # Keys that say where a run is kept and how it is watched, not what it computes.
 BOOKKEEPING = ("run_dir", "sweep_dir", "training.resume", "tracking", "hub")
 NAME_LIMIT = 80
-RENAMED = {"dataset.part": "dataset.subset"}  # keys of stored configs under their former names
 
 
 def finished(folder: Path) -> bool:
