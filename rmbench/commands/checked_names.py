@@ -34,9 +34,8 @@ def check_names(config: DictConfig, built: Checked) -> None:
     for part in vars(built).values():
         if isinstance(part, DatasetConfig):
             _check_dataset(part)
-        if isinstance(part, BenchmarkConfig) and part.name == "judgebench" and part.path is None:
-            if part.split not in (None, *JUDGEBENCH_SPLITS):
-                raise UserError(_no_name("benchmark.split", part.split, JUDGEBENCH_SPLITS))
+        if isinstance(part, BenchmarkConfig):
+            _check_benchmark(part)
         if isinstance(part, LossConfig):
             _try_own(part)
 
@@ -55,6 +54,12 @@ def _check_dataset(config: DatasetConfig) -> None:
         if name not in DATASETS and not Path(name).suffix and not Path(name).expanduser().exists():
             near = did_you_mean(get_close_matches(name, DATASETS, n=1))
             raise UserError(f"dataset.mix: {name} is neither a file nor a set.{near} Sets: {', '.join(DATASETS)}.")
+
+
+def _check_benchmark(config: BenchmarkConfig) -> None:
+    from_hub = config.name == "judgebench" and config.path is None
+    if from_hub and config.split is not None and config.split not in JUDGEBENCH_SPLITS:
+        raise UserError(_no_name("benchmark.split", config.split, JUDGEBENCH_SPLITS))
 
 
 def _try_own(config: LossConfig) -> None:

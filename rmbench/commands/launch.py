@@ -13,8 +13,8 @@ from typing import NoReturn
 from unittest.mock import patch
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 

@@ -123,7 +123,7 @@ def _check_key(override: Override, command: str) -> None:
     key = override.key_or_group
     known = _places(command)
     if key in RENAMED:
-        raise UserError(f"{override.input_line}: {renamed(key)} Write {_translated(override.input_line)}.")
+        raise UserError(f"{override.input_line}: {renamed(key)} Write {_translated(str(override.input_line))}.")
     if key in known or key.split(".")[0].split("/")[0] == "hydra":
         return
     elsewhere = [other for other in SCHEMAS if other != command and key in _places(other)]
