@@ -68,8 +68,7 @@ def _try_own(config: LossConfig) -> None:
     Raises:
         UserError: such a part is not found, or breaks its contract.
     """
-    named = [config.pairwise, config.weighting, *vars(config.regularizer).values()]
-    if any(":" in str(value) for value in named):
+    if ":" in config.pairwise + config.weighting or config.regularizer.own is not None:
         from rmbench.losses import PairLoss
 
         PairLoss(config)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import NoReturn
 from unittest.mock import patch
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
@@ -154,15 +153,25 @@ def _start(request: Request, jobs: list[list[str]]) -> None:
         typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]")
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=request.config)
     job = train_job if request.config == "train" else plain_job
-
-    def those(_: list[Override], most: int | None) -> list[list[list[str]]]:
-        """The jobs, at most so many in a batch."""
-        return [jobs[start : start + (most or len(jobs))] for start in range(0, len(jobs), most or len(jobs))]
-
     with (
         mistakes_explained(request.config),
-        patch.object(BasicSweeper, "split_arguments", those) if jobs else nullcontext(),
+        _sweeping(jobs) if jobs else nullcontext(),
         patch("sys.argv", ["rmbench", *flags, *typed]),
         patch.dict("os.environ", HYDRA_FULL_ERROR="1"),  # raise, rather than print and exit
     ):
         main(job)()
+
+
+def _sweeping(jobs: list[list[str]]) -> AbstractContextManager[object]:
+    """Hydra's basic sweeper starts these jobs; of itself it starts every combination of the values.
+
+    By its name, since Hydra loads the modules of its plugins a second time, which makes another class of it.
+    """
+
+    def batches(_: list[Override], most: int | None) -> list[list[list[str]]]:
+        """At most so many jobs in each."""
+        size = most or len(jobs)
+        return [jobs[start : start + size] for start in range(0, len(jobs), size)]
+
+    name = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper.split_arguments"
+    return patch(name, staticmethod(batches))

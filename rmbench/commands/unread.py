@@ -16,13 +16,12 @@ from rmbench.commands.catalog import groups
 from rmbench.commands.compose import composed, config_object, expanded, fixed_words, lists_its_runs, without_hydra
 from rmbench.commands.overrides import key_of
 from rmbench.config import TrainConfig
-from rmbench.config.reading import READ_WHERE, Rules, Where, conditions, text, unread_for
+from rmbench.config.reading import Where, conditions, missing_for, of_loss_part, text
 from rmbench.errors import UserError
 from rmbench.files import flat
 
 Job = list[str]  # the words of one run
 DECIDE_NOTHING = {"seed", "training.learning_rate", "run_dir", "sweep_dir"}  # what a sweep mostly varies
-LOSS_PARTS = ("loss.pairwise", "loss.weighting", "loss.regularizer")  # every other key of a loss is some part's own
 
 
 @dataclass
@@ -50,8 +49,10 @@ class Reading:
         at = (_deciding(words), key)
         if at not in self._missing:
             config = self.config(words)
-            rules = _loss_rules(config) if _of_loss(key) else READ_WHERE
-            self._missing[at] = unread_for(key, rules, lambda name: _plain(OmegaConf.select(config, name)))
+            if of_loss_part(key):
+                self._missing[at] = _missing_in_loss(config, key)
+            else:
+                self._missing[at] = missing_for(key, lambda name: _plain(OmegaConf.select(config, name)))
         return self._missing[at]
 
     def changes(self, words: Sequence[str], key: str) -> bool:
@@ -77,7 +78,7 @@ def planned(reading: Reading, asked: Asked) -> tuple[list[Job], list[str]]:
     """
     _refuse_in_experiment(reading, asked.overrides)
     jobs = asked.jobs if asked.sweeps else [fixed_words(asked.overrides)]
-    if not lists_its_runs(reading.config(jobs[0])):
+    if asked.sweeps and not lists_its_runs(reading.config(jobs[0])):
         return jobs, []
     typed = dict.fromkeys(str(override.key_or_group) for override in asked.overrides)
     swept = dict.fromkeys(key_of(word) for job in jobs for word in job)
@@ -109,8 +110,8 @@ def _distinct(
             readers.setdefault(_chosen(reading, key, unread[key]), []).append(key)
     said = "; ".join(f"{who} not read {', '.join(names)}" for who, names in readers.items())
     if len(distinct) < len(jobs) and not said:
-        said = "equal combinations run once"
-    return list(map(list, distinct)), notes + ([f"{said[0].upper()}{said[1:]}: {counts}."] if said else [])
+        said = "equal ones run once"
+    return list(map(list, distinct)), notes + ([f"{counts}: {said}."] if said else [])
 
 
 def _refuse_in_experiment(reading: Reading, overrides: Sequence[Override]) -> None:
@@ -140,7 +141,7 @@ def _unread(reading: Reading, key: str, jobs: list[Job]) -> str:
 
 def _chosen(reading: Reading, key: str, jobs: list[Job]) -> str:
     """The parts that do not read a key, with their verb: `the loss bt does`, `tracking.name=none does`."""
-    if _of_loss(key):
+    if of_loss_part(key):
         names = dict.fromkeys(_loss_name(reading.config(job), job) for job in jobs)
         return f"the loss {', '.join(names)} does" if len(names) == 1 else f"the losses {', '.join(names)} do"
     places = [(place.key, job) for job in jobs for place in reading.missing(job, key)]
@@ -150,32 +151,25 @@ def _chosen(reading: Reading, key: str, jobs: list[Job]) -> str:
 
 def _loss_name(config: DictConfig, job: Job) -> str:
     """The option of the group, and the parts that the words put in the place of its own."""
-    parts = [word for word in job if key_of(word).startswith(LOSS_PARTS)]
+    parts = [word for word in job if key_of(word).startswith("loss.") and not of_loss_part(key_of(word))]
     name = str(config.hydra.runtime.choices.get("loss"))
     return f"{name} with {' '.join(parts)}" if parts else name
 
 
-def _loss_rules(config: DictConfig) -> Rules:
-    """Which part of a loss reads which of its keys, as the parts say themselves."""
-    from rmbench.losses import PAIRWISE, PairLoss  # torch
-    from rmbench.losses.regularizers import MODEL_TERM
+def _missing_in_loss(config: DictConfig, key: str) -> tuple[Where, ...]:
+    """The parts of a loss that read a key; none if one of those that the config chooses does."""
+    from rmbench.losses import PairLoss  # torch
 
     built = config_object(without_hydra(config))
     assert isinstance(built, TrainConfig)
+    loss = PairLoss(built.loss)
+    if key in loss.describe().knobs:
+        return ()
     readers: dict[str, list[str]] = {}
-    for name, part in (PAIRWISE | {built.loss.pairwise: PairLoss(built.loss).pairwise}).items():
-        rating = ("rating_scale", "rating_factor") if part.needs_rating else ()
-        for knob in dict.fromkeys((*part.knobs, *rating)):
-            readers.setdefault(f"loss.{knob}", []).append(name)
-    rules = {key: (Where("loss.pairwise", tuple(names)),) for key, names in readers.items()}
-    for name, term in MODEL_TERM.items():
-        for knob in term.knobs:
-            rules[f"loss.{knob}"] = (*rules.get(f"loss.{knob}", ()), Where(f"loss.regularizer.{name}"))
-    return rules | {
-        "loss.distance.": (Where("loss.weighting", ("distance", "exact")),),
-        "loss.distance.measure": (Where("loss.weighting", ("distance",)),),
-        "loss.distance.shrinkage": (Where("loss.distance.measure", ("whitened",)),),
-    }
+    for reader in loss.readers(key):
+        part, _, name = reader.partition("=")
+        readers.setdefault(part, []).extend([name] if name else [])
+    return tuple(Where(part, tuple(names)) for part, names in readers.items())
 
 
 def _deciding(words: Iterable[str]) -> tuple[str, ...]:
@@ -183,11 +177,7 @@ def _deciding(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def _conditional(key: str) -> bool:
-    return _of_loss(key) or any(True for _ in conditions(key, READ_WHERE))
-
-
-def _of_loss(key: str) -> bool:
-    return key.startswith("loss.") and not key.startswith(LOSS_PARTS)
+    return of_loss_part(key) or bool(conditions(key))
 
 
 def _plain(value: object) -> object:

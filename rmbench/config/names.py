@@ -21,7 +21,7 @@ PAIRWISE = (
     "bt", "bt_temperature", "bt_margin", "bt_margin_out", "bt_label_smoothing", "bt_robust",
     "hinge", "exponential", "focal", "focal_internlm2", "squared_margin", "reward_norm",
 )  # fmt: skip
-WEIGHTING = ("none", "distance", "exact")
+WEIGHTING = ("none", "distance", "l2", "cosine", "centred_cosine", "whitened", "exact")
 PUBLISHED = (
     "hh_rlhf", "unified_feedback", "skywork_80k", "ultrafeedback", "helpsteer2", "helpsteer3",
     "preference_700k", "nectar", "shp",
@@ -33,7 +33,7 @@ ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_a
 
 NAMES = {
     "loss.pairwise": Names(PAIRWISE, ":", "package.module:function"),
-    "loss.weighting": Names(WEIGHTING),
+    "loss.weighting": Names(WEIGHTING, ":", "package.module:Name"),
     "dataset.name": Names(DATASETS),
     "benchmark.name": Names(("none", "auto", *BENCHMARKS)),
     "tracking.name": Names(("wandb", "none")),

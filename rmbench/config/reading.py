@@ -5,7 +5,7 @@ Those of the loss are in its parts (`rmbench/losses`); the rest is this table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rmbench.config.names import BENCHMARKS, PUBLISHED
@@ -23,14 +23,14 @@ class Where:
         return text(value) in self.values if self.values else bool(value)
 
     def __str__(self) -> str:
-        return f"{self.key}={' or '.join(self.values)}" if self.values else f"{self.key}=..."
+        *names, last = self.values or ("...",)
+        return f"{self.key}={', '.join(names)} or {last}" if names else f"{self.key}={last}"
 
 
-Rules = Mapping[
-    str, tuple[Where, ...]
-]  # key, or with a dot at the end what keys begin with -> one of these has to hold
+LOSS_PARTS = ("loss.pairwise", "loss.weighting", "loss.regularizer")  # every other key of a loss is some part's own
 
-READ_WHERE: Rules = {
+# a key, or with a dot at its end what keys begin with -> one of these has to hold
+READ_WHERE: dict[str, tuple[Where, ...]] = {
     "tracking.": (Where("tracking.name", ("wandb",)),),
     "benchmark.": (Where("benchmark.name", ("auto", *BENCHMARKS)),),
     "benchmark.prior_sets": (Where("benchmark.name", ("auto", "rewardbench")),),
@@ -58,23 +58,27 @@ def text(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def conditions(key: str, rules: Rules) -> Iterator[tuple[Where, ...]]:
+def conditions(key: str) -> list[tuple[Where, ...]]:
     """Of each of these, one has to hold where the key is read; none for a key that is always read."""
-    for name, places in rules.items():
-        covers = key == name or (name.endswith(".") and key.startswith(name))
-        if covers and all(place.key != key for place in places):
-            yield places
+    covering = [
+        places for name, places in READ_WHERE.items() if key == name or (name.endswith(".") and key.startswith(name))
+    ]
+    return [places for places in covering if all(place.key != key for place in places)]
 
 
-def unread_for(key: str, rules: Rules, value: Callable[[str], object]) -> tuple[Where, ...]:
+def missing_for(key: str, value: Callable[[str], object]) -> tuple[Where, ...]:
     """What would read the key and is not chosen; empty where it is read.
 
     Args:
         key: a dotted key.
-        rules: which keys are read where.
         value: the value of a dotted key.
     """
-    for places in conditions(key, rules):
+    for places in conditions(key):
         if not any(place.holds(value(place.key)) for place in places):
             return places
     return ()
+
+
+def of_loss_part(key: str) -> bool:
+    """Whether some parts of a loss read the key and others do not."""
+    return key.startswith("loss.") and (not key.startswith(LOSS_PARTS) or key == "loss.regularizer.own_coefficient")
