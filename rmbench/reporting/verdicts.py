@@ -153,7 +153,7 @@ def _with_words(groups: Sequence[Group], words: Mapping[str, str]) -> Group | No
 
 
 def _of_plain_bt(words: dict[str, str]) -> dict[str, str]:
-    """If these are plain BT's, they without the keys of other losses' parts: a sweep leaves out what it does not read."""
+    """Plain BT's words without the keys of other losses' parts, which its runs leave out; other words as they are."""
     parts = [value for key, value in words.items() if key.startswith("loss.") and not of_loss_part(key)]
     plain = words.get("loss") == "bt" and all(value == "none" for value in parts)
     return {key: value for key, value in words.items() if not (plain and of_loss_part(key))}
