@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rmbench.config import TrainConfig
+from rmbench.config.names import RENAMED
 from rmbench.errors import UserError
 from rmbench.files import clear_temporary, flat, read_json, read_jsonl, write_json, write_text
 from rmbench.provenance import environment
@@ -30,7 +31,6 @@ BOOKKEEPING = (
     "dataset.cache_limit_gib", "backbone.feature_cache_limit_gib",
 )  # fmt: skip
 NAME_LIMIT = 80
-RENAMED = {"dataset.part": "dataset.subset"}  # keys of stored configs under their former names
 
 
 def finished(folder: Path) -> bool:

@@ -22,8 +22,10 @@ from yaml import YAMLError
 
 from rmbench import runs
 from rmbench.commands.catalog import did_you_mean, nearest
-from rmbench.commands.overrides import quoted
+from rmbench.commands.checked_names import check_names
+from rmbench.commands.overrides import quoted, renamed
 from rmbench.config import SCHEMAS, keys
+from rmbench.config.names import RENAMED
 from rmbench.errors import UserError
 from rmbench.foreign.hydra import sweep_jobs
 from rmbench.knobs import Checked
@@ -57,17 +59,18 @@ def config_name(config: DictConfig) -> str:
 
 
 def composed(command: str, words: list[str], config_dir: str | None = None) -> DictConfig:
-    """The config of one job, with Hydra's own below `hydra`; checked.
+    """The config of one job, with Hydra's own below `hydra`; checked, also every name in it.
 
     Raises:
-        UserError: Hydra or the schema refuses it.
+        UserError: Hydra or the schema refuses it, or a name stands for nothing.
     """
     if config_dir is not None:
         words = [*words, f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).absolute()))}]"]
     with mistakes_explained(command), _hydra():
         config = compose(command, words, return_hydra_config=True)
         HydraConfig.instance().set_config(_with_job_number(config))
-        config_object(without_hydra(config))
+        job = without_hydra(config)
+        check_names(job, config_object(job))
     return config
 
 
@@ -90,28 +93,42 @@ def fixed_words(overrides: list[Override]) -> list[str]:
 
 
 def combinations(command: str, overrides: list[Override], config_dir: str | None = None) -> list[list[str]]:
-    """The words of each job that Hydra's basic sweeper will start, those of a `sweep` file included.
+    """The words of each job that Hydra's basic sweeper would start, those of a `sweep` file included; checked.
 
-    So many of them are composed and checked that every value has been seen once.
+    So many of them are composed that every value has been seen once.
 
     Raises:
         UserError: one of the values is refused.
     """
-    fixed = fixed_words(overrides)
-    sweeper = composed(command, fixed, config_dir).hydra.sweeper
-    if not sweeper.get("_target_", "").endswith(".BasicSweeper"):
-        return [fixed]  # another sweeper chooses its values as it goes
-    listed = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    with mistakes_explained(command), _hydra():
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        expanded = parser.parse_overrides(listed + typed_words(overrides))
-        jobs = sweep_jobs(expanded)
+    jobs = expanded(command, overrides, config_dir)
     seen: set[str] = set()
     for job in jobs:
         if not seen.issuperset(job):
             composed(command, [word for word in job if not word.startswith("hydra.sweeper.")], config_dir)
         seen.update(job)
     return jobs
+
+
+def expanded(command: str, overrides: list[Override], config_dir: str | None = None) -> list[list[str]]:
+    """The same, of which only the words that all have in common are checked.
+
+    Raises:
+        UserError: one of those is refused.
+    """
+    fixed = fixed_words(overrides)
+    config = composed(command, fixed, config_dir)
+    if not lists_its_runs(config):
+        return [fixed]
+    listed = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    with mistakes_explained(command), _hydra():
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        parsed = parser.parse_overrides(listed + typed_words(overrides))
+        return sweep_jobs(parsed)
+
+
+def lists_its_runs(config: DictConfig) -> bool:
+    """Whether the sweeper runs every combination; another one chooses its values as it goes."""
+    return str(config.hydra.sweeper.get("_target_", "")).endswith(".BasicSweeper")
 
 
 @contextmanager
@@ -166,6 +183,8 @@ def _plain(error: BaseException, command: str) -> str:
     text = re.sub(r"Error merging override (.*)\n", r"\1: ", text)
     text = re.sub(r"In '([\w/.-]+)': \w+ raised while composing config:\n", r"In \1.yaml: ", text)
     known = keys(SCHEMAS[command])
+    if key in RENAMED:
+        return f"{text}\n{renamed(key)}"
     if key in known:
         return f"{text}\n{key.rpartition('.')[2]}: {known[key]}"
     return text + (did_you_mean(nearest(key, known)) if key and not key.startswith("hydra") else "")

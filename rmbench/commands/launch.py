@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from hydra.core.override_parser.types import Override
@@ -18,6 +18,7 @@ from rmbench.commands.compose import combinations, composed, fixed_words, mistak
 from rmbench.commands.forecast import forecast
 from rmbench.commands.jobs import accounted, plain_job, train_job
 from rmbench.commands.registry import COMMANDS
+from rmbench.commands.unread import Asked, Reading, planned
 from rmbench.console import console
 from rmbench.errors import UserError
 from rmbench.foreign.hydra import call_main, flags_parser
@@ -33,6 +34,8 @@ class Request:
     overrides: list[Override]
     flags: list[str]
     options: argparse.Namespace
+    recorded: set[str] = field(default_factory=set)  # keys of the overrides that come from a run
+    notes: list[str] = field(default_factory=list)  # to be said before anything starts
 
     @property
     def multirun(self) -> bool:
@@ -55,12 +58,16 @@ def run(command: str, typed: list[str]) -> None:
         KeyboardInterrupt: with the way to go on as its message.
     """
     request = understood(command, typed)
+    jobs: list[list[str]] = []
     if not request.only_shows:
-        jobs = combinations(request.config, request.overrides, request.options.config_dir)
-        if request.multirun and request.config == "train" and ranks.rank() == 0:
-            console().print(forecast(jobs, request.options.config_dir), markup=False, highlight=False, soft_wrap=True)
+        jobs = checked_jobs(request)
+        lines = list(request.notes)
+        if request.multirun and request.config == "train":
+            lines.append(forecast(jobs, request.options.config_dir))
+        if lines and ranks.rank() == 0:
+            console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     with accounted():
-        _start(request)
+        _start(request, jobs)
 
 
 def show(command: str, typed: list[str]) -> str:
@@ -70,15 +77,30 @@ def show(command: str, typed: list[str]) -> str:
         UserError: the words are wrong, or a value lies outside its range.
     """
     request = understood(command, typed)
-    jobs = combinations(request.config, request.overrides, request.options.config_dir)
+    jobs = checked_jobs(request)
     fixed = fixed_words(request.overrides)
     config = without_hydra(composed(request.config, fixed, request.options.config_dir))
     with mistakes_explained(request.config):
         text = OmegaConf.to_yaml(config, resolve=request.options.resolve)
+    notes = [f"# {note}\n" for note in request.notes]
     if not request.multirun:
-        return text
+        return "".join([*notes, text])
     varied = [" ".join(word for word in job if word not in fixed) for job in jobs]
-    return "".join([f"# {len(jobs)} runs\n", *(f"#   {line}\n" for line in varied if line), text])
+    return "".join([f"# {len(jobs)} runs\n", *(f"#   {line}\n" for line in varied if line), *notes, text])
+
+
+def checked_jobs(request: Request) -> list[list[str]]:
+    """The words of each job, every value of them checked; what there is to say of them is added to the notes.
+
+    Raises:
+        UserError: a value is refused, or no job reads a key that was typed.
+    """
+    config_dir = request.options.config_dir
+    every = combinations(request.config, request.overrides, config_dir)
+    asked = Asked(request.overrides, every, request.multirun, request.recorded)
+    jobs, notes = planned(Reading(request.config, config_dir), asked)
+    request.notes += notes
+    return jobs
 
 
 def understood(command: str, typed: list[str]) -> Request:
@@ -98,8 +120,11 @@ def understood(command: str, typed: list[str]) -> Request:
     config = COMMANDS[command].config
     flags = [word for word in typed if word not in options.overrides]
     request = Request(command, config, [], flags, options)
-    given = overrides.with_recorded(options.overrides) if config == "train" else options.overrides
-    request.overrides = overrides.read(given, config, request.multirun)
+    given = overrides.Repeated(options.overrides)
+    if config == "train":
+        given = overrides.repeated(options.overrides)
+    request.recorded, request.notes = given.recorded, list(given.notes)
+    request.overrides = overrides.read(given.words, config, request.multirun)
     return request
 
 
@@ -109,8 +134,13 @@ def _bad_flag(message: str) -> NoReturn:
     raise UserError(f"{message}.{hint} `rmbench train --help` lists the words, `--hydra-help` Hydra's flags.")
 
 
-def _start(request: Request) -> None:
-    """Call `hydra.main` as if its words had been typed to it; returns when every job has."""
+def _start(request: Request, jobs: list[list[str]]) -> None:
+    """Call `hydra.main` as if its words had been typed to it; returns when every job has.
+
+    Args:
+        request: what was typed.
+        jobs: the words of each run of a sweep; Hydra's own sweeper would start every combination of the values.
+    """
     typed = typed_words(request.overrides)
     flags = request.flags
     if request.command == "sweep" and not (request.options.multirun or request.only_shows):
@@ -120,4 +150,4 @@ def _start(request: Request) -> None:
         typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]")
     job = train_job if request.config == "train" else plain_job
     with mistakes_explained(request.config):
-        call_main(job, str(conf_dir()), request.config, [*flags, *typed])
+        call_main(job, str(conf_dir() / request.config), [*flags, *typed], jobs)

@@ -10,6 +10,7 @@ import json
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,6 +19,7 @@ from hydra.errors import HydraException
 
 from rmbench.commands.catalog import did_you_mean, groups, nearest
 from rmbench.config import SCHEMAS, keys
+from rmbench.config.names import RENAMED
 from rmbench.errors import UserError
 
 NOT_INHERITED = {"from", "run_dir", "sweep_dir", "sweep", "training.resume", "hub.push"}
@@ -87,6 +89,8 @@ def _no_change(word: str, command: str) -> str:
     """The answer to `+key=value` and `~key`."""
     bare = word.lstrip("+~")
     key = bare.partition("=")[0]
+    if key in RENAMED:
+        return f"{word}: {renamed(key)}"
     if word.startswith("~"):
         return (
             f"{word}: nothing can be deleted. Give it another value: {key}=VALUE, or {key}=null where it is optional."
@@ -118,6 +122,8 @@ def _places(command: str) -> list[str]:
 def _check_key(override: Override, command: str) -> None:
     key = override.key_or_group
     known = _places(command)
+    if key in RENAMED:
+        raise UserError(f"{override.input_line}: {renamed(key)} Write {_translated(str(override.input_line))}.")
     if key in known or key.split(".")[0].split("/")[0] == "hydra":
         return
     elsewhere = [other for other in SCHEMAS if other != command and key in _places(other)]
@@ -159,7 +165,20 @@ def _check_place(override: Override, multirun: bool) -> None:
         raise UserError(f"{word}: this is for `rmbench sweep`.{also}")
 
 
+class Repeated(NamedTuple):
+    """Words with those of a run in the place of `from=RUN`."""
+
+    words: list[str]
+    recorded: set[str] = set()  # keys of the run's words among them
+    notes: list[str] = []  # what was changed in those
+
+
 def with_recorded(words: list[str]) -> list[str]:
+    """The words of `repeated`."""
+    return repeated(words).words
+
+
+def repeated(words: list[str]) -> Repeated:
     """Replace `from=RUN` by the words that RUN recorded; a new word takes the place of a recorded one for its key.
 
     Raises:
@@ -167,17 +186,36 @@ def with_recorded(words: list[str]) -> list[str]:
     """
     runs = [word.partition("=")[2] for word in words if word.startswith("from=")]
     if not runs:
-        return words
+        return Repeated(words)
     if len(runs) > 1:
         raise UserError("from= names one run; it is given twice.")
     new = [word for word in words if not word.startswith("from=")]
-    replaced = {_key(word) for word in new} | NOT_INHERITED
-    recorded = _recorded(Path(runs[0]))
-    return [word for word in recorded if _key(word) not in replaced and not _key(word).startswith("hydra")] + new
+    replaced = {key_of(word) for word in new} | NOT_INHERITED
+    kept, notes = [], []
+    for word in _recorded(Path(runs[0])):
+        now = _translated(word)
+        if key_of(now) in replaced or key_of(now).startswith("hydra"):
+            continue
+        kept.append(now)
+        if now != word:
+            notes.append(f"{renamed(key_of(word))} The recorded {word} is repeated as {now}.")
+    return Repeated(kept + new, {key_of(word) for word in kept}, notes)
 
 
-def _key(word: str) -> str:
+def key_of(word: str) -> str:
+    """The key of a word."""
     return word.partition("=")[0].lstrip("+")
+
+
+def renamed(key: str) -> str:
+    """The sentence about a key that has a new name."""
+    return f"{key} is now {RENAMED[key]}."
+
+
+def _translated(word: str) -> str:
+    """The word with its key's new name, if it has one."""
+    key = key_of(word)
+    return word.replace(key, RENAMED[key], 1) if key in RENAMED else word
 
 
 def _recorded(run: Path) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 from omegaconf import MISSING
 
+from rmbench.config.names import NAMES
 from rmbench.knobs import Checked
 
 
@@ -27,6 +28,8 @@ def keys(schema: type, prefix: str = "") -> dict[str, str]:
 
 def choices(schema: type, key: str) -> list[str]:
     """The values of a dotted key that has only a few; none otherwise."""
+    if key in NAMES:
+        return list(NAMES[key].names)
     name, _, rest = key.partition(".")
     for f in fields(schema):
         if f.name == name and rest:

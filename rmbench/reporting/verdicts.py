@@ -16,6 +16,7 @@ import numpy as np
 from rmbench import benchmarks
 from rmbench.benchmarks.formula import Formula
 from rmbench.benchmarks.scores import HELD_OUT_FOLDER, read_scores
+from rmbench.config.reading import of_loss_part
 from rmbench.errors import UserError
 from rmbench.reporting.collect import Group, Run
 from rmbench.statistics.cells import Weights, sizes
@@ -144,7 +145,18 @@ def _baseline_of(group: Group, groups: Sequence[Group], baseline: Mapping[str, s
         return None
     wanted = {**group.words, **baseline}
     wanted = {key: value for key, value in wanted.items() if value}
-    return next((other for other in groups if other.words == wanted), None)
+    return _with_words(groups, wanted) or _with_words(groups, _of_plain_bt(wanted))
+
+
+def _with_words(groups: Sequence[Group], words: Mapping[str, str]) -> Group | None:
+    return next((group for group in groups if group.words == words), None)
+
+
+def _of_plain_bt(words: dict[str, str]) -> dict[str, str]:
+    """Plain BT's words without the keys of other losses' parts, which its runs leave out; other words as they are."""
+    parts = [value for key, value in words.items() if key.startswith("loss.") and not of_loss_part(key)]
+    plain = words.get("loss") == "bt" and all(value == "none" for value in parts)
+    return {key: value for key, value in words.items() if not (plain and of_loss_part(key))}
 
 
 def _benchmarks(group: Group) -> list[str]:
