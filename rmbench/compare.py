@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def compare_scores(first: Scored, second: Scored) -> dict[str, Any]:
         numbers = {name: weights for name, weights in numbers.items() if name not in formula.whole}
     means = [cell_means(side) for side in observed]
     spreads = {name: spread(changes, weights) for name, weights in numbers.items()}
-    corrected = holm({name: found.p_value for name, found in spreads.items() if found.tells and _shown(name)})
+    corrected = holm({name: found.p_value for name, found in spreads.items() if _shown(name, spreads)})
     return {
         "n": len(ids),
         "numbers": {
@@ -121,9 +121,9 @@ def compare_scores(first: Scored, second: Scored) -> dict[str, Any]:
     }
 
 
-def _shown(name: str) -> bool:
-    """Subsets have a table of their own."""
-    return name.partition("/")[0] != "subsets"
+def _shown(name: str, among: Container[str]) -> bool:
+    """Subsets have a table of their own; the mean of the sections that are there stands in for a score."""
+    return not name.startswith("subsets/") and not (name == "mean_of_present_sections" and "score" in among)
 
 
 def _difference(found: Spread, p_holm: float | None) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _difference(found: Spread, p_holm: float | None) -> dict[str, Any]:
         "difference": found.value,
         "interval": None if interval is None else list(interval),
         "p_value": found.p_value if found.tells else None,
-        "p_holm": p_holm,
+        "p_holm": p_holm if found.tells else None,
         "differing": found.differing,
         "verdict": verdict(found, p_holm),
     }
@@ -209,7 +209,7 @@ def show(name: str, first: str, second: str, result: dict[str, Any]) -> None:
     for column in ("", "first", "second", "difference", "interval", "verdict"):
         table.add_column(column, justify="left" if column in ("", "verdict") else "right")
     for path, number in result["numbers"].items():
-        if not _shown(path):
+        if not _shown(path, result["numbers"]):
             continue
         interval = number["interval"]
         table.add_row(

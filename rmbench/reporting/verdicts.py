@@ -246,9 +246,9 @@ def _corrected(found: Sequence[Verdict]) -> list[Verdict]:
     """Holm over the groups, for each number of each benchmark; sections count together, the score by itself."""
     families: dict[tuple[str, bool], dict[str, float]] = {}
     for i, verdict in enumerate(found):
-        if verdict.open:
+        if verdict.open and verdict.known:
             continue
         family = families.setdefault((verdict.benchmark, verdict.number == "score"), {})
-        family[str(i)] = verdict.difference.p_value
+        family[str(i)] = verdict.difference.p_value if verdict.known else 1.0
     adjusted = {i: p for family in families.values() for i, p in holm(family).items()}
     return [replace(verdict, p_adjusted=adjusted.get(str(i), 1.0)) for i, verdict in enumerate(found)]
