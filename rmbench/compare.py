@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreRow, read_scores
 from rmbench.console import console
 from rmbench.errors import UserError
 from rmbench.files import read_json, write_json
-from rmbench.statistics.cells import Observation, bootstrap, cell_means, estimate, sizes
+from rmbench.statistics.cells import Observation, cell_means, estimate, sizes
+from rmbench.statistics.intervals import FEWEST_DEGREES, FEWEST_DIFFERING, Spread, spread
 from rmbench.statistics.paired import Discordant, holm, mcnemar
 
 logger = logging.getLogger(__name__)
@@ -104,19 +105,37 @@ def compare_scores(first: Scored, second: Scored) -> dict[str, Any]:
     if not all(formula.sections.values()):  # a section is absent
         numbers = {name: weights for name, weights in numbers.items() if name not in formula.whole}
     means = [cell_means(side) for side in observed]
-    intervals = bootstrap(changes, numbers)
+    spreads = {name: spread(changes, weights) for name, weights in numbers.items()}
+    corrected = holm({name: found.p_value for name, found in spreads.items() if _shown(name, spreads)})
     return {
         "n": len(ids),
         "numbers": {
             name: {
                 "first": estimate(means[0], weights),
                 "second": estimate(means[1], weights),
-                "difference": estimate(means[1], weights) - estimate(means[0], weights),
-                "interval": list(intervals[name]),
+                **_difference(spreads[name], corrected.get(name)),
             }
             for name, weights in numbers.items()
         },
         "tests": tests(benchmark, *rows),
+    }
+
+
+def _shown(name: str, among: Container[str]) -> bool:
+    """Subsets have a table of their own; the mean of the sections that are there stands in for a score."""
+    return not name.startswith("subsets/") and not (name == "mean_of_present_sections" and "score" in among)
+
+
+def _difference(found: Spread, p_holm: float | None) -> dict[str, Any]:
+    """The difference second - first: its value, interval, p-values and what they say."""
+    interval = found.of_difference()
+    return {
+        "difference": found.value,
+        "interval": None if interval is None else list(interval),
+        "p_value": found.p_value if found.tells else None,
+        "p_holm": p_holm if found.tells else None,
+        "differing": found.differing,
+        "verdict": verdict(found, p_holm),
     }
 
 
@@ -170,31 +189,36 @@ def _mean(pairs: list[tuple[float, float]]) -> tuple[float, float]:
     return sum(a for a, _ in pairs) / len(pairs), sum(b for _, b in pairs) / len(pairs)
 
 
-def verdict(number: dict[str, Any]) -> str:
-    """What the paired interval says of one number."""
-    low, high = number["interval"]
-    if low <= 0 <= high:
+def verdict(found: Spread, p_holm: float | None) -> str:
+    """What can be said of a difference, corrected for all that are shown; or why nothing can be said."""
+    if found.degrees < FEWEST_DEGREES:
+        return "too few independent items"
+    if found.differing < FEWEST_DIFFERING:
+        return f"no verdict: {found.differing} {'differs' if found.differing == 1 else 'differ'}"
+    if p_holm is None or p_holm >= LEVEL:
         return "not distinguishable"
-    return "second is better" if low > 0 else "first is better"
+    return "second is better" if found.value > 0 else "first is better"
 
 
 def show(name: str, first: str, second: str, result: dict[str, Any]) -> None:
     """Both numbers and their difference, then the subsets with their tests."""
     terminal = console()
     terminal.print(f"first:  {first}\nsecond: {second}", soft_wrap=True)
-    table = Table(title=f"{name}: {result['n']} items; difference = second - first, paired 95 % interval")
+    title = f"{name}: {result['n']} items; difference = second - first, paired 95 % interval; verdicts corrected (Holm)"
+    table = Table(title=title)
     for column in ("", "first", "second", "difference", "interval", "verdict"):
         table.add_column(column, justify="left" if column in ("", "verdict") else "right")
-    shown = {path: number for path, number in result["numbers"].items() if path.partition("/")[0] not in ("subsets",)}
-    for path, number in shown.items():
-        low, high = number["interval"]
+    for path, number in result["numbers"].items():
+        if not _shown(path, result["numbers"]):
+            continue
+        interval = number["interval"]
         table.add_row(
             path.removeprefix("sections/").replace("_", " ").replace("/", ": "),
             f"{number['first']:.3f}",
             f"{number['second']:.3f}",
             f"{number['difference']:+.3f}",
-            f"[{low:+.3f}, {high:+.3f}]",
-            verdict(number),
+            f"[{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else "-",
+            number["verdict"],
             style="bold" if path == "score" else "",
         )
     terminal.print(table)

@@ -77,7 +77,7 @@ def from_scores(config: EvalConfig, path: Path) -> dict[str, Any]:
     results = {
         "benchmark": config.benchmark.name,
         **form_results(find(config.benchmark.name), rows, config.compat is Compat.rewardbench),
-        **{key: stored[key] for key in ("cut", "layout", "largest_difference_in_a_batch") if key in stored},
+        **{key: stored[key] for key in ("repeated", "cut", "layout", "largest_difference_in_a_batch") if key in stored},
         "provenance": read_json(path.parent / "provenance.json") or {"scores": str(path)},
     }
     folder = Path(config.run_dir) if config.run_dir else path.parent

@@ -267,7 +267,10 @@ def write_curves(prompts: list[Candidates], names: list[str], best_of: int, targ
     for column in ("checkpoint", *(f"N = {point['n']}" for point in curves[names[0]])):
         table.add_column(column, justify="left" if column == "checkpoint" else "right")
     for name, points in curves.items():
-        cells = (f"{p['gold']:.3f} [{p['interval'][0]:.3f}, {p['interval'][1]:.3f}]" for p in points)
+        cells = (
+            f"{p['gold']:.3f}" + (f" [{p['interval'][0]:.3f}, {p['interval'][1]:.3f}]" if p["interval"] else "")
+            for p in points
+        )
         table.add_row(name, *cells)
     console().print(table)
 
@@ -285,7 +288,7 @@ def draw(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
         for (name, points), colour in zip(curves.items(), mpl.color_sequences["petroff10"] * 9, strict=False):
             n = [point["n"] for point in points]
             ax.plot(n, [point["gold"] for point in points], marker="o", markersize=3, color=colour, label=ending(name))
-            low, high = zip(*(point["interval"] for point in points), strict=True)
+            low, high = zip(*(point["interval"] or (math.nan, math.nan) for point in points), strict=True)
             ax.fill_between(n, low, high, color=colour, alpha=0.15, linewidth=0)
         ax.set_xscale("log", base=2)
         ax.set_xticks(n, [str(size) for size in n])

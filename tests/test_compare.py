@@ -42,8 +42,21 @@ def test_the_difference_is_paired(tmp_path):
 def test_a_model_against_itself_differs_in_nothing(tmp_path):
     a = scores(tmp_path / "a", [1, -1, 0, 2], subset=lambda i: "ab"[i % 2])
     result = compare(a, a)["pairs"]
-    assert all(n["difference"] == 0 and n["interval"] == [0, 0] for n in result["numbers"].values())
+    # nothing differs, so nothing can be said: an interval of width zero would claim certainty
+    assert all(n["difference"] == 0 and n["interval"] is None for n in result["numbers"].values())
+    assert {n["verdict"] for n in result["numbers"].values()} == {"too few independent items"}
     assert {test["p_value"] for test in result["tests"].values()} == {1.0}
+
+
+def test_sections_are_corrected_for_being_many(tmp_path):
+    # one section of eight, in which the second wins 7 items of 40: p of about 0.012 alone, times nine numbers
+    subset = lambda i: f"s{i // 40}"  # noqa: E731
+    a = scores(tmp_path / "a", [-1] * 320, subset=subset)
+    b = scores(tmp_path / "b", [1] * 7 + [-1] * 313, subset=subset)
+    number = compare(a, b)["pairs"]["numbers"]["sections/s0"]
+    assert number["p_value"] < 0.05 < number["p_holm"]
+    assert number["verdict"] == "not distinguishable"
+    assert compare(a, b)["pairs"]["numbers"]["sections/s1"]["verdict"] == "no verdict: 0 differ"
 
 
 def test_items_of_one_source_are_one_outcome(tmp_path):
@@ -100,7 +113,7 @@ def test_the_command_takes_run_folders_and_writes_its_numbers(tmp_path):
         app, ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out)], env={"COLUMNS": "140"}
     )
     assert done.exit_code == 0, done.output
-    assert "not distinguishable" in " ".join(done.output.split())
+    assert "too few independent items" in " ".join(done.output.split())
     assert json.loads(out.read_text())["benchmarks"]["pairs"]["numbers"]["score"]["second"] == 1.0
     assert CliRunner().invoke(app, ["compare", str(tmp_path / "a"), "nowhere"]).exit_code == 2
 

@@ -69,7 +69,7 @@ def test_many_comparisons_are_corrected(compared):
     scores = {v.group: v for v in found if v.number == "score"}
     assert scores["normbt"].p_adjusted == pytest.approx(4 * scores["normbt"].difference.p_value)
     assert scores["x"].p_adjusted == 1
-    assert scores["x"].word == "not distinguishable"
+    assert scores["x"].word == "the models differ on 0 items: no verdict"
     doubtful = dataclasses.replace(scores["normbt"], p_adjusted=0.06)  # its own interval does not hold zero
     assert "not distinguishable after Holm's correction; " in doubtful.sentence()
     assert "Holm" not in scores["x"].sentence()

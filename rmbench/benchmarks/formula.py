@@ -9,7 +9,8 @@ from typing import Any
 
 from rmbench.benchmarks.scores import ScoreRow, comparisons
 from rmbench.statistics import calibration as calibrate
-from rmbench.statistics.cells import Observation, Weights, bootstrap, cell_means, estimate, mean_of, sizes
+from rmbench.statistics.cells import Observation, Weights, cell_means, estimate, mean_of, sizes
+from rmbench.statistics.intervals import intervals as intervals_of
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +77,8 @@ def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, inte
         values |= {name: None for name in formula.whole if name in values}
     elif compat:
         values |= {f"sections/{name}": 0.0 for name in absent}
-    drawn = bootstrap(observations, numbers) if intervals else {}
-    known = {name: list(interval) for name, interval in drawn.items() if values[name] is not None}
+    found = intervals_of(observations, numbers) if intervals else {}
+    known = {name: list(interval) for name, interval in found.items() if interval and values[name] is not None}
     return {
         "score": values.pop("score"),
         "reason": "; ".join(reasons) or None,

@@ -78,6 +78,9 @@ def prepare_benchmark(
     Raises:
         UserError: `benchmark.max_length` is beyond the model's context, or the chat template refuses a conversation.
     """
+    repeated = len(items) - len({item.content for item in items})
+    if repeated:
+        logger.warning("%s: %d of %d items repeat an earlier one, word for word", benchmark.name, repeated, len(items))
     max_length = resolve_max_length(benchmark.max_length, tokenizer, model.network.config, "benchmark.max_length")
     rows, cut = tokenize_items(items, tokenizer, max_length, benchmark.name, keep_doubled_bos=compat)
     return Prepared(benchmark, items, rows, dict(cut), max_length, compat, tokenizer)
@@ -112,6 +115,7 @@ def run_benchmark(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: 
         results = {
             "benchmark": benchmark.name,
             **form_results(find(benchmark.name), rows, compat),
+            "repeated": len(prepared.items) - len({item.content for item in prepared.items}),
             "cut": prepared.cut,
             "layout": chosen.name,
             "largest_difference_in_a_batch": difference,
@@ -189,7 +193,7 @@ def score_row(row: TokenItem, scores: ItemScores, key: str = "") -> ScoreRow:
         distances=tuple(scores.distances),
         characters=item.characters,
         identical=row.identical,
-        cluster=item.cluster,
+        cluster=item.source,
         label=item.label,
         key=key,
     )

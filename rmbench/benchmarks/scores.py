@@ -35,7 +35,7 @@ class ScoreRow:
     distances: tuple[float, ...] = ()  # of each correct to each other response, the first correct one's first
     characters: tuple[int, ...] = ()  # of each response
     identical: bool = False  # equal token ids: no model can tell the responses apart
-    cluster: str = ""  # items from one source; "" is the item's own
+    cluster: str = ""  # items of one source, such as a prompt; "" is the item's own
     label: str = ""  # what a benchmark's rule needs beside the scores
     key: str = ""  # hash of the model, its precision, the id and the token ids
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 from rmbench.data.formats import Pair
@@ -12,8 +14,8 @@ from rmbench.data.messages import Message
 class Item:
     """A prompt and its responses, the `correct` right ones first.
 
-    Items with the same `cluster` come from one source, so their outcomes are not independent; "" is a source of its
-    own. `label` holds what a benchmark's rule needs beside the scores.
+    Items with the same `cluster` come from one source, so their outcomes are not independent; where it is "", items
+    of one prompt are one cluster. `label` holds what a benchmark's rule needs beside the scores.
     """
 
     id: str
@@ -28,6 +30,17 @@ class Item:
     def from_pair(cls, pair: Pair) -> Item:
         """Chosen, then rejected; the pair's section is the subset."""
         return cls(pair.id, pair.section, pair.prompt, [pair.chosen, pair.rejected])
+
+    @property
+    def source(self) -> str:
+        """The cluster, or a hash of the prompt."""
+        return self.cluster or hashlib.sha256(json.dumps(self.prompt).encode()).hexdigest()[:16]
+
+    @property
+    def content(self) -> str:
+        """A hash of prompt and responses: equal for items that say the same under other ids."""
+        said = [self.prompt, self.responses, self.correct]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
     @property
     def characters(self) -> tuple[int, ...]:

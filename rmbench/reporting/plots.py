@@ -32,11 +32,11 @@ def figures(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[Figure
 
 def differences(verdicts: Sequence[Verdict]) -> Figure | None:
     """A forest of all verdicts."""
-    if not verdicts:
+    if not any(v.known for v in verdicts):
         return None
     names = list(dict.fromkeys(v.group for v in verdicts))
     bars = []
-    for v in verdicts:
+    for v in (v for v in verdicts if v.known):
         low, high = v.difference.interval()
         place = names.index(v.group)
         bars.append(Bar(f"{v.group}: {v.place}", 100 * v.difference.value, 100 * low, 100 * high, place, v.word))

@@ -116,7 +116,7 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
                 f"{v.group} - {v.baseline}",
                 v.place,
                 f"{100 * v.difference.value:+.1f}",
-                f"[{100 * low:.1f}, {100 * high:.1f}]",
+                f"[{100 * low:.1f}, {100 * high:.1f}]" if v.known else "-",
                 v.word,
                 "-" if v.open else f"{v.p_adjusted:.3f}",
                 str(v.difference.seeds),

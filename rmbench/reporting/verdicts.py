@@ -20,6 +20,7 @@ from rmbench.config.reading import of_loss_part
 from rmbench.errors import UserError
 from rmbench.reporting.collect import Group, Run
 from rmbench.statistics.cells import Weights, sizes
+from rmbench.statistics.intervals import FEWEST_DIFFERING
 from rmbench.statistics.paired import holm
 from rmbench.statistics.seeds import LEVEL, MOST_SEEDS, Difference, difference_over_seeds
 
@@ -49,7 +50,16 @@ class Verdict:
         """Why nothing can be said; empty if something can."""
         if self.difference.seeds < 2:
             return "one seed: no verdict"
-        return "too few items: no verdict" if self.difference.clusters < FEWEST else ""
+        if self.difference.clusters < FEWEST:
+            return "too few items: no verdict"
+        if not self.known:
+            return f"the models differ on {self.difference.differing} items: no verdict"
+        return ""
+
+    @property
+    def known(self) -> bool:
+        """Whether enough items differ for an interval."""
+        return self.difference.differing >= FEWEST_DIFFERING
 
     @property
     def word(self) -> str:
@@ -64,10 +74,11 @@ class Verdict:
         """`normbt - bt on rewardbench: +2.1 points [0.4, 3.9], 5 seeds: better`, and what else one would ask."""
         d = self.difference
         low, high = d.interval()
+        interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if self.known else ""
         seeds = f"{d.seeds} seeds" if d.seeds > 1 else "over items alone, 1 seed"
         text = (
-            f"{self.group} - {self.baseline} on {self.place}: {100 * d.value:+.1f} points "
-            f"[{100 * low:.1f}, {100 * high:.1f}], {seeds}, {self.items()}: {self.word}"
+            f"{self.group} - {self.baseline} on {self.place}: {100 * d.value:+.1f} points{interval},"
+            f" {seeds}, {self.items()}: {self.word}"
         )
         if self.word != "not distinguishable":
             return text
@@ -81,14 +92,15 @@ class Verdict:
 
     def more_seeds(self) -> str:
         """What it would take to see one point."""
-        needed = self.difference.seeds_for(POINT)
-        if needed is None and self.difference.finest > POINT:
+        d = self.difference
+        needed = d.seeds_for(POINT)
+        if needed is None and d.finest > POINT:
             return "no number of seeds shows 1 point on these items"
-        if needed is None:
-            return f"more than {MOST_SEEDS:,} seeds would be needed for 1 point"
-        if needed <= self.difference.seeds:
-            return f"these seeds show differences from {100 * self.difference.resolution:.1f} points on"
-        return f"about {needed} seeds would be needed for 1 point"
+        if needed is not None and needed <= d.seeds:
+            return f"these seeds show differences from {100 * d.resolution:.1f} points on"
+        few, many = d.seeds_range(POINT)
+        most = f"{MOST_SEEDS:,} or more" if many is None else f"{many:,}"
+        return f"between {few or MOST_SEEDS:,} and {most} seeds would be needed for 1 point"
 
 
 def headlines(found: Sequence[Verdict]) -> list[Verdict]:
@@ -246,9 +258,9 @@ def _corrected(found: Sequence[Verdict]) -> list[Verdict]:
     """Holm over the groups, for each number of each benchmark; sections count together, the score by itself."""
     families: dict[tuple[str, bool], dict[str, float]] = {}
     for i, verdict in enumerate(found):
-        if verdict.open:
+        if verdict.open and verdict.known:
             continue
         family = families.setdefault((verdict.benchmark, verdict.number == "score"), {})
-        family[str(i)] = verdict.difference.p_value
+        family[str(i)] = verdict.difference.p_value if verdict.known else 1.0
     adjusted = {i: p for family in families.values() for i, p in holm(family).items()}
     return [replace(verdict, p_adjusted=adjusted.get(str(i), 1.0)) for i, verdict in enumerate(found)]

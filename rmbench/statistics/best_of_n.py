@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rmbench.statistics.cells import Observation, bootstrap, cell_means
+from rmbench.statistics.cells import Observation
+from rmbench.statistics.intervals import spread
 
 
 def expected_gold(proxy: Sequence[float], gold: Sequence[float], n: int) -> float:
@@ -32,14 +33,15 @@ def expected_gold(proxy: Sequence[float], gold: Sequence[float], n: int) -> floa
 
 
 def curve(prompts: Sequence[tuple[Sequence[float], Sequence[float]]], best_of: int) -> list[dict[str, Any]]:
-    """Gold score of the choice against N = 1, 2, 4, ... up to `best_of`, with a bootstrap interval over prompts.
+    """Gold score of the choice against N = 1, 2, 4, ... up to `best_of`, with a t interval over prompts.
 
     Args:
         prompts: proxy and gold scores of each prompt's responses.
         best_of: the largest N.
 
     Returns:
-        For each N: n, prompts (those with N responses or more), kl = log N - (N - 1) / N in nats, gold, interval.
+        For each N: n, prompts (those with N responses or more), kl = log N - (N - 1) / N in nats, gold,
+        interval, which is None for fewer than five prompts.
     """
     sizes = sorted({2**k for k in range(best_of.bit_length())} | {best_of})
     points = []
@@ -50,8 +52,8 @@ def curve(prompts: Sequence[tuple[Sequence[float], Sequence[float]]], best_of: i
             if len(proxy) >= n
         ]
         if values:
-            interval = bootstrap(values, {"gold": {"gold": 1.0}})["gold"]
-            kl = math.log(n) - (n - 1) / n
-            mean = cell_means(values)["gold"]
-            points.append({"n": n, "prompts": len(values), "kl": kl, "gold": mean, "interval": list(interval)})
+            found = spread(values, {"gold": 1.0})
+            interval = found.of_mean()
+            point = {"n": n, "prompts": len(values), "kl": math.log(n) - (n - 1) / n, "gold": found.value}
+            points.append({**point, "interval": None if interval is None else list(interval)})
     return points

@@ -13,27 +13,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import brentq
+from scipy.stats import chi2
 from scipy.stats import t as student
+
+from rmbench.statistics.linear import Linear, linearised
 
 LEVEL = 0.95
 POWER = 0.8
 MOST_SEEDS = 1000
 SURE = -300.0  # log of the smallest tail probability that is told from none
-
-
-@dataclass(frozen=True)
-class Stratum:
-    """Items that are drawn together: contributions of each to the number, per seed.
-
-    `contributions` `(seeds, items)`: what an item adds to the number, less its share of the mean, so that each seed's
-    row sums to zero.
-    """
-
-    contributions: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -48,6 +40,7 @@ class Difference:
     seeds: int
     items: int
     clusters: int
+    differing: int  # clusters in which the two losses differ for some seed
     seed_variance: float
     item_variance: float
     item_degrees: float
@@ -89,6 +82,20 @@ class Difference:
         enough = self._detectable(tried) <= difference
         return int(tried[enough.argmax()]) if enough.any() else None
 
+    def seeds_range(self, difference: float, level: float = LEVEL) -> tuple[int | None, int | None]:
+        """The fewest and the most seeds that `seeds_for` would give if the variance of seeds were known better.
+
+        A variance estimated from three seeds is known within a factor of 0.3 to 40; the limits are those of its
+        two-sided chi-squared interval.
+
+        Raises:
+            ValueError: one seed says nothing about how seeds vary.
+        """
+        tail, degrees = (1 - level) / 2, self.seeds - 1
+        limits = [self.seed_variance * degrees / chi2.isf(p, degrees) for p in (tail, 1 - tail)] if degrees else [0, 0]
+        few, many = (replace(self, seed_variance=float(limit)).seeds_for(difference) for limit in limits)
+        return few, many
+
     @property
     def finest(self) -> float:
         """What `resolution` comes to with ever more seeds: the items are the limit then."""
@@ -119,40 +126,15 @@ def difference_over_seeds(
         clusters: its source; observations of one source vary together (HumanEval's six languages of one task).
         weights: cell -> weight in the number; cells without a weight do not count.
     """
-    counted = np.array([cell in weights for cell in cells], dtype=bool)
-    values = np.asarray(values, dtype=float)[:, counted]
-    cell_names = [cell for cell, kept in zip(cells, counted, strict=True) if kept]
-    cluster_names = [cluster for cluster, kept in zip(clusters, counted, strict=True) if kept]
-    share, centred, per_seed = _linearised(values, cell_names, weights)
-    strata = [
-        Stratum(_summed(share[inside] * centred[:, inside], [cluster_names[i] for i in inside]))
-        for inside in _strata(cell_names, cluster_names)
-    ]
-    return _crossed(per_seed, strata, len(cell_names))
+    return _crossed(linearised(values, cells, clusters, weights))
 
 
-def _linearised(
-    values: np.ndarray, cells: list[str], weights: dict[str, float]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each observation's share of the number, its distance from its cell's mean by seed, and the number by seed."""
-    share = np.zeros(len(cells))
-    centred = np.empty_like(values)
-    per_seed = np.zeros(len(values))
-    names = np.array(cells)
-    for cell in sorted(set(cells)):
-        inside = names == cell
-        mean = values[:, inside].mean(axis=1, keepdims=True)
-        share[inside] = weights[cell] / inside.sum()
-        centred[:, inside] = values[:, inside] - mean
-        per_seed += weights[cell] * mean[:, 0]
-    return share, centred, per_seed
-
-
-def _crossed(per_seed: np.ndarray, strata: list[Stratum], items: int) -> Difference:
+def _crossed(linear: Linear) -> Difference:
     """The parts of seeds and of items; what both have together is in that of the seeds."""
+    per_seed = linear.value
     n_seeds = len(per_seed)
     item_variance = item_degrees = 0.0
-    for stratum in strata:
+    for stratum in linear.strata:
         table = stratum.contributions
         n = table.shape[1]
         if n < 2:
@@ -165,36 +147,10 @@ def _crossed(per_seed: np.ndarray, strata: list[Stratum], items: int) -> Differe
     return Difference(
         value=float(per_seed.mean()),
         seeds=n_seeds,
-        items=items,
-        clusters=sum(stratum.contributions.shape[1] for stratum in strata),
+        items=len(linear.shares),
+        clusters=sum(len(stratum.shares) for stratum in linear.strata),
+        differing=linear.differing,
         seed_variance=float(per_seed.var(ddof=1)) if n_seeds > 1 else 0.0,
         item_variance=item_variance,
         item_degrees=max(item_degrees, 1.0),
     )
-
-
-def _strata(cells: list[str], clusters: list[str]) -> list[list[int]]:
-    """Observations by the group of cells that share clusters."""
-    parent = {cell: cell for cell in cells}
-
-    def root(cell: str) -> str:
-        """The name of the cell's group."""
-        while parent[cell] != cell:
-            cell = parent[cell]
-        return cell
-
-    first: dict[str, str] = {}
-    for cell, cluster in zip(cells, clusters, strict=True):
-        parent[root(cell)] = root(first.setdefault(cluster, cell))
-    groups: dict[str, list[int]] = {}
-    for i, cell in enumerate(cells):
-        groups.setdefault(root(cell), []).append(i)
-    return list(groups.values())
-
-
-def _summed(contributions: np.ndarray, clusters: list[str]) -> np.ndarray:
-    """`(seeds, observations)` -> `(seeds, clusters)`."""
-    names, place = np.unique(clusters, return_inverse=True)
-    sums = np.zeros((len(contributions), len(names)))
-    np.add.at(sums.T, place, contributions.T)
-    return sums

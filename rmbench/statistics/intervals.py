@@ -1,0 +1,137 @@
+"""Intervals of benchmark numbers over items: of a score, and of the paired difference of two scores.
+
+The variance comes from the clusters' contributions (`linear`), so it holds for many small subsets, where a bootstrap
+within subsets collapses. Scores near 0 or 1, and differences that rest on few items, are not normal:
+
+- a score is taken as a binomial share of `effective` items and gets Wilson's interval with a t quantile (Dean and
+  Pagano, Biometrika 102, 2015, on Wilson's interval under a design effect);
+- to a difference, two items are added, half of one in favour of either side (Agresti and Min, Statistics in Medicine
+  24, 2005).
+
+`tests/test_intervals.py` simulates how often 95 % intervals hold the truth. Where too few clusters, or too few that
+differ, say anything, there is no interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student
+
+from rmbench.statistics.cells import Interval, Observation, Weights
+from rmbench.statistics.linear import linearised
+
+LEVEL = 0.95
+FEWEST_DEGREES = 4  # of freedom; below, the variance is a guess
+FEWEST_DIFFERING = 6  # of five coin flips, all may agree with a probability above 5 %, so no test can say anything
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number and what is known of its error.
+
+    Args:
+        value: the number.
+        variance: of the number, over draws of the clusters.
+        degrees: of freedom of `variance`, if all items vary alike.
+        items: independent items of equal weight that the number would need to be as uneven in its weights.
+        clusters: the same, of clusters.
+        item_variance: of one item around the number.
+        differing: clusters in which some value is not zero.
+    """
+
+    value: float
+    variance: float
+    degrees: float
+    items: float
+    clusters: float
+    item_variance: float
+    differing: int
+
+    def of_score(self, level: float = LEVEL) -> Interval | None:
+        """Of a mean of values between 0 and 1; None where nothing can be said."""
+        if self.degrees < FEWEST_DEGREES:
+            return None
+        p, q = self.value, self._quantile(level)
+        inside = self.variance > 0 and 0 < p < 1
+        n = p * (1 - p) / self.variance if inside else self.clusters
+        centre = (p + q * q / (2 * n)) / (1 + q * q / n)
+        half = q / (1 + q * q / n) * math.sqrt(max(p * (1 - p), 0.0) / n + (q / (2 * n)) ** 2)
+        return max(centre - half, 0.0), min(centre + half, 1.0)
+
+    def of_mean(self, level: float = LEVEL) -> Interval | None:
+        """Of a mean of values of any unit, by the t distribution; None where nothing can be said."""
+        if self.degrees < FEWEST_DEGREES:
+            return None
+        half = self._quantile(level) * math.sqrt(self.variance)
+        return self.value - half, self.value + half
+
+    def of_difference(self, level: float = LEVEL) -> Interval | None:
+        """Of a mean of differences between -1 and 1; None where nothing can be said."""
+        if not self.tells:
+            return None
+        value, error = self._shrunken
+        half = self._quantile(level) * error
+        return value - half, value + half
+
+    @property
+    def tells(self) -> bool:
+        """Whether there is enough to say anything about a difference."""
+        return self.degrees >= FEWEST_DEGREES and self.differing >= FEWEST_DIFFERING
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, of no difference: where `of_difference` would end at zero; 1 where nothing can be said."""
+        if not self.tells:
+            return 1.0
+        value, error = self._shrunken
+        return float(2 * student.sf(abs(value) / error, self.degrees)) if error > 0 else 0.0
+
+    @property
+    def _shrunken(self) -> tuple[float, float]:
+        """The difference with its two added items, and its standard error."""
+        n = min(self.item_variance / self.variance, self.items) if self.variance > 0 else self.clusters
+        square = (n * (self.variance * n + self.value**2) + 1) / (n + 2)
+        value = n * self.value / (n + 2)
+        return value, math.sqrt(max(square - value**2, 0.0) / (n + 2))
+
+    def _quantile(self, level: float) -> float:
+        return float(student.isf((1 - level) / 2, self.degrees))
+
+
+def spread(observations: Sequence[Observation], weights: Weights) -> Spread:
+    """What is known of the number that `weights` forms of the cells' means; cells without a weight do not count."""
+    values = np.array([o.value for o in observations])
+    linear = linearised(values, [o.cell for o in observations], [o.cluster for o in observations], weights)
+    variance = inverse_degrees = 0.0
+    squares = [float((stratum.shares**2).sum()) for stratum in linear.strata]
+    for stratum, square in zip(linear.strata, squares, strict=True):
+        n = len(stratum.shares)
+        if n == 1:
+            return _unknown(float(linear.value))
+        variance += n * float(stratum.contributions.var(ddof=1))
+        inverse_degrees += square**2 / (n - 1)
+    total = float(np.abs(linear.shares).sum())
+    around = linear.observed - linear.value / total
+    return Spread(
+        value=float(linear.value),
+        variance=variance,
+        degrees=sum(squares) ** 2 / inverse_degrees,
+        items=total**2 / float((linear.shares**2).sum()),
+        clusters=total**2 / sum(squares),
+        item_variance=float((np.abs(linear.shares) * around**2).sum()) / total,
+        differing=linear.differing,
+    )
+
+
+def _unknown(value: float) -> Spread:
+    """Of a single cluster."""
+    return Spread(value, 0.0, 0.0, 1.0, 1.0, 0.0, 0)
+
+
+def intervals(observations: Sequence[Observation], formula: Mapping[str, Weights]) -> dict[str, Interval | None]:
+    """number -> its interval, of observations between 0 and 1; None where too few clusters say anything."""
+    return {name: spread(observations, weights).of_score() for name, weights in formula.items() if weights}
