@@ -11,10 +11,12 @@ from typing import Any
 import yaml
 from yaml import YAMLError
 
+from rmbench.config import RegularizerConfig
 from rmbench.files import flat
 from rmbench.reporting.collect import Group, Summary
 
 COLUMNS = {"Reasoning": "Reasoning", "average": "score"}  # the paper's name -> ours
+OFF = {RegularizerConfig.prefix + name: value for name, value in vars(RegularizerConfig()).items()}
 HEADER = ("run", "paper's setting", "on", "published", "measured", "difference", "95 % interval", "seeds")
 HOW_PUBLISHED = (
     "RewardBench in percent, published (arXiv 2512.06343, single runs) and measured, for runs in the paper's settings; "
@@ -83,15 +85,16 @@ def _config(group: Group) -> dict[str, Any]:
 
 
 def _says(config: Mapping[str, Any], conditions: Mapping[str, Any]) -> bool:
-    """Whether the config has each value at its key; `a.b.*` is every key below a.b."""
+    """Whether the config has each value at its key; `loss.regularizer.*: default` is every one off."""
 
-    def at(key: str) -> list[Any]:
-        """The values there."""
-        if key.endswith(".*"):
-            return [value for name, value in config.items() if name.startswith(key.removesuffix("*"))]
-        return [config.get(key)]
+    def at(key: str, value: Any) -> bool:
+        """Whether it says so there."""
+        if value != "default":
+            return bool(config.get(key) == value)
+        below = {name: config[name] for name in config if name.startswith(key.removesuffix("*"))}
+        return below.items() <= OFF.items()
 
-    return all(found == value for key, value in conditions.items() for found in at(key))
+    return all(at(key, value) for key, value in conditions.items())
 
 
 @functools.cache
