@@ -32,6 +32,14 @@ from rmbench.provenance import environment
 
 logger = logging.getLogger(__name__)
 
+# Rules that rows were dropped by, where the name alone does not say it.
+RULES = {
+    "identical": "identical: both responses have the same text",
+    "tie": "tie: both responses are rated alike",
+    "one_side_only": "one_side_only: no response to their prompt is rated otherwise",
+    "not_paired": "not_paired: dataset.ranked compares other responses to their prompt",
+}
+
 
 def inspect(config: InspectConfig) -> dict[str, Any]:
     """Look at every pair, write inspection.json and inspection.html, print the findings.
@@ -55,15 +63,16 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
     for check in (_texts(dataset.train, reading), check_labels(dataset.train), _overlaps(dataset, config)):
         findings += check[0]
         numbers |= check[1]
-    findings = worst_first([*findings, *_dropped(dataset)])
+    findings = worst_first([*findings, *_dropped(dataset), *_compared(dataset)])
     report = {
-        "dataset": config.dataset.path or config.dataset.name,
+        "dataset": str(config.dataset.path or config.dataset.name),
         "backbone": config.backbone.name_or_path or "tiny",
         "fingerprint": dataset.fingerprint,
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "origin": dataset.origin,
         "pairs": {"train": len(dataset.train), "eval": len(dataset.eval)},
         "rows_dropped": dataset.dropped,
+        "read": dataset.counts,
         "noise": dataset.noise,
         "strata": dataset.strata,
         "findings": [finding.as_dict() for finding in findings],
@@ -126,9 +135,34 @@ def _dropped(dataset: Dataset) -> list[Finding]:
     """What reading left out, by rule."""
     return [
         Finding(
-            f"dropped_{rule}_{split}", Severity.note, count, count + len(pairs),
-            f"rows of {split} were left out when they were read: {rule}",
+            f"dropped_{rule}_{split}", Severity.note, count, _rows(dataset, split) or count + len(pairs),
+            f"rows of {split} were left out when they were read: {RULES.get(rule, rule)}",
         )
         for split, pairs in (("train", dataset.train), ("eval", dataset.eval))
         for rule, count in dataset.dropped[split].items()
     ]  # fmt: skip
+
+
+def _rows(dataset: Dataset, split: str) -> int:
+    """How many were read, where they are not as many as pairs; else 0."""
+    counts = dataset.counts.get(split, {})
+    return int(counts["rows"]) if counts.get("prompts") else 0
+
+
+def _compared(dataset: Dataset) -> list[Finding]:
+    """What was made of rows that are not pairs."""
+    findings = []
+    for split, counts in dataset.counts.items():
+        if not counts.get("prompts"):
+            continue
+        made, left_out = counts["pairs"], counts["comparisons"]
+        found = ", ".join(f"{count} {rule}" for rule, count in left_out.items()) or "none"
+        what = (
+            f"comparisons of {counts['responses']} responses to {counts['prompts']} prompts ({counts['rows']} rows) are"
+            f" pairs of {split}; without a preference or a difference: {found}"
+        )
+        mend = "dataset.ranked says which are compared"
+        findings.append(
+            Finding(f"compared_{split}", Severity.note, made, made + sum(left_out.values()), what, "", mend)
+        )
+    return findings

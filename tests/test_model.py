@@ -110,7 +110,7 @@ def test_pairs_that_cutting_made_equal_are_dropped_in_training_and_ties_in_evalu
     other = parse_row({"prompt": "a", "chosen": "b", "rejected": "c"})
     kept, counts = tokenize_pairs([*same_end, other], tokenizer, 8, drop_identical=True)
     assert len(kept) == 1
-    assert counts["dropped: equal token ids"] == 2
+    assert counts["dropped: equal after truncation"] == 2
     kept, counts = tokenize_pairs([*same_end, other], tokenizer, 8)
     assert [row.identical for row in kept] == [True, True, False]
     with pytest.raises(UserError, match="none of 2 pairs"):

@@ -16,7 +16,7 @@ from helpers.data import bot, check_pair, user, write_jsonl
 from rmbench.config import DatasetConfig, OnBadRow
 from rmbench.data.dataset import load_dataset
 from rmbench.data.published import PUBLISHED, SUMMARIZE
-from rmbench.data.records import read_pairs
+from rmbench.data.records import Rules, Tally, read_pairs
 from rmbench.errors import UserError
 
 
@@ -87,9 +87,10 @@ GOOD = {
 
 def read(name, rows, on_bad_row=OnBadRow.drop):
     """The pairs of rows as published, and what was dropped; a good row is put last, so that one is left."""
-    dropped = {}
+    tally = Tally()
     placed = [(f"f row {n}", row) for n, row in enumerate([*rows, GOOD[name]], start=1)]
-    pairs = list(read_pairs(iter(placed), "f", dropped, name, on_bad_row, PUBLISHED[name].read))
+    pairs = list(read_pairs(iter(placed), "f", name, Rules(on_bad_row, read=PUBLISHED[name].read), tally))
+    dropped = dict(tally.dropped)
     return [pair for _, pair in pairs[:-1]], dropped
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from difflib import get_close_matches
+from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from rmbench.config.names import RENAMED
 from rmbench.errors import UserError
 
 NOT_INHERITED = {"from", "run_dir", "sweep_dir", "sweep", "training.resume", "hub.push"}
-MAPPINGS = ("dataset.mix",)  # whose keys are the user's own; Hydra adds those under ++ alone
+MAPPINGS = ("dataset.mix", "dataset.columns")  # whose keys are the user's own; Hydra adds those under ++ alone
 QUOTES = "A value with special characters needs quotes of its own: '{key}=\"...\"'."
 
 
@@ -242,9 +243,21 @@ def _working_directory(run: Path) -> Path | None:
 
 def _anchored(word: str, home: Path) -> str:
     key, _, value = word.partition("=")
-    plain = value.strip("'\"")
-    names_one = key.endswith(("path", "embeddings")) and plain and not Path(plain).is_absolute()
-    return f"{key}={quoted(str(home / plain))}" if names_one and _names_a_file(str(home / plain)) else word
+    if not key.endswith(("path", "embeddings")):
+        return word
+    if value.startswith("["):  # a list of files
+        listed = _parse(word).value()
+        names = [str(name) for name in listed] if isinstance(listed, list) else []
+        return f"{key}=[{','.join(quoted(_from(name, home) or name) for name in names)}]"
+    found = _from(value.strip("'\""), home)
+    return word if found is None else f"{key}={quoted(found)}"
+
+
+def _from(name: str, home: Path) -> str | None:
+    """The absolute name of a file, folder or pattern relative to `home`; None if there is none."""
+    there = name and not Path(name).is_absolute()
+    place = str(home / name)
+    return place if there and (_names_a_file(place) or (has_magic(name) and glob(place, recursive=True))) else None
 
 
 def _runs_near(run: Path) -> list[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from rmbench.config.enums import LengthPolicy, OnBadRow, OnSharedPrompt, OnTie
+from rmbench.config.enums import LengthPolicy, OnBadRow, OnSharedPrompt, OnTie, Ranked
 from rmbench.errors import UserError
 from rmbench.knobs import Checked, knob
 
@@ -77,9 +77,27 @@ class DatasetConfig(Checked):
 
     prefix: ClassVar[str] = "dataset."
     name: str = knob(MISSING, "which loader: synthetic, local, mix, or a published set (`dataset=` lists them)")
-    path: str | None = knob(None, "local training file (jsonl, json, csv, parquet; .gz too) instead of the Hub's")
-    eval_path: str | None = knob(None, "local evaluation file; null holds out pairs of the training file by prompt")
-    subset: str | None = knob(None, "subset of the Hub's dataset, such as harmless-base; null is the usual one")
+    # Any because a structured config has no union of text and list; `check` allows nothing else.
+    path: Any = knob(
+        None,
+        "local training data instead of the Hub's: a file (jsonl, json, csv, tsv, parquet, arrow; .gz too), a list of"
+        " files, a pattern such as 'data/train-*.parquet', or a folder (save_to_disk, a clone of a Hub data set)",
+    )
+    eval_path: Any = knob(
+        None, "local evaluation data; null is an evaluation split of path, or pairs held out of path by prompt"
+    )
+    split: str | None = knob(None, "training split of a folder or pattern; null is train, or the only one")
+    eval_split: str | None = knob(None, "its evaluation split; null is validation, else test, else none")
+    columns: dict[str, str] = field(
+        default_factory=dict,
+        metadata={"doc": "names in your files: {prompt: question, chosen: good, rejected: bad}; for dataset=local"},
+    )
+    ranked: Ranked = knob(
+        Ranked.best_worst, "which pairs are made of several rated responses to a prompt; equal ratings make none"
+    )
+    subset: str | None = knob(
+        None, "subset of the Hub's dataset, or of its clone, such as harmless-base; null is the usual one"
+    )
     revision: str | None = knob(None, "branch, tag or commit on the Hub; null is the pinned one, or the newest")
     mix: dict[str, float] = field(default_factory=dict, metadata={"doc": "of `dataset=mix`: set or file -> share"})
     stride: int | None = knob(None, "use every so-many-th training pair: 20 of unified_feedback is GRM's 40K", low=1)
@@ -103,3 +121,14 @@ class DatasetConfig(Checked):
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     strata: StrataConfig = field(default_factory=StrataConfig)
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+
+    def check(self) -> None:
+        """Paths are a text or a list of texts."""
+        for name in ("path", "eval_path"):
+            value = getattr(self, name)
+            one = isinstance(value, str)
+            several = isinstance(value, list) and value and all(isinstance(v, str) and v.strip() for v in value)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                setattr(self, name, str(value))  # a file that is named like a number
+            elif value is not None and not one and not several:
+                raise UserError(f"dataset.{name}={value}: a file, a folder, a pattern or a list of files was expected.")

@@ -27,6 +27,16 @@ class OnTie(Enum):
     drop = "drop"
 
 
+class Ranked(Enum):
+    """Which pairs are made of several rated responses to one prompt: the best against the worst, each against each, or
+    each against the next one down.
+    """
+
+    best_worst = "best_worst"
+    all_pairs = "all_pairs"
+    adjacent = "adjacent"
+
+
 class OnSharedPrompt(Enum):
     """What happens to a prompt that is in both splits: it stays in both, or its training pairs are dropped."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import math
 from collections import Counter
@@ -19,7 +20,7 @@ from rmbench.data.noise import with_noise
 from rmbench.data.published import PUBLISHED
 from rmbench.data.records import Dropped, load_pairs
 from rmbench.data.rowfiles import read_rows
-from rmbench.data.sources import Split, derived, from_file, from_hub, from_program, hub_rows
+from rmbench.data.sources import Split, derived, from_files, from_hub, from_program, hub_rows
 from rmbench.data.store import PairTable, digests, fingerprint, prompt_digests
 from rmbench.errors import UserError
 
@@ -37,7 +38,8 @@ Pairs = TypeVar("Pairs", bound=Sequence[Pair])
 class Dataset:
     """Pairs to train on and to evaluate on, no id twice within either.
 
-    `dropped` counts the rows that were left out: split -> rule -> number. `fingerprint` is a hash of every pair used.
+    `dropped` counts the rows that were left out: split -> rule -> number; `counts` all that reading counted: split ->
+    `Tally`. `fingerprint` is a hash of every pair used.
     `origin` says where they came from: file, Hub id, commit, license. `noise` counts the training pairs that were
     changed on purpose; `strata` says how they were drawn by distance, if they were.
     """
@@ -48,6 +50,7 @@ class Dataset:
     dropped: dict[str, Dropped]
     origin: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, dict[str, Any]] = field(default_factory=dict)
     strata: dict[str, Any] | None = None
 
 
@@ -72,7 +75,9 @@ def load_dataset(config: DatasetConfig) -> Dataset:
     if config.noise.label_flips or config.noise.near_duplicates:
         pairs, noise = _noisy(pairs, config)
     dropped = {"train": train.dropped, "eval": evaluation.dropped}
-    return Dataset(pairs, evaluation.pairs, fingerprint(pairs, evaluation.pairs), dropped, train.origin, noise)
+    counts = {"train": train.counts, "eval": evaluation.counts}
+    whole = fingerprint(pairs, evaluation.pairs)
+    return Dataset(pairs, evaluation.pairs, whole, dropped, train.origin, noise, counts)
 
 
 def _noisy(train: PairTable, config: DatasetConfig) -> tuple[PairTable, dict[str, int]]:
@@ -105,15 +110,28 @@ def _read(config: DatasetConfig) -> tuple[Split, Split | None]:
     if name == "synthetic":
         if config.path or config.eval_path:
             raise UserError("dataset=synthetic reads no file: dataset.path and dataset.eval_path need dataset=local.")
+        _refuse_unread(config)
         return from_program(config, "train"), from_program(config, "eval")
     if name != "local" and published is None:
         raise UserError(f"dataset.name={name}: no such dataset; there are {', '.join(NAMES)}.")
+    if config.columns and published is not None:
+        raise UserError(f"dataset.columns: dataset={name} has its own columns; use dataset=local for your own.")
     if config.path:
-        eval_path = config.eval_path or (config.path if published and published.split_column else None)
-        return from_file(config.path, config, "train"), from_file(eval_path, config, "eval") if eval_path else None
+        train = from_files(config, "train")
+        assert train is not None
+        return train, from_files(config, "eval")
     if published is None or config.eval_path:
-        raise UserError(f"dataset={name} needs a training file: dataset.path=FILE (jsonl, json, csv, parquet).")
+        kinds = "jsonl, json, csv, parquet, or a folder of them"
+        raise UserError(f"dataset={name} needs a training file: dataset.path=FILE ({kinds}).")
+    _refuse_unread(config)
     return from_hub(config, "train"), from_hub(config, "eval") if published.eval else None
+
+
+def _refuse_unread(config: DatasetConfig) -> None:
+    """Keys of files, where none is read."""
+    for key in ("split", "eval_split", "columns"):
+        if getattr(config, key):
+            raise UserError(f"dataset.{key} is for files: give dataset.path too.")
 
 
 def _mixed(config: DatasetConfig) -> tuple[Split, Split]:
@@ -138,11 +156,13 @@ def _mixed(config: DatasetConfig) -> tuple[Split, Split]:
 def _of_mix(config: DatasetConfig, name: str) -> DatasetConfig:
     """The config of one part: a set's name, or the path of a file."""
     known = name in NAMES and name not in ("local", "mix")
-    if not known and not Path(name).expanduser().is_file():
+    if not known and not glob.has_magic(name) and not Path(name).expanduser().exists():
         raise UserError(f"dataset.mix: {name} is neither a file nor one of {', '.join(NAMES)}.")
     alone = replace(
         config, path=None, eval_path=None, subset=None, revision=None, mix={}, train_size=None, eval_size=None
     )
+    if known:
+        alone = replace(alone, split=None, eval_split=None, columns={})
     if name == "synthetic":
         return replace(alone, name=name, train_size=SYNTHETIC_SIZES["train"], eval_size=SYNTHETIC_SIZES["eval"])
     return replace(alone, name=name) if known else replace(alone, name="local", path=name)

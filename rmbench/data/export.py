@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rmbench.data.formats import Pair
+from rmbench.data.messages import more_than_text
 from rmbench.errors import UserError
 
 ROWS_AT_ONCE = 1024
@@ -43,6 +44,9 @@ def rows(pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
     for pair in pairs:
         sides = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
         margin = {"margin": pair.rating_margin} if rated else {}
+        given = dict(pair.template_kwargs)
+        tools = {"tools": given.pop("tools")} if "tools" in given else {}
+        sides |= tools | ({"chat_template_kwargs": given} if given else {})
         yield sides | margin | {"source": pair.source, "section": pair.section, "id": pair.id}
 
 
@@ -57,6 +61,8 @@ def _write_parquet(path: Path, pairs: Sequence[Pair]) -> None:
 
     messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     rated = all(pair.rating_margin is not None for pair in pairs)
+    if any(p.template_kwargs or any(map(more_than_text, (p.prompt, p.chosen, p.rejected))) for p in pairs):
+        raise UserError("export=: these pairs have fields beside role and content, or tools; name a file in .jsonl")
     columns = [(name, messages) for name in ("prompt", "chosen", "rejected")]
     columns += [("margin", pa.float64())] * rated + [(name, pa.string()) for name in ("source", "section", "id")]
     with parquet.ParquetWriter(path, pa.schema(columns)) as writer:

@@ -9,19 +9,24 @@
 | chosen, rejected: "\\n\\nHuman: ...\\n\\nAssistant: ..." | hh-rlhf: cut into turns, then as above |
 | chosen, rejected: other texts | the shared beginning, cut back to white space, is the prompt |
 
+A message may have more fields than role and content (tool_calls, reasoning_content), and a row `tools` and
+`chat_template_kwargs`: they go to the chat template, which renders them or is found not to. Rows of several responses,
+and of one, are read by `rmbench.data.ranking`.
+
 `source` comes from the column source or subset, `section` from section, subset or source. The rating margin comes from
 the first of `RATINGS` that is there. Other columns are ignored, except those that would change what the model reads.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
-from rmbench.data.messages import BadRow, Message, Row, Side, check_text, read_side
+from rmbench.data.messages import BadRow, Message, Row, Side, check_text, check_value, read_side
 
 RATINGS = (
     ("margin",),
@@ -29,7 +34,25 @@ RATINGS = (
     ("score_chosen", "score_rejected"),
     ("chosen_rating", "rejected_rating"),
 )
-_PART_OF_THE_PROMPT = ("system", "system_prompt", "history", "tools", "images")
+# Columns of rows with one response, or several, and of their ratings: see `rmbench.data.ranking`.
+ONE_RESPONSE, RESPONSES = ("completion", "response"), ("responses", "completions")
+ONE_RATING, RATED = ("score", "rating", "rank"), ("scores", "ratings", "ranks")
+_PART_OF_THE_PROMPT = ("system", "system_prompt", "history", "images", "image", "videos", "audios", "documents")
+_TEMPLATE = ("tools", "chat_template_kwargs")
+# What each cell of csv, which knows only text, is read as: a number, true or false, a list or an object.
+NUMBERS = {*ONE_RATING, *(column for columns in RATINGS for column in columns)}
+FLAGS = {"label"}
+NESTED = {*RESPONSES, *RATED, *_TEMPLATE}
+COLUMNS = (
+    "prompt", "context", "chosen", "rejected", *sorted(NUMBERS | FLAGS | NESTED), *ONE_RESPONSE,
+    *_PART_OF_THE_PROMPT, "source", "subset", "section", "id",
+)  # fmt: skip
+# Arguments of `apply_chat_template` that are no variables of a template.
+_NOT_THE_ROWS = {
+    "conversation", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message",
+    "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs",
+    "return_assistant_tokens_mask", "messages",
+}  # fmt: skip
 _PROMPT_BY_OTHER_NAMES = ("question", "input", "instruction", "query")
 
 
@@ -37,8 +60,9 @@ _PROMPT_BY_OTHER_NAMES = ("question", "input", "instruction", "query")
 class Pair:
     """One preference: two ways to go on with a conversation.
 
-    `prompt` is what both share and ends with a user turn. `chosen` and `rejected` are what follows; each starts and
-    ends with an assistant turn, and usually is that one turn.
+    `prompt` is what both share and ends with a turn of the user or of a tool. `chosen` and `rejected` are what follows;
+    each starts and ends with an assistant turn, and usually is that one turn. `template_kwargs` is what the row gives
+    to the chat template beside its messages: `tools`, and the entries of `chat_template_kwargs`.
     """
 
     prompt: list[Message]
@@ -48,6 +72,7 @@ class Pair:
     source: str = ""
     section: str = ""
     id: str = ""
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 def parse_row(row: Row, source: str = "") -> Pair:
@@ -63,7 +88,9 @@ def parse_row(row: Row, source: str = "") -> Pair:
         if column not in row:
             there = ", ".join(map(repr, row)) or "none"
             raise BadRow(
-                "missing_column", f"no column {column!r}; looked for 'prompt', 'chosen', 'rejected'; found {there}"
+                "missing_column",
+                f"no column {column!r}; looked for 'prompt', 'chosen', 'rejected'; found {there}"
+                " (dataset.columns={chosen: NAME} gives a column's name)",
             )
     alone = "prompt" not in row
     chosen, rejected = read_side(row, "chosen", alone), read_side(row, "rejected", alone)
@@ -72,19 +99,34 @@ def parse_row(row: Row, source: str = "") -> Pair:
             _refuse_other_prompts(row)
         conversations = _implicit(chosen, rejected)
     else:
-        conversations = _explicit(read_side(row, "prompt", False), chosen, rejected)
-    _refuse_lost_columns(row, conversations[0])
+        conversations = explicit(read_side(row, "prompt", False), chosen, rejected)
+    template_kwargs = read_template_kwargs(row, conversations[0])
+    source, section, name = labels(row, source)
+    return Pair(*conversations, _rating_margin(row), source, section, name, template_kwargs)
+
+
+def labels(row: Row, source: str) -> tuple[str, str, str]:
+    """Source, section and id of a row; `source` stands in where the row names none.
+
+    Raises:
+        BadRow: one of them is neither a text nor a number.
+    """
     label = _label(row, "source") or _label(row, "subset")
     section = _label(row, "section") or _label(row, "subset") or label or source
-    return Pair(*conversations, _rating_margin(row), label or source, section, _label(row, "id"))
+    return label or source, section, _label(row, "id")
 
 
 def is_empty(response: list[Message]) -> bool:
-    """Whether there is nothing to score: the last turn is blank."""
-    return not response[-1]["content"].strip()
+    """Whether there is nothing to score: the last turn is blank and calls no tool."""
+    return not response[-1]["content"].strip() and "tool_calls" not in response[-1]
 
 
-def _explicit(prompt: Side, chosen: Side, rejected: Side) -> tuple[list[Message], list[Message], list[Message]]:
+def explicit(prompt: Side, chosen: Side, rejected: Side) -> tuple[list[Message], list[Message], list[Message]]:
+    """Prompt, chosen and rejected, where the prompt has a column of its own.
+
+    Raises:
+        BadRow: the prompt is empty or ends with the wrong turn, or a side does not follow from it.
+    """
     if isinstance(prompt, str):
         if not prompt.strip():
             raise BadRow("empty_prompt", "the prompt is empty")
@@ -95,7 +137,7 @@ def _explicit(prompt: Side, chosen: Side, rejected: Side) -> tuple[list[Message]
         prompt = [{"role": "user", "content": prompt}]
     if not any(message["content"].strip() for message in prompt):
         raise BadRow("empty_prompt", "the prompt is empty")
-    if prompt[-1]["role"] != "user":
+    if prompt[-1]["role"] not in ("user", "tool"):
         raise BadRow(
             "turn_order", f"the prompt ends with a turn of {prompt[-1]['role']!r}; it must end with the user's"
         )
@@ -175,17 +217,47 @@ def _refuse_other_prompts(row: Row) -> None:
             raise BadRow("missing_column", f"no column 'prompt', but {column!r}; name the prompt's column `prompt`")
 
 
-def _refuse_lost_columns(row: Row, prompt: list[Message]) -> None:
-    """Columns that other tools put in front of the prompt; a system text that the messages hold already is none."""
+def read_template_kwargs(row: Row, prompt: list[Message]) -> dict[str, Any]:
+    """What the row gives to the chat template beside its messages: `tools`, and the entries of `chat_template_kwargs`.
+
+    Raises:
+        BadRow: one of them is of another form, or a column of the row would be lost: what other tools put in front of
+            the prompt, unless it is a system text that the messages hold already.
+    """
     for column in _PART_OF_THE_PROMPT:
         if row.get(column) and not (column.startswith("system") and prompt[0]["role"] == "system"):
             raise BadRow("unsupported_column", f"{column!r} would not be read; write it into the prompt's messages")
+    tools, more = (_unwritten(row.get(column)) for column in _TEMPLATE)
+    if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        raise BadRow("unsupported_column", "'tools' is no list of objects, which is how templates take them")
+    if more and not isinstance(more, dict):
+        raise BadRow("unsupported_column", f"'chat_template_kwargs' is of type {type(more).__name__}, not an object")
+    given = {key: value for key, value in (more or {}).items() if value is not None}
+    if wrong := [key for key in given if key in _NOT_THE_ROWS]:
+        raise BadRow("unsupported_column", f"'chat_template_kwargs' gives {wrong[0]!r}, which is not the row's to say")
+    template_kwargs = ({"tools": tools} if tools else {}) | given
+    check_value(template_kwargs, "tools or chat_template_kwargs")
+    return template_kwargs
+
+
+def _unwritten(value: Any) -> Any:
+    """What a text holds that is JSON: parquet has no other way to store objects of different forms."""
+    if isinstance(value, BadRow):
+        raise value
+    if isinstance(value, str) and value.strip():
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
 
 
 def _label(row: Row, column: str) -> str:
     value = row.get(column)
     if value is None:
         return ""
+    if isinstance(value, BadRow):
+        raise value
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise BadRow("wrong_type", f"{column} is of type {type(value).__name__}; a text or a number was expected")
     check_text(str(value), column)
@@ -212,6 +284,8 @@ def number(value: Any, column: str) -> float:
     Raises:
         BadRow: it is no number.
     """
+    if isinstance(value, BadRow):
+        raise value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise BadRow("bad_rating", f"{column} is {'null' if value is None else repr(value)[:40]}, not a number")
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from rmbench.data.formats import Pair
 from rmbench.data.messages import Message
@@ -25,24 +26,33 @@ class Item:
     correct: int = 1
     cluster: str = ""
     label: str = ""
+    template_kwargs: dict[str, Any] = field(default_factory=dict)  # as a `Pair` has them
 
     @classmethod
     def from_pair(cls, pair: Pair) -> Item:
         """Chosen, then rejected; the pair's section is the subset."""
-        return cls(pair.id, pair.section, pair.prompt, [pair.chosen, pair.rejected])
+        return cls(pair.id, pair.section, pair.prompt, [pair.chosen, pair.rejected],
+                   template_kwargs=pair.template_kwargs)  # fmt: skip
 
     @property
     def source(self) -> str:
         """The cluster, or a hash of the prompt."""
-        return self.cluster or hashlib.sha256(json.dumps(self.prompt).encode()).hexdigest()[:16]
+        return self.cluster or _hash([self.prompt, *self._given()] if self.template_kwargs else self.prompt)
 
     @property
     def content(self) -> str:
         """A hash of prompt and responses: equal for items that say the same under other ids."""
-        said = [self.prompt, self.responses, self.correct]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+        return _hash([self.prompt, self.responses, self.correct, *self._given()])
+
+    def _given(self) -> list[dict[str, Any]]:
+        """What the row gives to the template; nothing for most, whose hashes are those of their messages."""
+        return [self.template_kwargs] if self.template_kwargs else []
 
     @property
     def characters(self) -> tuple[int, ...]:
         """Length of each response's text, the same for every model."""
         return tuple(sum(len(message["content"]) for message in response) for response in self.responses)
+
+
+def _hash(said: Any) -> str:
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]

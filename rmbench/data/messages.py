@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
-Message = dict[str, str]
+# role and content, both texts, and whatever else a chat template may render: tool_calls, reasoning_content, name, ...
+Message = dict[str, Any]
 Row = dict[str, Any]
 Side = str | list[Message]
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
+PLAIN = ("role", "content")
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLE_OF = {"Human": "user", "Assistant": "assistant"}
 _TELLS_OF_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content)["']\s*:""")
@@ -20,7 +23,7 @@ class BadRow(ValueError):
 
     Rules: missing_column, null, wrong_type, bad_text (not UTF-8), bad_message (no role or content), bad_role,
     empty_prompt, prompt_mismatch, no_shared_prompt, turn_order, bad_rating, unsupported_column, unreadable,
-    too_few_answers; of `NoPreference`: tie.
+    too_few_answers; of `NoPreference`: tie. Of whole groups: one_side_only, not_paired.
     """
 
     def __init__(self, rule: str, reason: str) -> None:
@@ -44,6 +47,8 @@ def read_side(row: Row, column: str, alone: bool) -> Side:
         BadRow: it is neither.
     """
     value = row[column]
+    if isinstance(value, BadRow):
+        raise value
     if value is None:
         raise BadRow("null", f"{column} is null")
     if isinstance(value, str):
@@ -76,20 +81,71 @@ def _turns(text: str, column: str, alone: bool) -> Side:
     return messages
 
 
+def more_than_text(messages: list[Message]) -> bool:
+    """Whether a message has fields beside role and content."""
+    return any(len(message) > len(PLAIN) for message in messages)
+
+
 def _message(item: Any, where: str) -> Message:
+    """role, content as one text, and every other field that says something. `id` only names the message."""
     if not isinstance(item, dict):
         raise BadRow("bad_message", f"{where} is of type {type(item).__name__}; {{role, content}} was expected")
-    for key in ("role", "content"):
-        if not isinstance(item.get(key), str):
-            found = ", ".join(map(repr, item)) if key not in item else f"{key} of type {type(item[key]).__name__}"
+    fields = {
+        key: value for key, value in item.items()
+        if key not in (*PLAIN, "id") and not (value is None or value in ("", [], {}))
+    }  # fmt: skip
+    content = item.get("content")
+    if isinstance(content, list):
+        content = _text_of_parts(content, where)
+    if content is None and "tool_calls" in fields:
+        content = ""
+    for key, value in (("role", item.get("role")), ("content", content)):
+        if not isinstance(value, str):
+            found = ", ".join(map(repr, item)) if key not in item else f"{key} of type {type(value).__name__}"
             raise BadRow("bad_message", f"{where} has no text {key!r}; looked for role, content; found {found}")
-    for key in ("tool_calls", "function_call"):
-        if item.get(key):
-            raise BadRow("unsupported_column", f"{where} has {key}, which would be lost")
     if item["role"] not in ROLES:
         raise BadRow("bad_role", f"{where} has role {item['role']!r}; known: {', '.join(ROLES)}")
-    check_text(item["content"], where)
-    return {"role": item["role"], "content": item["content"]}
+    if "tool_calls" in fields and not _are_calls(fields["tool_calls"]):
+        raise BadRow("unsupported_column", f"{where} has tool_calls that are no list of {{function: {{name, ...}}}}")
+    assert isinstance(content, str)
+    check_text(content, where)
+    for key, value in fields.items():
+        check_value(value, f"{where}.{key}")
+    return {"role": item["role"], "content": content} | fields
+
+
+def _text_of_parts(parts: list[Any], where: str) -> str:
+    """The parts of a message as one text: templates write them one after the other."""
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(kind, str) and kind != "text":
+            raise BadRow("unsupported_column", f"{where} has a part of type {kind!r}; only texts are read")
+        if kind is None or not isinstance(part.get("text"), str):
+            raise BadRow("bad_message", f"{where} has content of type list, whose parts are not all {{type, text}}")
+        if more := [key for key, value in part.items() if key not in ("type", "text") and value]:
+            raise BadRow("unsupported_column", f"{where} has a part with {more[0]!r}, which would be lost")
+    return "".join(part["text"] for part in parts)
+
+
+def _are_calls(calls: Any) -> bool:
+    """Whether these are tool calls: {function: {name, arguments}}, or name and arguments alone."""
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        return False
+    functions = [call.get("function", call) for call in calls]
+    return all(isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions)
+
+
+def check_value(value: Any, where: str) -> None:
+    """Refuse what is neither text, number, list nor object all through.
+
+    Raises:
+        BadRow: JSON cannot hold `value`, found at `where`, or it has a text that is no valid Unicode.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRow("unsupported_column", f"{where} cannot be read: {error}") from None
+    check_text(text, where)
 
 
 def check_text(text: str, where: str) -> None:

@@ -14,7 +14,7 @@ from rmbench.config import NoiseConfig
 from rmbench.data.formats import Pair
 from rmbench.data.messages import Message
 
-VERSION = 1  # raise it when noise changes other pairs, or changes them in another way
+VERSION = 2  # raise it when noise changes other pairs, or changes them in another way
 NEAR_DUPLICATE = "near_duplicate"  # the source of such pairs, so that records tell them apart
 
 
@@ -41,8 +41,11 @@ def with_noise(pair: Pair, digest: bytes, config: NoiseConfig, counts: Counter[s
 
 
 def _nearly(response: list[Message], rng: Random) -> list[Message]:
-    """The same response with one word of its last turn written twice."""
-    *before, last = response
-    words = last["content"].split(" ")
+    """The same response with one word of its last turn that has any written twice; a call of a tool has none."""
+    at = max((i for i, turn in enumerate(response) if turn["content"].strip()), default=None)
+    if at is None:
+        return response
+    words = response[at]["content"].split(" ")
     place = rng.choice([i for i, word in enumerate(words) if word.strip()])
-    return [*before, last | {"content": " ".join([*words[: place + 1], *words[place:]])}]
+    changed = response[at] | {"content": " ".join([*words[: place + 1], *words[place:]])}
+    return [*response[:at], changed, *response[at + 1 :]]

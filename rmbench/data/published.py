@@ -253,6 +253,8 @@ def _preferred(sides: list[Any], gap: float) -> tuple[Any, Any, float]:
 def _column(row: Row, column: str) -> Any:
     if column not in row:
         raise BadRow("missing_column", f"no column {column!r}; found {', '.join(map(repr, row)) or 'none'}")
+    if isinstance(row[column], BadRow):
+        raise row[column]
     return row[column]
 
 

@@ -1,27 +1,90 @@
-"""Rows with their places -> pairs; what is left out is counted by rule: rows read = pairs used + rows dropped."""
+"""Rows with their places -> pairs; what is left out is counted by rule: rows read = rows used + rows dropped."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from rmbench.config import OnBadRow, OnTie
+from rmbench.config import OnBadRow, OnTie, Ranked
 from rmbench.data.formats import Pair, is_empty, parse_row
 from rmbench.data.messages import BadRow, NoPreference, Row
 from rmbench.data.published import as_it_is
+from rmbench.data.ranking import Responses, is_ranking, is_single, pairs_of, parse_ranking, parse_single
 from rmbench.data.rowfiles import Placed
 from rmbench.data.store import unique_ids
 from rmbench.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# Raise it when a row becomes another pair, or is left out by another rule: here, in `rowfiles` (files -> rows),
-# `published` (rows of published sets), `formats` and `messages` (row -> pair).
-VERSION = 1
+# Raise it when a row becomes another pair, or is left out by another rule: here, in `rowfiles`, `csvfiles` and
+# `arrowfiles` (files -> rows), `published` (rows of published sets), `formats`, `messages` and `ranking` (row -> pair).
+VERSION = 2
 
 Dropped = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How rows are read.
+
+    Args:
+        on_bad_row: whether a row that fits no form ends the job or is counted.
+        on_tie: whether a pair with a rating margin of 0 is used.
+        ranked: which pairs are made of several responses to one prompt.
+        for_training: drop pairs that teach nothing (identical or empty responses). A benchmark keeps them.
+        read: turns a row as published into one that is known.
+    """
+
+    on_bad_row: OnBadRow = OnBadRow.error
+    on_tie: OnTie = OnTie.keep
+    ranked: Ranked = Ranked.best_worst
+    for_training: bool = True
+    read: Callable[[Row], Row] = as_it_is
+
+
+@dataclass
+class Tally:
+    """What reading counted: rows = rows used + rows dropped. The rest is of rows that are not pairs.
+
+    `comparisons` are those of two responses to one prompt that made no pair, by rule: ties, and equal or empty ones.
+    """
+
+    rows: int = 0
+    used: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    pairs: int = 0
+    prompts: int = 0
+    responses: int = 0
+    comparisons: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Tally:
+        """What `as_dict` gave."""
+        counters = {name: Counter(stored[name]) for name in ("dropped", "comparisons")}
+        return cls(**(stored | counters))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
+
+    def tell(self, name: str, ranked: Ranked) -> None:
+        """Log it."""
+        log.info("%s: %d rows read, %d pairs used, dropped: %s", name, self.rows, self.pairs, listed(self.dropped))
+        if self.prompts:
+            log.info(
+                "%s: %d prompts with %d responses, pairs by dataset.ranked=%s; compared without a pair: %s;"
+                " rows whose prompt has one side only: %d",
+                name, self.prompts, self.responses, ranked.name, listed(self.comparisons),
+                self.dropped["one_side_only"],
+            )  # fmt: skip
+
+
+def listed(counts: Counter[str]) -> str:
+    """Such as: 3 tie, 1 identical."""
+    return ", ".join(f"{count} {rule}" for rule, count in sorted(counts.items())) or "none"
 
 
 def load_pairs(
@@ -31,81 +94,133 @@ def load_pairs(
     on_bad_row: OnBadRow = OnBadRow.error,
     for_training: bool = True,
 ) -> tuple[list[Pair], Dropped]:
-    """Rows of any form -> pairs, and how many rows were dropped by which rule; used + dropped = rows read.
+    """Rows of any form -> pairs, and how many rows were dropped by which rule.
 
     Args:
         rows: rows with their places, as `read_rows` gives them.
         name: what the rows are, for messages.
         source: the source of pairs that name none; `name` if empty.
-        on_bad_row: whether a row that fits no form ends the job or is counted.
-        for_training: drop pairs that teach nothing (identical or empty responses). A benchmark keeps them.
+        on_bad_row, for_training: as in `Rules`.
 
     Raises:
         UserError: a malformed row under `on_bad_row=error`, or no pair left.
     """
-    dropped: Dropped = {}
-    numbered = list(read_pairs(rows, name, dropped, source or name, on_bad_row, for_training=for_training))
+    tally = Tally()
+    rules = Rules(on_bad_row, for_training=for_training)
+    numbered = list(read_pairs(rows, name, source or name, rules, tally))
     ids = unique_ids([pair.id for _, pair in numbered], [number for number, _ in numbered])
-    return [replace(pair, id=own) for (_, pair), own in zip(numbered, ids, strict=True)], dropped
+    return [replace(pair, id=own) for (_, pair), own in zip(numbered, ids, strict=True)], dict(tally.dropped)
 
 
 def read_pairs(
-    rows: Iterable[Placed],
-    name: str,
-    dropped: Dropped,
-    source: str,
-    on_bad_row: OnBadRow,
-    read: Callable[[Row], Row] = as_it_is,
-    for_training: bool = True,
-    on_tie: OnTie = OnTie.keep,
+    rows: Iterable[Placed], name: str, source: str, rules: Rules, tally: Tally
 ) -> Iterator[tuple[int, Pair]]:
     """One pair after the other with the number of its row (from 1), ids as the rows have them.
 
+    Rows of one response are kept in memory until the last row; their pairs come at the end.
+
     Args:
-        rows, name, source, on_bad_row, for_training: as for `load_pairs`.
-        on_tie: whether a pair with a rating margin of 0 is used.
-        dropped: receives how many rows were left out by which rule.
-        read: turns a row as published into one that `parse_row` knows.
+        rows, name, source: as for `load_pairs`.
+        rules: what is left out, and which pairs are made of several responses.
+        tally: receives what is counted.
 
     Raises:
-        UserError: as `load_pairs`.
+        UserError: a malformed row under `on_bad_row=error`, or no pair left.
     """
-    counts: Counter[str] = Counter()
-    n_read = n_used = 0
-    for n_read, (place, row) in enumerate(rows, start=1):
+    singles: dict[str, Responses] = {}
+    for tally.rows, (place, row) in enumerate(rows, start=1):
         try:
-            pair = _pair(row, read, source)
+            if isinstance(row, BadRow):
+                raise row
+            row = rules.read(row)
+            if is_single(row):
+                one = parse_single(row, source, tally.rows)
+                singles.setdefault(one.key, replace(one, responses=[])).responses.extend(one.responses)
+                continue
+            made = _of_ranking(row, source, rules, tally) if is_ranking(row) else [parse_row(row, source)]
         except NoPreference as none:
-            counts[none.rule] += 1
+            tally.dropped[none.rule] += 1
             continue
         except BadRow as bad:
-            if on_bad_row is OnBadRow.error:
-                hint = "\nMend the row, or leave such rows out: dataset.on_bad_row=drop" if for_training else ""
+            if rules.on_bad_row is OnBadRow.error:
+                hint = "\nMend the row, or leave such rows out: dataset.on_bad_row=drop" if rules.for_training else ""
                 raise UserError(f"{place}: {bad}.{hint}") from bad
-            counts[bad.rule] += 1
+            tally.dropped[bad.rule] += 1
             continue
-        useless = _useless(pair, on_tie) if for_training else None
-        if useless:
-            counts[useless] += 1
+        kept = made if len(made) > 1 else [pair for pair in made if not _counted_out(pair, rules, tally)]
+        tally.used += bool(kept)
+        tally.pairs += len(kept)
+        for pair in kept:
+            yield tally.rows, pair
+    for group in singles.values():
+        for number, pair in _of_singles(group, rules, tally):
+            tally.pairs += 1
+            yield number, pair
+    assert tally.rows == tally.used + tally.dropped.total()
+    tally.tell(name, rules.ranked)
+    if not tally.pairs:
+        raise UserError(f"{name}: no pair left of {tally.rows} rows; dropped: {listed(tally.dropped)}.")
+
+
+def _of_ranking(row: Row, source: str, rules: Rules, tally: Tally) -> list[Pair]:
+    """The pairs of a row with several responses; one without any is dropped, under the rule that left the first out."""
+    group = parse_ranking(row, source)
+    tally.prompts += 1
+    tally.responses += len(group.responses)
+    pairs, left_out = [], []
+    for *_, pair in pairs_of(group, rules.ranked):
+        rule = "tie" if pair is None else _useless(pair, rules)
+        if pair is None or rule:
+            left_out.append(rule or "")
         else:
-            n_used += 1
-            yield n_read, pair
-    assert n_read == n_used + counts.total()
-    listed = ", ".join(f"{count} {rule}" for rule, count in sorted(counts.items())) or "none"
-    log.info("%s: %d rows read, %d pairs used, dropped: %s", name, n_read, n_used, listed)
-    if not n_used:
-        raise UserError(f"{name}: no pair left of {n_read} rows; dropped: {listed}.")
-    dropped.update(counts)
+            pairs.append(pair)
+    tally.comparisons.update(left_out)
+    if not pairs:
+        raise NoPreference(left_out[0], "no two of its responses differ")
+    own = labels_id(row)
+    if len(pairs) == 1:
+        return [replace(pairs[0], id=own)]
+    return [replace(pair, id=f"{own or f'row-{tally.rows}'}/{pair.id}") for pair in pairs]
 
 
-def _pair(row: Row | BadRow, read: Callable[[Row], Row], source: str) -> Pair:
-    if isinstance(row, BadRow):
-        raise row
-    return parse_row(read(row), source)
+def labels_id(row: Row) -> str:
+    """The row's own id, "" without one."""
+    return "" if row.get("id") is None else str(row["id"])
 
 
-def _useless(pair: Pair, on_tie: OnTie) -> str | None:
-    if on_tie is OnTie.drop and pair.rating_margin == 0:
+def _of_singles(group: Responses, rules: Rules, tally: Tally) -> Iterator[tuple[int, Pair]]:
+    """The pairs of rows with one response each, and the row number of the better one."""
+    tally.prompts += 1
+    tally.responses += len(group.responses)
+    used: set[int] = set()
+    left_out: dict[int, str] = {}
+    for better, worse, pair in pairs_of(group, rules.ranked):
+        rule = "tie" if pair is None else _useless(pair, rules)
+        if pair is None or rule:
+            tally.comparisons[rule or ""] += 1
+            left_out |= dict.fromkeys((better.number, worse.number), rule or "")
+        else:
+            used |= {better.number, worse.number}
+            yield better.number, pair
+    tally.used += len(used)
+    alike = len({response.rating for response in group.responses}) == 1
+    one_side = "tie" if group.has_gaps and len(group.responses) > 1 else "one_side_only"
+    for response in group.responses:
+        if response.number not in used:
+            tally.dropped[one_side if alike else left_out.get(response.number, "not_paired")] += 1
+
+
+def _counted_out(pair: Pair, rules: Rules, tally: Tally) -> bool:
+    rule = _useless(pair, rules)
+    if rule:
+        tally.dropped[rule] += 1
+    return rule is not None
+
+
+def _useless(pair: Pair, rules: Rules) -> str | None:
+    if not rules.for_training:
+        return None
+    if rules.on_tie is OnTie.drop and pair.rating_margin == 0:
         return "tie"
     if is_empty(pair.chosen) or is_empty(pair.rejected):
         return "empty_response"

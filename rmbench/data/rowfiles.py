@@ -1,23 +1,28 @@
-"""Files of rows: jsonl, json, csv and parquet, the first three also gzipped. One row at a time, each with its place."""
+"""Files of rows: jsonl, json and csv, each also gzipped, parquet and arrow. One row at a time, each with its place."""
 
 from __future__ import annotations
 
-import csv
 import difflib
 import gzip
-import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from rmbench.data.formats import RATINGS
+from rmbench.data.arrowfiles import arrow_rows, read_arrow, read_parquet
+from rmbench.data.csvfiles import csv_rows
 from rmbench.data.messages import BadRow, Row
 from rmbench.errors import UserError
 
+__all__ = ["Placed", "arrow_rows", "json_lines", "kind_of", "read_rows"]
+
 Placed = tuple[str, Row | BadRow]
-_NUMBERS = {column for columns in RATINGS for column in columns}
+_MAGIC = {
+    b"PAR1": ("parquet", ".parquet"),
+    b"ARROW1": ("Arrow", ".arrow"),
+    b"\x1f\x8b": ("gzip", "KIND.gz, such as pairs.jsonl.gz"),
+}
 
 
 def read_rows(path: str | Path) -> Iterator[Placed]:
@@ -30,25 +35,32 @@ def read_rows(path: str | Path) -> Iterator[Placed]:
         UserError: the file is missing, a folder, empty, of an unknown kind, or damaged as a whole.
     """
     path = Path(path).expanduser()
-    reader = _READERS[_kind(path)]
+    kind = _checked_kind(path)
     try:
-        yield from reader(path)
+        _refuse_other_content(path, kind)
+        yield from _READERS[kind](path)
     except (OSError, EOFError, zlib.error) as error:  # gzip's own errors are among these
         raise UserError(f"{path}: cannot be read: {error}") from error
 
 
-def _kind(path: Path) -> str:
-    """The suffix that names the reader, once the file is known to be one."""
+def kind_of(path: Path) -> str | None:
+    """The suffix that names the reader, such as ".jsonl" of "pairs.jsonl.gz"; None for a file of another kind."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    kind = suffixes[-1] if suffixes else ""
+    if kind == ".gz" and len(suffixes) == 2 and suffixes[0] not in (".parquet", ".arrow"):
+        kind = suffixes[0]
+    return kind if kind in _READERS else None
+
+
+def _checked_kind(path: Path) -> str:
     if not path.exists():
         raise UserError(f"{path}: no such file.{_close_names(path)}")
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file in it.{_data_files(path)}")
-    suffixes = path.suffixes[-2:]
-    kind = suffixes[-1].lower() if suffixes else ""
-    if kind == ".gz" and len(suffixes) == 2 and suffixes[0].lower() != ".parquet":
-        kind = suffixes[0].lower()
-    if kind not in _READERS:
-        raise UserError(f"{path}: unknown kind of file; known are .jsonl, .json, .csv (each also .gz) and .parquet")
+    kind = kind_of(path)
+    if kind is None:
+        known = ".jsonl, .json, .csv, .tsv (each also .gz), .parquet and .arrow"
+        raise UserError(f"{path}: unknown kind of file; known are {known}")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty.")
     return kind
@@ -64,6 +76,24 @@ def _close_names(path: Path) -> str:
 def _data_files(folder: Path) -> str:
     names = sorted(p.name for p in folder.iterdir() if any(s.lower() in _READERS for s in p.suffixes[-2:]))
     return f" There are: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else ""
+
+
+def _refuse_other_content(path: Path, kind: str) -> None:
+    """Name what a file holds where its name says something else."""
+    with _open(path) as file:
+        start = file.read(256)
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} only points to a file of Git LFS; fetch that one: git lfs pull")
+    for magic, (what, name) in _MAGIC.items():
+        if start.startswith(magic) and kind != f".{what.lower()}":
+            raise UserError(f"{path} is a {what} file by its content: name it {name}")
+    if kind in (".parquet", ".arrow"):
+        return
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or (len(start) > 3 and b"\0" in start[:2]):
+        raise UserError(f"{path} is UTF-16 by its first bytes. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path.name}")
+    if kind in (".csv", ".tsv") and start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b'{"', b"[{")):
+        names = ".jsonl (an object a line) or .json (one list)"
+        raise UserError(f"{path} holds JSON by its first letters: name it {names}")
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -84,7 +114,7 @@ def json_lines(file: IO[bytes], name: str) -> Iterator[Placed]:
 
 def _json_row(line: bytes) -> Row | BadRow:
     try:
-        return _checked_object(json.loads(line.decode("utf-8-sig")))
+        return _checked_object(json.loads(line.decode("utf-8-sig"), object_pairs_hook=_object))
     except UnicodeDecodeError as error:
         return BadRow("bad_text", f"not valid UTF-8 at byte {error.start + 1}")
     except json.JSONDecodeError as error:
@@ -93,8 +123,26 @@ def _json_row(line: bytes) -> Row | BadRow:
         return BadRow("unreadable", f"not JSON: {error}")
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | BadRow:
+    """A JSON object; a `BadRow` in its place, and in that of every object around it, if a key stands twice."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        return BadRow("unreadable", f"the key {next(n for n in names if names.count(n) > 1)!r} stands twice")
+    for value in made.values():
+        if isinstance(value, (list, BadRow)) and (bad := _bad_in(value)) is not None:
+            return bad
+    return made
+
+
+def _bad_in(value: Any) -> BadRow | None:
+    if isinstance(value, list):
+        return next((bad for bad in map(_bad_in, value) if bad is not None), None)
+    return value if isinstance(value, BadRow) else None
+
+
 def _checked_object(value: Any) -> Row | BadRow:
-    if isinstance(value, dict):
+    if isinstance(value, (dict, BadRow)):
         return value
     return BadRow("unreadable", f"a JSON object with named columns was expected, not {type(value).__name__}")
 
@@ -103,13 +151,15 @@ def _read_json(path: Path) -> Iterator[Placed]:
     with _open(path) as file:
         data = file.read()
     try:
-        rows = json.loads(data.decode("utf-8-sig"))
+        rows = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path} line {line}: not valid UTF-8. Save the file as UTF-8.") from error
     except (ValueError, RecursionError) as error:
         hint = " One object a line is JSON lines: name the file .jsonl" if "Extra data" in str(error) else ""
         raise UserError(f"{path}: not JSON: {error}.{hint}") from error
+    if isinstance(rows, BadRow):  # in the object around the rows, or in a row below `data`
+        raise UserError(f"{path}: {rows}.")
     if isinstance(rows, dict) and isinstance(rows.get("data"), list):
         rows = rows["data"]
     if not isinstance(rows, list):
@@ -119,75 +169,20 @@ def _read_json(path: Path) -> Iterator[Placed]:
 
 
 def _read_csv(path: Path) -> Iterator[Placed]:
-    csv.field_size_limit(2**31 - 1)  # Python's own limit, 131,072 characters, is below a long conversation
-    with _open(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="") as text:
-        reader = csv.reader(text)
-        header = next(reader, [])
-        if len(set(header)) < len(header):
-            raise UserError(f"{path}: a column stands twice in the first line: {', '.join(header)}")
-        rows = (cells for cells in reader if cells)
-        for number, cells in enumerate(_csv_rows(rows, path), start=1):
-            yield f"{path} row {number}", _csv_row(header, cells)
+    with _open(path) as file:
+        yield from _numbered(path, csv_rows(file, str(path)))
 
 
-def _csv_rows(rows: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
-    try:
-        yield from rows
-    except csv.Error as error:
-        raise UserError(f"{path}: not readable as csv: {error}") from error
-
-
-def _csv_row(header: list[str], cells: list[str]) -> Row | BadRow:
-    if len(cells) != len(header):
-        return BadRow("unreadable", f"{len(cells)} cells under {len(header)} columns")
-    return {column: _csv_cell(column, cell) for column, cell in zip(header, cells, strict=True)}
-
-
-def _csv_cell(column: str, cell: str) -> Any:
-    """csv knows only text: messages are told by their JSON form, ratings by their column; an empty rating is null."""
-    if column in _NUMBERS:
-        try:
-            return float(cell) if cell.strip() else None
-        except ValueError:
-            return cell
-    if cell.lstrip().startswith("["):
-        try:
-            value = json.loads(cell)
-        except (ValueError, RecursionError):
-            return cell
-        if isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value):
-            return value
-    return cell
-
-
-def _read_parquet(path: Path) -> Iterator[Placed]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches(batch_size=1024) for row in arrow_rows(batch))
-            for number, row in enumerate(rows, start=1):
-                yield f"{path} row {number}", row
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: not readable as parquet: {error}") from error
-
-
-def arrow_rows(batch: Any) -> Iterator[Row | BadRow]:
-    """The rows of a record batch; a row that is no valid UTF-8 comes as a `BadRow`."""
-    try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:  # one bad row hides the others of its batch
-        for i in range(batch.num_rows):
-            try:
-                yield from batch.slice(i, 1).to_pylist()
-            except UnicodeDecodeError:
-                yield BadRow("bad_text", "not valid UTF-8")
+def _numbered(path: Path, rows: Iterator[Row | BadRow]) -> Iterator[Placed]:
+    for number, row in enumerate(rows, start=1):
+        yield f"{path} row {number}", row
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Placed]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
-    ".parquet": _read_parquet,
+    ".tsv": _read_csv,
+    ".parquet": lambda path: _numbered(path, read_parquet(path)),
+    ".arrow": lambda path: _numbered(path, read_arrow(path)),
 }

@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,17 @@ from rmbench.config import DatasetConfig
 from rmbench.console import progress
 from rmbench.data import cache, hub, records, store
 from rmbench.data.formats import Pair
-from rmbench.data.messages import Row
+from rmbench.data.messages import BadRow, Row
 from rmbench.data.published import PUBLISHED, Published, as_it_is
-from rmbench.data.records import Dropped, read_pairs
+from rmbench.data.records import Dropped, Rules, Tally, read_pairs
 from rmbench.data.rowfiles import Placed, arrow_rows, read_rows
+from rmbench.data.splits import EVAL_NAMES, Asked, files_of, training_files
 from rmbench.data.store import PairTable, write_pairs
 from rmbench.errors import UserError
 
 log = logging.getLogger(__name__)
 
-EVAL_NAMES = ("validation", "val", "test")  # in a column that tells the splits apart
+_EVAL_ROWS = ("validation", "val", "test")  # in a column that tells the splits apart
 
 
 @dataclass
@@ -33,19 +34,62 @@ class Split:
     pairs: PairTable
     dropped: Dropped
     origin: dict[str, Any]
+    counts: dict[str, Any] = field(default_factory=dict)  # a `Tally`
 
 
-def from_file(path: str, config: DatasetConfig, split: str) -> Split:
-    """A file's pairs, in the form of the published set that `config.name` says, or any that `parse_row` knows.
+def from_files(config: DatasetConfig, split: str) -> Split | None:
+    """Pairs of `dataset.path`, or of `dataset.eval_path`; None for `eval` if neither has evaluation pairs of its own.
+
+    Rows are in the form of the published set that `config.name` says, or in any that is known.
 
     Raises:
         UserError: a missing or unusable file, a malformed row, no pair left.
     """
-    file = Path(path).expanduser()
     published = PUBLISHED.get(config.name)
-    rows = _of_split(read_rows(file), published, split)
-    state = cache.file_state(file) if file.is_file() else [path]
-    return _kept(rows, state, file.name, config.name, config, published, split, {"file": path})
+    found = _files(config, published, split)
+    if found is None:
+        return None
+    split_name, files = found
+    placed = (row for file in files for row in read_rows(file))
+    rows = _of_split(_renamed(placed, config.columns), published, split)
+    state = [cache.file_state(file) if file.is_file() else [str(file)] for file in files]
+    path = str(config.eval_path or config.path if split == "eval" else config.path)
+    name = files[0].name if len(files) == 1 else f"{path} {split_name}".rstrip() + f" ({len(files)} files)"
+    origin: dict[str, Any] = {"file": path} if len(files) == 1 and not split_name else {
+        "path": path, "split": split_name, "files": [str(file) for file in files]
+    }  # fmt: skip
+    if split_name:
+        log.info("%s: %s pairs are the split %s, %d file(s).", path, split, split_name, len(files))
+    return _kept(rows, [state, config.columns], name, config.name, config, published, split, origin)
+
+
+def _files(config: DatasetConfig, published: Published | None, split: str) -> tuple[str, list[Path]] | None:
+    """Name and files of the split; "" names that of plain files."""
+    train = (*([published.train] if published else []), "train", "")
+    evaluation = (*([published.eval] if published and published.eval else []), *EVAL_NAMES)
+    training = Asked(config.path, config.split, train, "dataset.split", config.subset)
+    if split == "train" or (published and published.split_column and not config.eval_path):
+        return training_files(training)
+    place = config.eval_path or config.path
+    asked = Asked(place, config.eval_split, evaluation, "dataset.eval_split", config.subset)
+    if config.eval_path:
+        return training_files(asked)
+    found = files_of(asked)
+    return None if found == training_files(training) and config.eval_split is None else found
+
+
+def _renamed(rows: Iterable[Placed], columns: dict[str, str]) -> Iterator[Placed]:
+    """Rows with the names that `dataset.columns` gives; a name of ours that is taken by another column makes way."""
+    for place, row in rows:
+        if columns and isinstance(row, dict):
+            absent = [name for name in columns.values() if name not in row]
+            if absent:
+                there = ", ".join(map(repr, row)) or "none"
+                yield place, BadRow("missing_column", f"no column {absent[0]!r}, of dataset.columns; found {there}")
+                continue
+            rest = {name: value for name, value in row.items() if name not in columns and name not in columns.values()}
+            row = rest | {ours: row[theirs] for ours, theirs in columns.items()}
+        yield place, row
 
 
 def from_hub(config: DatasetConfig, split: str) -> Split:
@@ -150,22 +194,24 @@ def _kept(
 ) -> Split:
     """The pairs of `rows`, read only if they have not been read before from the same `state`."""
     read: Callable[[Row], Row] = published.read if published else as_it_is
+    rules = Rules(config.on_bad_row, config.on_tie, config.ranked, read=read)
 
     def build(folder: Path) -> None:
         """Read them all; the counts stand beside them."""
-        dropped: Dropped = {}
+        tally = Tally()
         with progress(f"reading {name}", None) as advance:
-            pairs = read_pairs(rows, name, dropped, source, config.on_bad_row, read, on_tie=config.on_tie)
-            write_pairs(folder, _counted(pairs, advance))
-        (folder / "dropped.json").write_text(json.dumps(dropped), encoding="utf-8")
+            write_pairs(folder, _counted(read_pairs(rows, name, source, rules, tally), advance))
+        (folder / "counts.json").write_text(json.dumps(tally.as_dict()), encoding="utf-8")
 
     versions = [store.VERSION, records.VERSION]
-    follows_from = [config.name, source, state, split, config.on_bad_row.name, config.on_tie.name]
+    settings = [config.on_bad_row.name, config.on_tie.name, config.ranked.name]
+    follows_from = [config.name, source, state, split, *settings]
     entry = cache.data_cache(config).entry(cache.entry_name("pairs", versions, *follows_from), build)
-    pairs, dropped = PairTable(entry), json.loads((entry.path / "dropped.json").read_text(encoding="utf-8"))
+    pairs, counts = PairTable(entry), json.loads((entry.path / "counts.json").read_text(encoding="utf-8"))
     if not entry.new:
         log.info("%s: %d pairs read before, from %s", name, len(pairs), entry.path)
-    return Split(pairs, dropped, origin)
+        Tally.from_dict(counts).tell(name, config.ranked)
+    return Split(pairs, counts["dropped"], origin, counts)
 
 
 def _counted(pairs: Iterable[tuple[int, Pair]], advance: Callable[[int], None]) -> Iterator[tuple[int, Pair]]:
@@ -183,5 +229,5 @@ def _of_split(rows: Iterable[Placed], published: Published | None, split: str) -
     return (
         placed
         for placed in rows
-        if (isinstance(placed[1], dict) and placed[1].get(column) in EVAL_NAMES) == (split == "eval")
+        if (isinstance(placed[1], dict) and placed[1].get(column) in _EVAL_ROWS) == (split == "eval")
     )

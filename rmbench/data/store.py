@@ -19,7 +19,7 @@ from rmbench.data.cache import Entry
 from rmbench.data.formats import Pair
 
 # Raise it when the same pairs give other files: columns, JSON of a side, digests, rules for ids.
-VERSION = 1
+VERSION = 2
 BATCH = 1024  # rows of each record batch but the last
 DIGEST_BYTES = 16
 SIDES = ("prompt", "chosen", "rejected")
@@ -29,6 +29,7 @@ PAIRS = pa.schema(
         ("rating_margin", pa.float64()),
         ("source", pa.string()),
         ("section", pa.string()),
+        ("template_kwargs", pa.string()),
         ("prompt_digest", pa.binary(DIGEST_BYTES)),
         ("digest", pa.binary(DIGEST_BYTES)),
     ]
@@ -150,7 +151,9 @@ def write_pairs(folder: Path, pairs: Iterable[tuple[int, Pair]]) -> None:
             numbers.append(number)
             sides = side_texts(pair)
             facts = (pair.rating_margin, pair.source, pair.section)
-            writer.add(*sides, *facts, _hash(sides[0]), _hash(*sides, json.dumps(facts)))
+            given = _given(pair)
+            prompt, whole = _hash(sides[0], *given), _hash(*sides, json.dumps(facts), *given)
+            writer.add(*sides, *facts, given[0] if given else None, prompt, whole)
     with ArrowWriter(folder / "ids.arrow", IDS) as writer:
         for name in unique_ids(names, numbers):
             writer.add(name)
@@ -182,7 +185,7 @@ def prompt_digests(pairs: Sequence[Pair]) -> list[bytes]:
     """A hash of each pair's prompt."""
     if isinstance(pairs, PairTable):
         return pairs.column("prompt_digest")
-    return [_hash(side_texts(pair)[0]) for pair in pairs]
+    return [_hash(side_texts(pair)[0], *_given(pair)) for pair in pairs]
 
 
 def digests(pairs: Sequence[Pair]) -> list[bytes]:
@@ -190,7 +193,7 @@ def digests(pairs: Sequence[Pair]) -> list[bytes]:
     if isinstance(pairs, PairTable):
         return pairs.column("digest")
     facts = ((pair.rating_margin, pair.source, pair.section) for pair in pairs)
-    return [_hash(*side_texts(pair), json.dumps(fact)) for pair, fact in zip(pairs, facts, strict=True)]
+    return [_hash(*side_texts(p), json.dumps(fact), *_given(p)) for p, fact in zip(pairs, facts, strict=True)]
 
 
 def fingerprint(*splits: Sequence[Pair]) -> str:
@@ -205,10 +208,16 @@ def fingerprint(*splits: Sequence[Pair]) -> str:
 
 def _pairs(records: pa.RecordBatch, ids: pa.RecordBatch) -> Iterator[Pair]:
     names = ids.column(0).to_pylist()
-    columns = [records.column(name).to_pylist() for name in (*SIDES, "rating_margin", "source", "section")]
-    for *sides, margin, source, section, name in zip(*columns, names, strict=True):
+    stored = (*SIDES, "rating_margin", "source", "section", "template_kwargs")
+    columns = [records.column(name).to_pylist() for name in stored]
+    for *sides, margin, source, section, given, name in zip(*columns, names, strict=True):
         prompt, chosen, rejected = map(json.loads, sides)
-        yield Pair(prompt, chosen, rejected, margin, source, section, name)
+        yield Pair(prompt, chosen, rejected, margin, source, section, name, json.loads(given) if given else {})
+
+
+def _given(pair: Pair) -> list[str]:
+    """What the row gives to the template, as JSON; nothing for most, whose digests are those of their messages."""
+    return [json.dumps(pair.template_kwargs, ensure_ascii=False)] if pair.template_kwargs else []
 
 
 def _hash(*texts: str) -> bytes:

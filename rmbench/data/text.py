@@ -8,132 +8,57 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
 
 from rmbench.config import LengthPolicy
 from rmbench.data.formats import Pair
+from rmbench.data.groups import TokenGroup, TokenItem, TokenPair, common_prefix
 from rmbench.data.items import Item
 from rmbench.data.messages import Message
+from rmbench.data.reasons import check_some_left, listed, no_place, warn_of_cuts, why_equal
+from rmbench.data.rendering import left_out, plain, render
 from rmbench.errors import UserError
+
+__all__ = ["TokenGroup", "TokenItem", "TokenPair", "common_prefix", "listed", "render"]
 
 logger = logging.getLogger(__name__)
 
 # Raise it when the same pairs, tokenizer and length policy give other ids, other pairs are left out,
 # or the columns in `tokens` change.
-VERSION = 1
+VERSION = 2
 CONTEXT_LIMIT_TOKENS = 2048
 ENCODE_BATCH = 1024  # pairs
 
 # For tokenizers that bring no template; saved with the checkpoint, so that whoever loads it renders the same text.
 DEFAULT_TEMPLATE = (
+    "{% if tools %}Tools: {{ tools | tojson }}\n\n{% endif %}"
     "{% for message in messages %}"
-    "{{ message['role'] | capitalize }}: {{ message['content'] }}{% if not loop.last %}\n\n{% endif %}"
+    "{{ message['role'] | capitalize }}: {{ message['content'] }}"
+    "{% for call in message['tool_calls'] or [] %}{{ '\n' if message['content'] or not loop.first }}"
+    "{{ (call['function'] or call) | tojson }}{% endfor %}"
+    "{% if not loop.last %}\n\n{% endif %}"
     "{% endfor %}{% if eos_token is defined and eos_token %}{{ eos_token }}{% endif %}"
 )
 
 
-class TokenGroup:
-    """Responses to one prompt as the model sees them: `sequences` are token ids of prompt + response, one each.
-
-    `prefix` is how many leading tokens all of them have in common.
-    """
-
-    __slots__ = ()
-    id: str
-    sequences: tuple[list[int], ...]
-    prefix: int
-
-    @property
-    def length(self) -> int:
-        """Tokens of the longest sequence."""
-        return max(map(len, self.sequences))
-
-    @property
-    def distinct_tokens(self) -> int:
-        """Tokens of all sequences, the common prefix counted once."""
-        return sum(map(len, self.sequences)) - self.prefix * (len(self.sequences) - 1)
-
-    @property
-    def identical(self) -> bool:
-        """Nothing tells the responses apart: a tie for every model."""
-        first, *others = self.sequences
-        return bool(others) and all(ids == first for ids in others)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenPair(TokenGroup):
-    """A pair as the model sees it: token ids of prompt + chosen and of prompt + rejected."""
-
-    pair: Pair
-    chosen: list[int]
-    rejected: list[int]
-    prefix: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "prefix", common_prefix(self.chosen, self.rejected))
-
-    @property
-    def id(self) -> str:  # type: ignore[override]
-        """The pair's own."""
-        return self.pair.id
-
-    @property
-    def sequences(self) -> tuple[list[int], ...]:  # type: ignore[override]
-        """Chosen, then rejected."""
-        return self.chosen, self.rejected
-
-
-@dataclass(frozen=True, slots=True)
-class TokenItem(TokenGroup):
-    """An item of a benchmark as the model sees it."""
-
-    item: Item
-    sequences: tuple[list[int], ...]
-    prefix: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        first, *others = self.sequences
-        shared = min((common_prefix(first, ids) for ids in others), default=len(first))
-        object.__setattr__(self, "prefix", shared)
-
-    @property
-    def id(self) -> str:  # type: ignore[override]
-        """The item's own."""
-        return self.item.id
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many leading ids are the same.
-
-    >>> common_prefix([1, 2, 3], [1, 2, 4, 5])
-    2
-    """
-    shorter = min(len(a), len(b))
-    return next((i for i in range(shorter) if a[i] != b[i]), shorter)
-
-
-def render(conversations: Sequence[list[Message]], tokenizer: Any) -> list[str]:
-    """The text of each conversation as the template writes it, special tokens included.
-
-    Raises:
-        jinja2.TemplateError: the template refuses a conversation.
-    """
-    return list(tokenizer.apply_chat_template(list(conversations), tokenize=False))
-
-
-def encode(conversations: Sequence[list[Message]], tokenizer: Any, keep_doubled_bos: bool = False) -> list[list[int]]:
+def encode(
+    conversations: Sequence[list[Message]],
+    tokenizer: Any,
+    keep_doubled_bos: bool = False,
+    template_kwargs: Sequence[Mapping[str, Any]] = (),
+) -> list[list[int]]:
     """Token ids of each conversation, special tokens included, uncut.
 
-    `keep_doubled_bos` leaves the second BOS where template and tokenizer both write one, as RewardBench does.
+    `keep_doubled_bos` leaves the second BOS where template and tokenizer both write one, as RewardBench does;
+    `template_kwargs` are as for `render`.
 
     Raises:
         jinja2.TemplateError: the tokenizer's template refuses a conversation (a system turn, say).
     """
-    texts = render(conversations, tokenizer)
+    texts = render(conversations, tokenizer, template_kwargs)
     rows = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
     bos = tokenizer.bos_token_id
     if keep_doubled_bos or bos is None:
@@ -177,6 +102,7 @@ def tokenize_pairs(
     kept = [row for _, row in token_pairs(pairs, tokenizer, max_length, policy, counts, drop_identical, drop_refused)]
     logger.info("%s: %d pairs, at most %d tokens%s", name, len(kept), max_length, listed(counts))
     check_some_left(len(kept), len(pairs), name, counts)
+    warn_of_cuts(name, counts, len(pairs), max_length)
     return kept, counts
 
 
@@ -198,9 +124,11 @@ def token_pairs(
     for start in range(0, len(pairs), ENCODE_BATCH):
         batch = list(enumerate(pairs[start : start + ENCODE_BATCH], start))
         try:
+            batch = _with_every_field(batch, tokenizer, drop_refused, counts)
             ids = _encode_sides(batch, tokenizer)
         except jinja2.TemplateError:
             batch = _accepted_by_template(batch, tokenizer, drop_refused, counts)
+            batch = _with_every_field(batch, tokenizer, drop_refused, counts)
             ids = _encode_sides(batch, tokenizer)
         for (place, pair), chosen, rejected in zip(batch, ids[::2], ids[1::2], strict=True):
             if max(len(chosen), len(rejected)) > max_length:
@@ -210,23 +138,10 @@ def token_pairs(
                 counts[f"cut ({policy.name})"] += 1
             row = TokenPair(pair, cut(chosen, max_length, policy, special), cut(rejected, max_length, policy, special))
             if row.identical:
-                counts["dropped: equal token ids" if drop_identical else "ties: equal token ids"] += 1
+                counts[f"{'dropped' if drop_identical else 'ties'}: {why_equal(pair, chosen == rejected)}"] += 1
                 if drop_identical:
                     continue
             yield place, row
-
-
-def check_some_left(n_kept: int, n_pairs: int, name: str, counts: Counter[str]) -> None:
-    """Refuse to go on without any pair.
-
-    Raises:
-        UserError: `n_kept` is 0.
-    """
-    if not n_kept:
-        raise UserError(
-            f"{name}: none of {n_pairs} pairs is left after tokenising{listed(counts)}.\n"
-            "A larger max_length or another length_policy keeps more."
-        )
 
 
 def tokenize_items(
@@ -250,26 +165,38 @@ def tokenize_items(
         if max(map(len, uncut)) > max_length:
             counts[f"cut ({policy.name})"] += 1
         if row.identical:
-            counts["ties: equal token ids"] += 1
+            same_ids, same_text = (all(one == all_of[0] for one in all_of) for all_of in (uncut, item.responses))
+            why = "equal text" if same_text else "equal token ids" if same_ids else "equal after truncation"
+            counts[f"ties: {why}"] += 1
         rows.append(row)
     logger.info("%s: %d items, at most %d tokens%s", name, len(rows), max_length, listed(counts))
+    warn_of_cuts(name, counts, len(items), max_length)
     return rows, counts
 
 
 def _encode_items(items: Sequence[Item], tokenizer: Any, keep_doubled_bos: bool) -> list[list[int]]:
     """All responses of all items at once; one by one only to find which conversation the template refuses."""
     conversations = [[[*item.prompt, *response] for response in item.responses] for item in items]
+    given = [item.template_kwargs for item in items for _ in item.responses]
     try:
-        return encode([c for of_item in conversations for c in of_item], tokenizer, keep_doubled_bos)
+        _refuse_lost(items, conversations, tokenizer)
+        return encode([c for of_item in conversations for c in of_item], tokenizer, keep_doubled_bos, given)
     except jinja2.TemplateError:
         for item, of_item in zip(items, conversations, strict=True):
             try:
-                encode(of_item, tokenizer)
+                encode(of_item, tokenizer, False, [item.template_kwargs] * len(of_item))
             except jinja2.TemplateError as error:
                 raise UserError(
                     f"item {item.id!r}: the tokenizer's chat template refuses this conversation: {error}"
                 ) from error
         raise
+
+
+def _refuse_lost(items: Sequence[Item], conversations: Sequence[list[list[Message]]], tokenizer: Any) -> None:
+    for item, of_item in zip(items, conversations, strict=True):
+        lost = next((out.lost for c in of_item if (out := left_out(c, tokenizer, item.template_kwargs)).lost), None)
+        if lost:
+            raise UserError(f"item {item.id!r}: {no_place(lost)}")
 
 
 def context_length(tokenizer: Any, config: Any) -> int | None:
@@ -296,7 +223,39 @@ def _encode_sides(batch: Sequence[tuple[int, Pair]], tokenizer: Any) -> list[lis
     """Token ids of the first pair's chosen, its rejected, the second pair's chosen, ..."""
     if not batch:
         return []
-    return encode([[*pair.prompt, *side] for _, pair in batch for side in (pair.chosen, pair.rejected)], tokenizer)
+    conversations = [[*pair.prompt, *side] for _, pair in batch for side in (pair.chosen, pair.rejected)]
+    given = [pair.template_kwargs for _, pair in batch for _ in range(2)]
+    return encode(conversations, tokenizer, template_kwargs=given)
+
+
+def lost_fields(pair: Pair, tokenizer: Any) -> list[str]:
+    """Fields of a pair's messages, `tools` among them, for which the template has no place.
+
+    Raises:
+        jinja2.TemplateError: the template refuses one of the conversations.
+    """
+    sides = ([*pair.prompt, *side] for side in (pair.chosen, pair.rejected))
+    return list(dict.fromkeys(name for c in sides for name in left_out(c, tokenizer, pair.template_kwargs).lost))
+
+
+def _with_every_field(
+    batch: Sequence[tuple[int, Pair]], tokenizer: Any, drop_refused: bool, counts: Counter[str]
+) -> list[tuple[int, Pair]]:
+    """Those pairs, with their places, of which the template renders every field; the others are refused, or counted."""
+    whole, without = [], Counter[str]()
+    for place, pair in batch:
+        lost = lost_fields(pair, tokenizer)
+        if not lost:
+            whole.append((place, pair))
+        elif drop_refused:
+            rest = ", and the rest is equal text" if plain(pair.chosen) == plain(pair.rejected) else ""
+            without[f"dropped: the chat template has no place for {', '.join(lost)}{rest}"] += 1
+        else:
+            rest = "\nWithout it both sides have the same text." if plain(pair.chosen) == plain(pair.rejected) else ""
+            drop = "dataset.on_bad_row=drop leaves such pairs out and counts them."
+            raise UserError(f"pair {pair.id!r}: {no_place(lost)}{rest}\n{drop}")
+    counts.update(without)
+    return whole
 
 
 def _accepted_by_template(
@@ -306,7 +265,8 @@ def _accepted_by_template(
     accepted = []
     for place, pair in batch:
         try:
-            render([[*pair.prompt, *pair.chosen], [*pair.prompt, *pair.rejected]], tokenizer)
+            sides = [[*pair.prompt, *pair.chosen], [*pair.prompt, *pair.rejected]]
+            render(sides, tokenizer, [pair.template_kwargs] * 2)
             accepted.append((place, pair))
         except jinja2.TemplateError as error:
             if not drop_refused:
@@ -316,8 +276,3 @@ def _accepted_by_template(
                 ) from error
             counts["dropped: refused by the chat template"] += 1
     return accepted
-
-
-def listed(counts: Counter[str]) -> str:
-    """The counts as they end a log line."""
-    return "".join(f"; {rule}: {n}" for rule, n in sorted(counts.items()))

@@ -21,8 +21,9 @@ from rmbench.console import progress
 from rmbench.data import store, text
 from rmbench.data.cache import Cache, Entry, entry_name
 from rmbench.data.formats import Pair
+from rmbench.data.reasons import check_some_left, listed, warn_of_cuts
 from rmbench.data.store import ArrowRows, ArrowWriter, fingerprint
-from rmbench.data.text import TokenPair, check_some_left, listed, token_pairs
+from rmbench.data.text import TokenPair, token_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ def tokenized(
     limit = "uncut" if max_length == UNCUT else f"at most {max_length} tokens"
     logger.info("%s: %d pairs, %s%s%s", name, len(table), limit, listed(counts), where)
     check_some_left(len(table), len(pairs), name, counts)
+    warn_of_cuts(name, counts, len(pairs), max_length)
     return table, counts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from rmbench.data.formats import Pair
-from rmbench.data.messages import Message
+from rmbench.data.messages import PLAIN, Message
 from rmbench.data.store import side_texts
 from rmbench.inspection.findings import Finding, Severity, by_share, percentiles, short
 
@@ -40,7 +41,7 @@ def check_pairs(pairs: Sequence[Pair], special_tokens: Sequence[str]) -> tuple[l
         if words[0] == words[1]:
             faults["same_words"].append(f"{pair.id}: {_text(pair.chosen)!r} / {_text(pair.rejected)!r}")
         overlaps.append(jaccard(*words))
-        texts = [message["content"] for side in (pair.prompt, pair.chosen, pair.rejected) for message in side]
+        texts = [_text([message]) for side in (pair.prompt, pair.chosen, pair.rejected) for message in side]
         found = next((token for token in special_tokens for text in texts if token in text), None)
         if found is not None:
             faults["special_tokens"].append(f"{pair.id} holds {found}: {_around(found, texts)}")
@@ -79,7 +80,13 @@ def jaccard(a: Sequence[str], b: Sequence[str]) -> float:
 
 
 def _text(side: list[Message]) -> str:
-    return "\n".join(message["content"] for message in side)
+    """All that the messages say, fields beside the content included."""
+    return "\n".join(part for message in side for part in (message["content"], *_fields(message)))
+
+
+def _fields(message: Message) -> list[str]:
+    more = {name: value for name, value in message.items() if name not in PLAIN}
+    return [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in more.values()]
 
 
 def _around(token: str, texts: Sequence[str]) -> str:

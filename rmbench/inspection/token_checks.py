@@ -10,11 +10,13 @@ import jinja2
 
 from rmbench.config import LengthPolicy
 from rmbench.data.formats import Pair
-from rmbench.data.text import TokenPair, cut, encode, render
+from rmbench.data.reasons import HEAVY_CUT_SHARE, why_equal
+from rmbench.data.rendering import plain
+from rmbench.data.text import TokenPair, cut, encode, lost_fields, render
 from rmbench.data.tokens import TokenTable, depends_on_date
 from rmbench.inspection.findings import Finding, Severity, by_share, percentiles, short
 
-CUT_SHARE, UNKNOWN_SHARE = 0.2, 0.01
+UNKNOWN_SHARE = 0.01
 NEARLY_TOKENS = 2
 MARKS = ("⟦", "⟧")  # around the token at which the reward is read
 
@@ -77,7 +79,8 @@ def check_tokens(tokens: Sequence[TokenPair], reading: Reading) -> tuple[list[Fi
         if bos is not None and any(ids[:2] == [bos, bos] for ids in pair.sequences):
             faults["double_bos"].append(pair.id)
         if pair.identical:
-            faults["equal_ids"].append(f"{pair.id}: {reading.tokenizer.decode(pair.chosen)}")
+            reason = why_equal(pair.pair, True)
+            faults["equal_ids"].append(f"{pair.id} ({reason}): {reading.tokenizer.decode(pair.chosen)}")
         elif differing(pair) <= NEARLY_TOKENS:
             faults["nearly_equal"].append(f"{pair.id}: {_difference(pair, reading.tokenizer)}")
         if pair.length <= reading.max_length:
@@ -132,7 +135,7 @@ def _length_findings(
         what, severity = f"pairs are longer than {reading.max_length} tokens and dropped", by_share(n_long, n, 0.5)
         findings.append(Finding("too_long", severity, n_long, n, what, "", "a larger dataset.max_length"))
     elif n_long:
-        severity = Severity.warning if n_long >= CUT_SHARE * n else Severity.note
+        severity = Severity.warning if n_long >= HEAVY_CUT_SHARE * n else Severity.note
         what = f"pairs are longer than {reading.max_length} tokens and cut ({reading.policy.name})"
         findings.append(Finding("cut", severity, n_long, n, what, "", "a larger dataset.max_length"))
     return findings
@@ -172,24 +175,50 @@ def check_refused(
     pairs: Sequence[Pair], tokens: TokenTable, tokenizer: Any, drops_bad_rows: bool
 ) -> tuple[list[Finding], dict[str, int]]:
     """Conversations that the chat template refuses: `tokens` lacks them. With the order of their roles."""
-    refused = sorted(set(range(len(pairs))) - set(tokens.places.tolist()))
-    if not refused:
+    absent = sorted(set(range(len(pairs))) - set(tokens.places.tolist()))
+    if not absent:
         return [], {}
-    first = pairs[refused[0]]
-    roles = " ".join(message["role"] for message in (*first.prompt, *first.chosen))
+    examples: dict[str, list[str]] = {"refused_by_template": [], "fields_not_rendered": []}
+    for pair in (pairs[i] for i in absent):
+        name, example = _refusal(pair, tokenizer)
+        examples[name].append(example)
+    rules = {
+        "refused_by_template": (
+            "are refused by the chat template",
+            "write the turns in an order that the template takes",
+        ),
+        "fields_not_rendered": (
+            "have fields for which the chat template has no place",
+            "remove these fields, or write them into the content",
+        ),
+    }
+    instead = "another backbone; or" if drops_bad_rows else "dataset.on_bad_row=drop leaves them out; or"
+    findings = [
+        Finding(
+            name, by_share(len(found), len(pairs)) if drops_bad_rows else Severity.ruin, len(found), len(pairs),
+            f"pairs {rules[name][0]}" + ("" if drops_bad_rows else ", which ends the run"),
+            short(found[0]), f"{instead} {rules[name][1]}",
+        )
+        for name, found in examples.items() if found
+    ]  # fmt: skip
+    return findings, {"refused": len(absent)}
+
+
+def _refusal(pair: Pair, tokenizer: Any) -> tuple[str, str]:
+    """The finding that a pair without token ids belongs to, and why."""
     try:
-        render([[*first.prompt, *first.chosen], [*first.prompt, *first.rejected]], tokenizer)
+        lost = lost_fields(pair, tokenizer)
+        if lost:
+            same = plain(pair.chosen) == plain(pair.rejected)
+            rest = "; without that, both sides have the same text" if same else ""
+            return "fields_not_rendered", f"{pair.id}: {', '.join(lost)}{rest}"
+        given = [pair.template_kwargs] * 2
+        render([[*pair.prompt, *pair.chosen], [*pair.prompt, *pair.rejected]], tokenizer, given)
         reason = ""
     except jinja2.TemplateError as error:
         reason = str(error)
-    severity = by_share(len(refused), len(pairs)) if drops_bad_rows else Severity.ruin
-    mend = "another backbone; or" if drops_bad_rows else "dataset.on_bad_row=drop leaves them out; or"
-    what = "pairs are refused by the chat template" + ("" if drops_bad_rows else ", which ends the run")
-    finding = Finding(
-        "refused_by_template", severity, len(refused), len(pairs), what,
-        short(f"{first.id} ({roles}): {reason}"), f"{mend} write the turns in an order that the template takes",
-    )  # fmt: skip
-    return [finding], {"refused": len(refused)}
+    roles = " ".join(message["role"] for message in (*pair.prompt, *pair.chosen))
+    return "refused_by_template", f"{pair.id} ({roles}): {reason}"
 
 
 def differing(pair: TokenPair) -> int:
@@ -210,8 +239,10 @@ def _equal_after(pair: TokenPair, max_length: int, policy: LengthPolicy, special
 
 
 def _renderable(pairs: Sequence[Pair], tokenizer: Any) -> Any:
-    """Conversations that the template takes."""
+    """Conversations that the template takes, of rows that give it nothing else."""
     for pair in pairs:
+        if pair.template_kwargs:
+            continue
         conversation = [*pair.prompt, *pair.chosen]
         try:
             render([conversation], tokenizer)

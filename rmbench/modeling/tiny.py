@@ -7,7 +7,9 @@ from typing import Any
 from rmbench.data.synthetic import WORDS
 
 TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}{% endfor %}"
+    "{{ bos_token }}{% if tools %}<|system|>{{ tools | tojson }}{% endif %}"
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
+    "{% for call in message['tool_calls'] or [] %}{{ (call['function'] or call) | tojson }}{% endfor %}{% endfor %}"
     "{{ eos_token }}"
 )
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>")
