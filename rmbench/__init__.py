@@ -20,7 +20,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from rmbench.config import DistanceConfig, LossConfig, Measure, RatingScale, RegularizerConfig
     from rmbench.diagnostics.gradients import PairGradients
-    from rmbench.diagnostics.rules import Result, Rule, register_rule
+    from rmbench.diagnostics.rules import Rule, register_rule
+    from rmbench.diagnostics.sketches import Result
     from rmbench.losses import LossTerms, PairBatch, PairLoss, Pairwise, Regularizer, Weight
     from rmbench.modeling.layout import Padded, Shared, run_inputs
     from rmbench.modeling.loading import load_reward_model
@@ -32,7 +33,8 @@ _HOMES = {
     "rmbench.config": ("DistanceConfig", "LossConfig", "Measure", "RatingScale", "RegularizerConfig"),
     "rmbench.diagnostics.gradients": ("PairGradients",),
     "rmbench.losses": ("LossTerms", "PairBatch", "PairLoss", "Pairwise", "Regularizer", "Weight"),
-    "rmbench.diagnostics.rules": ("Result", "Rule", "register_rule"),
+    "rmbench.diagnostics.rules": ("Rule", "register_rule"),
+    "rmbench.diagnostics.sketches": ("Result",),
     "rmbench.modeling.layout": ("Padded", "Shared", "run_inputs"),
     "rmbench.modeling.loading": ("load_reward_model",),
     "rmbench.modeling.model": ("RewardModel",),

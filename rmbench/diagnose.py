@@ -29,7 +29,7 @@ from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.measure import MeasuringPass, Rows, as_table
 from rmbench.diagnostics.probe import SKETCH, choose_probe
 from rmbench.diagnostics.shards import write_parquet
-from rmbench.diagnostics.study import norms_by_loss, study
+from rmbench.diagnostics.study import Columns, norms_by_loss, study
 from rmbench.diagnostics.thirds import thirds
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
@@ -81,7 +81,8 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
             return measuring(some, loss, budget, "gradients")
 
     rows = measured(pairs, SKETCH if 2 < len(pairs) <= config.direction_pairs else 0)
-    columns = _columns(rows, [p.pair for p in pairs], tokenizer)
+    columns = {name: np.array(values) for name, values in rows.columns.items()}
+    columns |= likeness([p.pair for p in pairs], tokenizer)
     some = choose_probe(pairs, columns["distance"], config.direction_pairs)
     directed = rows if rows.sketches else measured(some, SKETCH) if len(some) > 2 else None
     name = _short_name(checkpoint or config.backbone.name_or_path or "tiny")
@@ -101,23 +102,24 @@ def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
         "layout": layout.name,
         "provenance": provenance | {"device": str(accelerator.device), "environment": environment()},
     }
-    table = as_table(None, {name: values.tolist() for name, values in columns.items()})
-    write_parquet(folder / "pairs.parquet", table)
-    files = study_figures.write_study(columns, margins, folder)
-    write_json(folder / "study.json", results)
     with _tracker(config, checkpoint, folder) as tracker:
-        for norm in ("all_bt", "all_normbt"):
-            values = norms_by_loss(columns)[norm]
-            tracker.pair_table(0, table.append_column(norm, pa.array(values)), f"study/{norm}", norm)
-        tracker.images(0, {f"study/{name}": file for name, file in files.items()})
+        files = _write(folder, columns, margins, tracker)
+        write_json(folder / "study.json", results)
         tracker.summary(results)
-    _show(results, folder, sorted(files))
+    _show(results, folder, files)
     return results
 
 
-def _columns(rows: Rows, pairs: Sequence[Pair], tokenizer: Any) -> dict[str, np.ndarray]:
-    """Of each pair what was measured, and how alike its responses' texts are."""
-    return {name: np.array(values) for name, values in rows.columns.items()} | likeness(pairs, tokenizer)
+def _write(folder: Path, columns: Columns, margins: dict[str, np.ndarray], tracker: Tracker) -> list[str]:
+    """Writes pairs.parquet and the figures, here and to the tracker; the figures' names."""
+    table = as_table(None, {name: values.tolist() for name, values in columns.items()})
+    write_parquet(folder / "pairs.parquet", table)
+    by_loss = norms_by_loss(columns)
+    for norm in ("all_bt", "all_normbt"):
+        tracker.pair_table(0, table.append_column(norm, pa.array(by_loss[norm])), f"study/{norm}", norm)
+    files = study_figures.write_study(columns, margins, folder)
+    tracker.images(0, {f"study/{name}": file for name, file in files.items()})
+    return sorted(files)
 
 
 def _directions(rows: Rows) -> dict[str, Any]:

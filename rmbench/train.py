@@ -199,9 +199,9 @@ def _diagnostics(run: Run, inputs: Inputs) -> tuple[PairRecorder, Probe | None]:
     candidates = [inputs.eval_pairs[i * len(inputs.eval_pairs) // n] for i in range(n)]
     scores = run.score(inputs.model, candidates, inputs.eval_layout)
     pairs = choose_probe(candidates, scores.distance, asked.probe_pairs)
-    exact = exact or inputs.loss.needs_gradient_norm
+    exact = exact or inputs.loss.needs_margin_gradient_norm
     layout = inputs.layout if inputs.loss.needs_likelihood else inputs.eval_layout
-    return recorder, Probe(run.folder, pairs, layout, inputs.model, exact, run.device)
+    return recorder, Probe(run.folder, pairs, layout, inputs.model, exact)
 
 
 def _write_diagnostics(run: Run, recorder: PairRecorder, probe: Probe | None, step: int) -> None:

@@ -20,7 +20,8 @@ from transformers import (
 from helpers.gradients import assert_equal, by_loop, distinct_pairs, total
 from helpers.layouts import GROUPED, SMALL, pairs_of_all_kinds, reward_model
 from rmbench.config import LoraConfig
-from rmbench.diagnostics.gradients import PairGradients, block_of
+from rmbench.diagnostics.gradients import PairGradients
+from rmbench.diagnostics.norms import block_of
 from rmbench.diagnostics.rules import outer_square
 from rmbench.modeling.layout import Padded, Shared, run_inputs
 from rmbench.modeling.lora import add_adapters

@@ -105,6 +105,11 @@ def test_exact_weights_make_the_probes_gradients_alike(train_config, tmp_path):
     alike = table["weight"] * table["margin_gradient_norm"]
     np.testing.assert_allclose(alike, table["margin_gradient_norm"].mean(), rtol=1e-4)
     assert (table["gradient_norm"] > 0).all()
+    recorded = columns(tmp_path / "run" / "diagnostics" / "pairs.parquet")  # the step measured them for its weights
+    np.testing.assert_allclose(
+        recorded["gradient_norm"], recorded["loss_slope"] * recorded["margin_gradient_norm"], rtol=1e-4
+    )
+    assert list(recorded) == list(table)
 
 
 @pytest.mark.slow

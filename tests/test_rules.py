@@ -18,7 +18,7 @@ from transformers import (
 
 from helpers.gradients import assert_equal, by_loop, distinct_pairs, total
 from helpers.layouts import GROUPED, SMALL, reward_model
-from rmbench import register_rule
+from rmbench import Result, register_rule
 from rmbench.diagnostics import rules
 from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.rules import ScaleRule
@@ -87,7 +87,7 @@ class DoubledRule(rules.Rule):
         (inputs, gradient), *_ = uses
         each = self.factor * self.module.inner(inputs) * gradient
         found = [part.sum(dim=0) for part in pieces.split(each)]
-        return [rules.Result(v.square().sum(), v if self.sketch_size else None) for v in found]
+        return [Result(v.square().sum(), v if self.sketch_size else None) for v in found]
 
 
 class WrongRule(DoubledRule):

@@ -65,7 +65,7 @@ def test_weights_and_derivatives_equal_their_formulas(
     )
     loss = PairLoss(LossConfig(weighting="exact" if by == "exact" else "distance", distance=distance))
     loss.mu = mu
-    terms = loss(PairBatch(out, gradient_norm=norm if by == "exact" else None))
+    terms = loss(PairBatch(out, margin_gradient_norm=norm if by == "exact" else None))
 
     sides = (out.embeddings_chosen.numpy(), out.embeddings_rejected.numpy())
     sizes = norm.numpy() if by == "exact" else sizes_by_numpy(*sides, measure, 0.3)
@@ -95,7 +95,7 @@ def test_extreme_margins_and_sizes_give_finite_weighted_losses(by, dtype):
         LossConfig(weighting="exact" if by == "exact" else "distance", distance=DistanceConfig(measure=measure))
     )
     loss.update(3.0)
-    terms = loss(PairBatch(PairOutput(r_w, r_l, h_w, h_l), gradient_norm=sizes))
+    terms = loss(PairBatch(PairOutput(r_w, r_l, h_w, h_l), margin_gradient_norm=sizes))
     terms.loss.sum().backward()
     for values in (terms.loss, terms.weight, terms.denominator, terms.slope_chosen, r_w.grad, r_l.grad):
         assert torch.isfinite(values).all()

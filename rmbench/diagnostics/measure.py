@@ -21,7 +21,8 @@ from torch import Tensor
 
 from rmbench.console import progress
 from rmbench.data.text import TokenPair
-from rmbench.diagnostics.gradients import GradientNorms, PairGradients
+from rmbench.diagnostics.gradients import PairGradients
+from rmbench.diagnostics.norms import GradientNorms
 from rmbench.losses import LossTerms, PairBatch, PairLoss, Statistics, rating_margins
 from rmbench.modeling.layout import BatchInputs, Layout, run_inputs, token_batches
 from rmbench.modeling.memory import halved, out_of_memory
@@ -67,7 +68,7 @@ class Measured:
     output: PairOutput
     terms: LossTerms
     of_loss: GradientNorms | None = None
-    of_margin: GradientNorms | None = None
+    margin_gradient_norm: Tensor | None = None  # `(pairs,)`
 
     def columns(self, pairs: Sequence[TokenPair], head: bool = True) -> dict[str, list[Any]]:
         """Each pair's numbers, under the names of `SCHEMA`; `head`: with the head's gradient norm."""
@@ -84,8 +85,8 @@ class Measured:
             numbers["head_gradient_norm"] = head_gradient_norm(self.output, terms)
         if self.of_loss is not None:
             numbers["gradient_norm"] = self.of_loss.norms
-        if self.of_margin is not None:
-            numbers["margin_gradient_norm"] = self.of_margin.norms
+        if self.margin_gradient_norm is not None:
+            numbers["margin_gradient_norm"] = self.margin_gradient_norm
         return {
             "pair_id": [p.pair.id for p in pairs],
             "source": [p.pair.source for p in pairs],
@@ -152,6 +153,7 @@ class MeasuringPass:
         self, model: RewardModel, layout: Layout, device: torch.device, gradients: PairGradients | None
     ) -> None:
         self.model, self.layout, self.device, self.gradients = model, layout, device, gradients
+        self._limit: int | None = None  # tokens of a forward pass, once memory has run out
 
     def __call__(self, pairs: Sequence[TokenPair], loss: PairLoss, budget_tokens: int, label: str = "") -> Rows:
         """All processes' pairs, in the order of `pairs`; they are their own global batch where a loss reads one.
@@ -183,6 +185,7 @@ class MeasuringPass:
         self, pairs: list[TokenPair], budget_tokens: int, work: Callable[[list[TokenPair]], Result]
     ) -> Iterator[tuple[list[int], Result]]:
         """What `work` makes of every part of the pairs, after the indices of its pairs."""
+        budget_tokens = min(budget_tokens, self._limit or budget_tokens)
         left = token_batches(pairs, self.layout, budget_tokens)
         while left:
             part = [pairs[i] for i in left[0]]
@@ -196,7 +199,7 @@ class MeasuringPass:
                 yield left.pop(0), done
                 continue
             cost = sum(map(self.layout.cost, part))
-            budget_tokens = halved(budget_tokens, cost, len(part), "A smaller max_length needs less.")
+            self._limit = budget_tokens = halved(budget_tokens, cost, len(part), "A smaller max_length needs less.")
             rest = [i for batch in left for i in batch]
             again = token_batches([pairs[i] for i in rest], self.layout, budget_tokens)
             left = [[rest[i] for i in batch] for batch in again]
@@ -211,12 +214,12 @@ class MeasuringPass:
     def _seen(self, part: list[TokenPair], loss: PairLoss) -> PairBatch:
         """What the loss's statistics are made of."""
         inputs = self._inputs(part)
-        if not loss.needs_gradient_norm or self.gradients is None:
+        if not loss.needs_margin_gradient_norm or self.gradients is None:
             with torch.no_grad():
                 return self._forward(part, inputs)
         with self.gradients.watch(inputs):
             batch = self._forward(part, inputs)
-            return replace(batch, gradient_norm=self.gradients.collect(batch.output.margin).norms).detached()
+            return replace(batch, margin_gradient_norm=self.gradients.collect(batch.output.margin).norms).detached()
 
     def _of(
         self, part: list[TokenPair], loss: PairLoss, statistics: Statistics | None
@@ -230,11 +233,11 @@ class MeasuringPass:
         with self.gradients.watch(inputs):
             batch = self._forward(part, inputs)
             of_margin = self.gradients.collect(batch.output.margin)
-            terms = loss(replace(batch, gradient_norm=of_margin.norms), statistics)
+            terms = loss(replace(batch, margin_gradient_norm=of_margin.norms), statistics)
             of_margin_alone = not loss.model_terms and torch.equal(terms.slope_chosen, -terms.slope_rejected)
             # grad loss_i = slope_i grad(r_w - r_l): no backward pass of its own
             of_loss = of_margin.times(terms.slope_chosen) if of_margin_alone else self.gradients.collect(terms.loss)
-            return Measured(batch.output, terms, of_loss, of_margin).columns(part), of_loss
+            return Measured(batch.output, terms, of_loss, of_margin.norms).columns(part), of_loss
 
     def _inputs(self, part: list[TokenPair]) -> BatchInputs:
         return self.layout.inputs(part).to(self.device)

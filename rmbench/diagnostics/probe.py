@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 from accelerate import PartialState
 
 from rmbench.data.text import TokenPair
@@ -51,7 +50,6 @@ class Probe:
         layout: how they become rows.
         model: the model that is trained, without what Accelerate put around it.
         exact: measure norms and directions over all trained parameters.
-        device: where the model is.
     """
 
     def __init__(
@@ -61,10 +59,9 @@ class Probe:
         layout: Layout,
         model: RewardModel,
         exact: bool,
-        device: torch.device,
     ) -> None:
         gradients = PairGradients(model, sketch=SKETCH) if exact else None
-        self.pairs, self.measuring = list(pairs), MeasuringPass(model, layout, device, gradients)
+        self.pairs, self.measuring = list(pairs), MeasuringPass(model, layout, model.head.weight.device, gradients)
         self.parts = Parts(folder / "diagnostics", "probe", SCHEMA)
 
     def measure(self, step: int, loss: PairLoss, budget_tokens: int) -> dict[str, float]:

@@ -7,10 +7,8 @@ taken directly, 2 T p d operations, or through the Gram matrices, ||.||^2 = sum_
 
 from __future__ import annotations
 
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
+from rmbench.diagnostics.sketches import Result, combined, count_sketch, flat, to_float64
 from rmbench.modeling.layout import BatchInputs
 
 # Below this share of sum_t |g_t|^2 |a_t|^2 a Gram sum has cancelled so far that float32 leaves too few digits.
@@ -65,14 +64,6 @@ class Pieces:
         return None
 
 
-@dataclass(frozen=True)
-class Result:
-    """Of one layer: squared norms `(pairs,)` and, where asked for, sketches of the gradients `(pairs, size)`."""
-
-    square: Tensor
-    sketch: Tensor | None
-
-
 class Rule(ABC):
     """One layer's way from its uses in a backward pass to each pair's gradient."""
 
@@ -101,8 +92,8 @@ class LinearRule(Rule):
 
     def pair_gradients(self, uses: list[Use], pieces: Pieces) -> list[Result]:
         """Over the tokens of all uses."""
-        inputs = [_joined(parts) for parts in zip(*(pieces.split(_to_float64(a)) for a, _ in uses), strict=True)]
-        gradients = [_joined(parts) for parts in zip(*(pieces.split(_to_float64(g)) for _, g in uses), strict=True)]
+        inputs = [_joined(parts) for parts in zip(*(pieces.split(to_float64(a)) for a, _ in uses), strict=True)]
+        gradients = [_joined(parts) for parts in zip(*(pieces.split(to_float64(g)) for _, g in uses), strict=True)]
         return [self._of(a, g) for a, g in zip(inputs, gradients, strict=True)]
 
     def _of(self, a: Tensor, g: Tensor) -> Result:
@@ -110,12 +101,12 @@ class LinearRule(Rule):
         if "weight" in self.trained:
             square = outer_square(a, g)
             if self.sketch_size:
-                sketches.append(_sketch(g.T @ a, self.name, self.sketch_size))
+                sketches.append(count_sketch(g.T @ a, self.name, self.sketch_size))
         if "bias" in self.trained:
             bias = g.sum(dim=0)
             square = square + bias.square().sum()
             sketches.append(bias)
-        return Result(square, _flat(sketches, self.sketch_size))
+        return Result(square, flat(sketches, self.sketch_size))
 
 
 class EmbeddingRule(Rule):
@@ -136,7 +127,7 @@ class EmbeddingRule(Rule):
     def pair_gradients(self, uses: list[Use], pieces: Pieces) -> list[Result]:
         """Over the ids of all uses."""
         ids = [_joined(parts) for parts in zip(*(pieces.split(i[..., None]) for i, _ in uses), strict=True)]
-        gradients = [_joined(parts) for parts in zip(*(pieces.split(_to_float64(g)) for _, g in uses), strict=True)]
+        gradients = [_joined(parts) for parts in zip(*(pieces.split(to_float64(g)) for _, g in uses), strict=True)]
         return [self._of(i[:, 0], g * self.scale) for i, g in zip(ids, gradients, strict=True)]
 
     def _of(self, ids: Tensor, g: Tensor) -> Result:
@@ -146,8 +137,8 @@ class EmbeddingRule(Rule):
         rows = g.new_zeros(len(distinct), g.shape[1]).index_add_(0, place, g)
         sketches = []
         if self.sketch_size:
-            sketches.append(_sketch(rows, self.name, self.sketch_size, distinct, self.module.num_embeddings))
-        return Result(rows.square().sum(), _flat(sketches, self.sketch_size))
+            sketches.append(count_sketch(rows, self.name, self.sketch_size, distinct, self.module.num_embeddings))
+        return Result(rows.square().sum(), flat(sketches, self.sketch_size))
 
 
 class ScaleRule(Rule):
@@ -169,19 +160,19 @@ class ScaleRule(Rule):
         """Sums over the tokens of all uses."""
         vectors: dict[str, list[Tensor]] = {}
         for a, g in uses:
-            g = _to_float64(g)
+            g = to_float64(g)
             if "weight" in self.trained:
                 vectors.setdefault("weight", []).append(_sums(self._normalised_times(a, g), pieces))
             if "bias" in self.trained:
                 vectors.setdefault("bias", []).append(_sums(g, pieces))
         whole = torch.cat([torch.stack(parts).sum(dim=0) for parts in vectors.values()], dim=1)
-        return [Result(v.square().sum(), _flat([v], self.sketch_size)) for v in whole]
+        return [Result(v.square().sum(), flat([v], self.sketch_size)) for v in whole]
 
     def _normalised_times(self, a: Tensor, g: Tensor) -> Tensor:
         """x^ g, which for a root mean square takes the length of each token's input and no more."""
         if self.epsilon is None:
-            return _to_float64(_with_weight(self.module, a, self.unit)) * g
-        a = _to_float64(a)
+            return to_float64(_with_weight(self.module, a, self.unit)) * g
+        a = to_float64(a)
         mean_square = torch.linalg.vector_norm(a, dim=-1, keepdim=True).square() / a.shape[-1]
         return (a * g).mul_((mean_square + self.epsilon).rsqrt())
 
@@ -235,70 +226,12 @@ def outer_square(a: Tensor, g: Tensor) -> Tensor:
     return torch.dot(gradient, gradient)
 
 
-def sketched(name: str, gradients: Sequence[Tensor], size: int) -> Result:
-    """The same of gradients that are at hand as they are."""
-    wide = [_to_float64(g) for g in gradients]
-    square = torch.stack([g.square().sum() for g in wide]).sum()
-    sketches = []
-    for i, g in enumerate(wide if size else []):
-        if g.dim() > 1:
-            g = _sketch(g.flatten(1), f"{name}{i}", size)
-        sketches.append(g.flatten())
-    return Result(square, _flat(sketches, size))
-
-
-def combined(results: Sequence[Result]) -> Result:
-    """Pair by pair -> `(pairs,)` and `(pairs, size)`."""
-    sketches = [r.sketch for r in results if r.sketch is not None]
-    return Result(torch.stack([r.square for r in results]), torch.stack(sketches) if sketches else None)
-
-
 def _sums(x: Tensor, pieces: Pieces) -> Tensor:
     return torch.stack([part.sum(dim=0) for part in pieces.split(x)])
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def _to_float64(x: Tensor) -> Tensor:
-    return x if x.dtype is torch.float64 else x.float()
-
-
-def _flat(parts: Sequence[Tensor], size: int) -> Tensor | None:
-    return torch.cat([part.flatten() for part in parts]) if size and parts else None
-
-
-def _sketch(rows: Tensor, key: str, size: int, places: Tensor | None = None, height: int | None = None) -> Tensor:
-    """A matrix as at most `size` numbers, with the same inner products on average: a count sketch.
-
-    Entry (i, j) of a matrix w wide goes, with the sign s_i t_j, to number (i w + j) mod `size`. With a prime `size` no
-    row and no column of the matrix lies on a few numbers only. An inner product of two unit matrices is off by about
-    1 / sqrt(size). `places`: which rows of a matrix of that `height` are given, the others being 0.
-    """
-    height = len(rows) if height is None else height
-    width = rows.shape[1]
-    at = torch.arange(len(rows), device=rows.device) if places is None else places
-    whole = height * width
-    if whole > size:
-        rows = rows * _signs(height, key + "<", rows)[at, None] * _signs(width, key + ">", rows)
-    if places is None:
-        padded = torch.nn.functional.pad(rows.flatten(), (0, -whole % min(size, whole)))
-        return padded.view(-1, min(size, whole)).sum(dim=0)
-    number = (at[:, None] * width + torch.arange(width, device=rows.device)) % size
-    return rows.new_zeros(min(size, whole)).index_add_(0, number.flatten(), rows.flatten())
-
-
-_known_signs: dict[tuple[object, ...], Tensor] = {}
-
-
-def _signs(n: int, key: str, like: Tensor) -> Tensor:
-    """`(n,)` of 1 and -1, the same whenever they are asked for."""
-    known = (n, key, like.dtype, like.device)
-    if known not in _known_signs:
-        generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-        _known_signs[known] = (torch.randint(0, 2, (n,), generator=generator) * 2 - 1).to(like)
-    return _known_signs[known]
 
 
 @torch.no_grad()

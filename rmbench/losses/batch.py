@@ -24,7 +24,7 @@ class PairBatch:
 
     output: PairOutput
     rating_margin: Tensor | None = None
-    gradient_norm: Tensor | None = None  # ||grad(r_w - r_l)|| over all trained parameters
+    margin_gradient_norm: Tensor | None = None  # ||grad(r_w - r_l)|| over all trained parameters
 
     def detached(self) -> PairBatch:
         """The same without the graph that made it."""
@@ -48,7 +48,7 @@ class PairBatch:
         names = [name for name, values in outputs[0].items() if values is not None]
         output = PairOutput(**{name: torch.cat([o[name] for o in outputs]) for name in names})
         ratings = [part.rating_margin for part in parts if part.rating_margin is not None]
-        norms = [part.gradient_norm for part in parts if part.gradient_norm is not None]
+        norms = [part.margin_gradient_norm for part in parts if part.margin_gradient_norm is not None]
         return PairBatch(output, torch.cat(ratings) if ratings else None, torch.cat(norms) if norms else None)
 
 

@@ -133,7 +133,7 @@ def _needs(parts: Parts) -> tuple[str, ...]:
     means = [r for _, r in parts.regularizers.values() if r.part is not None]
     needs = {
         "a rating margin for every training pair": parts.pairwise.needs_rating,
-        "the norm of each pair's whole gradient, measured in every step": weight and weight.needs_gradient_norm,
+        "the norm of each pair's whole gradient, measured in every step": weight and weight.needs_margin_gradient_norm,
         "the whole global batch before its first pair": means or (weight and weight.needs_global_batch),
         **{term.needs: True for _, term in parts.model_terms.values()},
     }

@@ -59,9 +59,9 @@ class PairLoss:
         return self.pairwise.needs_rating
 
     @property
-    def needs_gradient_norm(self) -> bool:
+    def needs_margin_gradient_norm(self) -> bool:
         """Its weights divide by the norm of each pair's whole gradient."""
-        return self.weight is not None and self.weight.needs_gradient_norm
+        return self.weight is not None and self.weight.needs_margin_gradient_norm
 
     @property
     def needs_likelihood(self) -> bool:

@@ -194,4 +194,4 @@ def _tried_batch(seed: int, dtype: torch.dtype) -> PairBatch:
 
 def _pair(batch: PairBatch, i: int) -> PairBatch:
     one = {name: values[i : i + 1] for name, values in vars(batch.output).items() if values is not None}
-    return replace(batch, output=PairOutput(**one), rating_margin=torch.ones(1), gradient_norm=torch.ones(1))
+    return replace(batch, output=PairOutput(**one), rating_margin=torch.ones(1), margin_gradient_norm=torch.ones(1))

@@ -34,7 +34,7 @@ class Weight:
     source: ClassVar[str] = PAPER
     quantity: ClassVar[str] = "distance"  # what the denominator is, on an axis
     knobs: ClassVar[tuple[str, ...]] = ()  # keys below `loss.` that it reads beside FRAME
-    needs_gradient_norm: ClassVar[bool] = False  # it reads PairBatch.gradient_norm
+    needs_margin_gradient_norm: ClassVar[bool] = False  # it reads PairBatch.margin_gradient_norm
     needs_global_batch: ClassVar[bool] = False  # it has `statistics`
     running: ClassVar[tuple[str, ...]] = ()  # those statistics of which a running mean is kept
 
@@ -126,13 +126,13 @@ class Exact(Weight):
     """The norm of the pair's whole gradient, of which the distance is the head's share."""
 
     title, formula, quantity = "the norm of each pair's whole gradient", "‖∇(r_w - r_l)‖", "gradient norm"
-    needs_gradient_norm = True
+    needs_margin_gradient_norm = True
 
     def denominator(self, batch: PairBatch, seen: dict[str, Tensor]) -> Tensor:
         """||grad(r_w - r_l)||, as it was measured."""
-        if batch.gradient_norm is None:
-            raise UserError("loss.weighting=exact needs PairBatch.gradient_norm, which PairGradients measures.")
-        return batch.gradient_norm.detach().to(batch.output.margin.dtype)
+        if batch.margin_gradient_norm is None:
+            raise UserError("loss.weighting=exact needs PairBatch.margin_gradient_norm, which PairGradients measures.")
+        return batch.margin_gradient_norm.detach().to(batch.output.margin.dtype)
 
 
 WEIGHTS: dict[str, type[Weight]] = {

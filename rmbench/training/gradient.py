@@ -72,7 +72,7 @@ class StepGradient:
                         backward()
                 sums += step_sums(terms, part.rows, self.sum_dtype)
                 if recording:
-                    self.recorder.add(part.pairs, Measured(batch.output, terms, measured))
+                    self.recorder.add(part.pairs, Measured(batch.output, terms, measured, batch.margin_gradient_norm))
         except RuntimeError as error:
             # With several processes the others would wait in a reduction that this one has left.
             if self.accelerator.num_processes > 1 or not out_of_memory(error):

@@ -183,7 +183,7 @@ def _refuse_combinations(config: TrainConfig, loss: PairLoss, model: RewardModel
         raise UserError("loss.regularizer.kl is a term of InfoRM's stochastic code: it needs backbone.head=bottleneck.")
     measured = {
         "diagnostics.gradient=exact": config.diagnostics.gradient is Gradient.exact,
-        f"loss.weighting={config.loss.weighting}": loss.needs_gradient_norm,
+        f"loss.weighting={config.loss.weighting}": loss.needs_margin_gradient_norm,
     }
     for choice, looks_inside in measured.items():
         if config.gpu.compile and looks_inside:
@@ -195,7 +195,7 @@ def _refuse_combinations(config: TrainConfig, loss: PairLoss, model: RewardModel
 def _refuse_likelihood_with(config: TrainConfig, loss: PairLoss) -> None:
     """What does not go with GRM's losses."""
     exact = config.diagnostics.gradient is Gradient.exact or (
-        loss.needs_gradient_norm and config.diagnostics.probe_pairs
+        loss.needs_margin_gradient_norm and config.diagnostics.probe_pairs
     )
     remedies = {
         "backbone.freeze=true": config.backbone.freeze and "they teach the backbone, which would not learn",

@@ -72,7 +72,7 @@ class Trainer:
         self.run, self.inputs, self.config, self.accelerator, self.loss = run, inputs, config, accelerator, loss
         self.folder, self.layout, self.recorder, self.probe = run.folder, inputs.layout, recorder, probe
         self.benchmark = benchmark
-        margin_gradients = (recorder.gradients or PairGradients(model)) if loss.needs_gradient_norm else None
+        margin_gradients = (recorder.gradients or PairGradients(model)) if loss.needs_margin_gradient_norm else None
         if config.gradient_checkpointing:
             recompute_activations(model)
         optimizer = new_optimizer(model, config)
