@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from helpers.runs import with_training
+from helpers.runs import read_history, with_training
 from rmbench import runs
 from rmbench.commands import launch
 from rmbench.files import read_json, read_jsonl, write_json
@@ -109,7 +109,7 @@ def test_a_checkpoint_of_a_former_version_resumes(tmp_path):
     assert "own" not in OmegaConf.load(STORED / "config.yaml").loss.regularizer
     launch.run("train", [*STORED_WORDS, f"run_dir={tmp_path / 'run'}", "training.resume=true"])
     assert read_json(tmp_path / "run" / "metrics.json")["steps"] == 6
-    expected, found = read_jsonl(STORED / "expected.jsonl"), read_jsonl(tmp_path / "run" / "history.jsonl")
+    expected, found = read_jsonl(STORED / "expected.jsonl"), read_history(tmp_path / "run")
     assert [row["step"] for row in found] == [row["step"] for row in expected] == [5, 6]
     for ours, theirs in zip(found, expected, strict=True):
         ours["close_pairs"] = ours.pop("degenerate_pairs")

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.runs import recorded_pairs
 from rmbench.config import BackboneConfig
 from rmbench.modeling.loading import new_reward_model
 from rmbench.reporting.collect import Run, group_runs
@@ -106,7 +106,7 @@ def began_with(run):
 def order_of_pairs(run):
     """The ids of each step's pairs."""
     steps = {}
-    for row in pq.read_table(run / "diagnostics" / "pairs.parquet").to_pylist():
+    for row in recorded_pairs(run / "diagnostics").to_pylist():
         steps.setdefault(row["step"], set()).add(row["pair_id"])
     return steps
 
