@@ -12,15 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.processes import rmbench
 from helpers.runs import recorded_pairs
 from rmbench.commands import interrupts, jobs
 
 SMALL = ["training.batch_size=8", "dataset.train_size=64", "dataset.eval_size=32", "tracking=none"]
 PROGRAM = [sys.executable, "-m", "rmbench"]
-
-
-def rmbench(*words, cwd):
-    return subprocess.run([*PROGRAM, *words], cwd=cwd, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("reader", ["| head -1", ">&-"])

@@ -1,10 +1,9 @@
 """The README's commands do what it says."""
 
 import re
-import subprocess
-import sys
 
 from helpers.paths import CHECKOUT, needs_checkout
+from helpers.processes import rmbench
 
 pytestmark = needs_checkout
 
@@ -27,8 +26,7 @@ def test_the_three_uses_run_one_after_another(tmp_path):
     uses = commands("rmbench")
     assert [words[1] for words in uses] == ["train", "eval", "sweep"]
     for words in uses:
-        call = [sys.executable, "-m", "rmbench", *words[1:], *SHORT[words[1]]]
-        done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+        done = rmbench(*words[1:], *SHORT[words[1]], cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.rglob("metrics.json"))) == 7
     assert len(list(tmp_path.rglob("results.json"))) == 1 + 6

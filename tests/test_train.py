@@ -38,6 +38,7 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_leaves_what_it_promises(train_config, tmp_path):
     config = train_config("distance", eval_steps=4, logging_steps=4)
     metrics = train(config, tmp_path / "run")
