@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,35 +10,30 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from helpers.runs import with_training
+from helpers import processes
+from helpers.runs import read_history, with_training
 from rmbench import runs
 from rmbench.commands import launch
+from rmbench.config import TrainConfig
 from rmbench.files import read_json, read_jsonl, write_json
 from rmbench.train import train
 from rmbench.training import checkpoints
 
-# Dies by SIGKILL just before the N-th call of a function, as a power cut would have it.
-DYING = """
-import os, signal, sys
-from pathlib import Path
-from omegaconf import OmegaConf
-import rmbench.training.checkpoints, rmbench.train, torch
-from rmbench.config import TrainConfig
 
-where = {"checkpoints": rmbench.training.checkpoints, "os": os, "torch": torch}[sys.argv[3]]
-name, left = sys.argv[4], [int(sys.argv[5])]
-function = getattr(where, name)
+def train_and_die(config_file, folder, module, name, call):
+    """A run that dies by SIGKILL just before the N-th call of a function on checkpoints, as in a power cut."""
+    where, left = {"checkpoints": checkpoints, "os": os, "torch": torch}[module], [call]
+    function = getattr(where, name)
 
-def dying(*args, **kwargs):
-    left[0] -= "checkpoints" in str(args)
-    if not left[0]:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return function(*args, **kwargs)
+    def dying(*args, **kwargs):
+        left[0] -= "checkpoints" in str(args)
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
 
-setattr(where, name, dying)
-config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(sys.argv[1])))
-rmbench.train.train(config, Path(sys.argv[2]))
-"""
+    setattr(where, name, dying)
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(config_file)))
+    train(config, folder)
 
 
 def weights(folder: Path):
@@ -68,8 +61,7 @@ def test_a_kill_while_saving_loses_the_steps_since_the_checkpoint_before(
         train(config, whole)
     file = tmp_path / "config.yaml"
     file.write_text(OmegaConf.to_yaml(runs.as_omegaconf(config)))
-    words = [sys.executable, "-c", DYING, str(file), str(tmp_path / "run"), module, function, str(call)]
-    died = subprocess.run(words, capture_output=True, text=True)
+    died = processes.call(train_and_die, file, tmp_path / "run", module, function, call, cwd=tmp_path)
     assert died.returncode == -signal.SIGKILL, died.stderr
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert "step-2" in kept
@@ -109,7 +101,7 @@ def test_a_checkpoint_of_a_former_version_resumes(tmp_path):
     assert "own" not in OmegaConf.load(STORED / "config.yaml").loss.regularizer
     launch.run("train", [*STORED_WORDS, f"run_dir={tmp_path / 'run'}", "training.resume=true"])
     assert read_json(tmp_path / "run" / "metrics.json")["steps"] == 6
-    expected, found = read_jsonl(STORED / "expected.jsonl"), read_jsonl(tmp_path / "run" / "history.jsonl")
+    expected, found = read_jsonl(STORED / "expected.jsonl"), read_history(tmp_path / "run")
     assert [row["step"] for row in found] == [row["step"] for row in expected] == [5, 6]
     for ours, theirs in zip(found, expected, strict=True):
         ours["close_pairs"] = ours.pop("degenerate_pairs")

@@ -8,19 +8,16 @@ import subprocess
 import sys
 import time
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.processes import rmbench
+from helpers.runs import recorded_pairs
 from rmbench.commands import interrupts, jobs
 
 SMALL = ["training.batch_size=8", "dataset.train_size=64", "dataset.eval_size=32", "tracking=none"]
 PROGRAM = [sys.executable, "-m", "rmbench"]
-
-
-def rmbench(*words, cwd):
-    return subprocess.run([*PROGRAM, *words], cwd=cwd, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("reader", ["| head -1", ">&-"])
@@ -144,7 +141,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert two["mu"] == pytest.approx(one["mu"], rel=1e-5)
     assert two["eval"]["loss"] == pytest.approx(one["eval"]["loss"], rel=1e-4)
-    tables = [pq.read_table(tmp_path / name / "diagnostics" / "pairs.parquet").to_pandas() for name in ("one", "two")]
+    tables = [recorded_pairs(tmp_path / name / "diagnostics").to_pandas() for name in ("one", "two")]
     first = [table[table["step"] == 1].sort_values("pair_id").reset_index() for table in tables]
     assert first[0]["pair_id"].tolist() == first[1]["pair_id"].tolist()
     assert first[1]["loss"].tolist() == pytest.approx(first[0]["loss"].tolist(), rel=1e-5)

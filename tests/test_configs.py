@@ -11,6 +11,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from helpers.processes import rmbench
 from rmbench.commands import launch
 from rmbench.commands.compose import combinations, composed, without_hydra
 from rmbench.config import SCHEMAS
@@ -171,12 +172,7 @@ def test_several_values_for_eval_need_the_flag():
 
 
 def test_a_mistake_is_one_message_and_exit_2_and_leaves_nothing(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "rmbench", "train", "dataset=local", "dataset.path=missing.jsonl"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    done = rmbench("train", "dataset=local", "dataset.path=missing.jsonl", cwd=tmp_path)
     assert done.returncode == 2
     assert "missing.jsonl: no such file" in done.stderr
     assert "Traceback" not in done.stderr

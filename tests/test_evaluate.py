@@ -26,7 +26,7 @@ from transformers import (
 
 from helpers.data import write_jsonl
 from helpers.models import WORDS, make_checkpoint
-from helpers.runs import eval_config
+from helpers.runs import eval_config, read_history
 from rmbench import runs
 from rmbench.benchmarks.run import forget_other_scores
 from rmbench.benchmarks.scores import ScoreLog
@@ -302,7 +302,7 @@ def test_a_benchmark_is_scored_during_training(train_config, tmp_path):
     config.benchmark = BenchmarkConfig(name="pairs", path=str(pair_file(tmp_path)))
     config.training.eval_benchmark_every = 4
     metrics = train(config, tmp_path / "run")
-    rows = [row for row in read_jsonl(tmp_path / "run" / "history.jsonl") if "benchmark/score" in row]
+    rows = [row for row in read_history(tmp_path / "run") if "benchmark/score" in row]
     assert [row["step"] for row in rows] == [4, 8]
     assert rows[-1]["benchmark/score"] == metrics["benchmark"]["score"]  # the last step's model is the exported one
     assert rows[-1]["benchmark/pairs.jsonl"] == metrics["benchmark"]["sections"]["pairs.jsonl"]

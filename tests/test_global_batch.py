@@ -6,15 +6,14 @@ import os
 import subprocess
 import sys
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from helpers import float64_training
 from helpers.float64_training import LOSSES, assert_same, trained_in_float64
+from helpers.runs import read_history, recorded_pairs
 from rmbench.data.dataset import load_dataset
 from rmbench.data.text import tokenize_pairs
-from rmbench.files import read_jsonl
 from rmbench.modeling.layout import Padded, Shared, run_inputs
 from rmbench.modeling.loading import new_reward_model
 from rmbench.train import train
@@ -32,7 +31,7 @@ def test_exact_weights_are_mu_over_the_norm_of_each_pairs_whole_gradient(tmp_pat
     config = dataclasses.replace(train_config(max_steps=1, micro_batch_size=3), loss=LOSSES["exact"])
     diagnostics = dataclasses.replace(config.diagnostics, every=1, probe_pairs=0)
     train(dataclasses.replace(config, diagnostics=diagnostics), tmp_path / "run")
-    rows = pq.read_table(tmp_path / "run" / "diagnostics" / "pairs.parquet").to_pylist()
+    rows = recorded_pairs(tmp_path / "run" / "diagnostics").to_pylist()
     model, tokenizer = new_reward_model(config.backbone, "sdpa", seed=0)
     pairs, _ = tokenize_pairs(load_dataset(config.dataset).train, tokenizer, 512)
     of_id = {pair.pair.id: pair for pair in pairs}
@@ -62,5 +61,5 @@ def test_two_processes_learn_what_one_does_under_every_loss(tmp_path):
         expected = trained_in_float64(config, Shared, tmp_path / name / "one")
         for rank in range(2):
             assert_same(torch.load(tmp_path / name / f"rank-{rank}.pt"), expected)
-        history = read_jsonl(tmp_path / name / "two" / "history.jsonl")
-        assert history[-1]["loss"] == pytest.approx(read_jsonl(tmp_path / name / "one" / "history.jsonl")[-1]["loss"])
+        history = read_history(tmp_path / name / "two")
+        assert history[-1]["loss"] == pytest.approx(read_history(tmp_path / name / "one")[-1]["loss"])

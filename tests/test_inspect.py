@@ -3,8 +3,6 @@
 import json
 import logging
 import re
-import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
 
@@ -12,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.data import SHARED, bot, needs_shared, system, user, write_jsonl
+from helpers.processes import rmbench
 from rmbench.config import BackboneConfig, BenchmarkConfig, DatasetConfig, InspectConfig, LengthPolicy, OnBadRow, OnTie
 from rmbench.data.dataset import load_dataset
 from rmbench.data.rowfiles import read_rows
@@ -266,13 +265,13 @@ def test_export_is_read_back_as_it_was(looked_at, local, tmp_path):
 def test_the_command(tmp_path):
     write_jsonl(tmp_path / "p.jsonl", [r | {"margin": 0} for r in rows(9)])
     words = ["inspect", "dataset=local", "dataset.path=p.jsonl", "run_dir=out"]
-    done = subprocess.run([sys.executable, "-m", "rmbench", *words], cwd=tmp_path, capture_output=True, text=True)
+    done = rmbench(*words, cwd=tmp_path)
     assert done.returncode == 1
     assert "would be ruined: ties" in done.stderr
     assert "Traceback" not in done.stderr
     assert "dataset.on_tie=drop" in done.stdout
     words += ["export=out.txt"]
-    done = subprocess.run([sys.executable, "-m", "rmbench", *words], cwd=tmp_path, capture_output=True, text=True)
+    done = rmbench(*words, cwd=tmp_path)
     assert (done.returncode, "export=out.txt" in done.stderr) == (2, True)
 
 

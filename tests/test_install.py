@@ -4,9 +4,10 @@ import subprocess
 import sys
 import zipfile
 
-from helpers.paths import CHECKOUT
+from helpers.paths import CHECKOUT, needs_checkout
 
 
+@needs_checkout
 def test_the_wheel_holds_conf_and_works_away_from_the_checkout(tmp_path):
     build = f"from hatchling.build import build_wheel; build_wheel({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", build], cwd=CHECKOUT, check=True, capture_output=True)

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from helpers.runs import read_history
 from rmbench.config import DiagnosticsConfig, Gradient, LossConfig
 from rmbench.data.dataset import load_dataset
 from rmbench.data.text import tokenize_pairs
 from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.measure import MeasuringPass
 from rmbench.errors import UserError
-from rmbench.files import read_json, read_jsonl
+from rmbench.files import read_json
 from rmbench.losses import PairLoss
 from rmbench.modeling.layout import Shared
 from rmbench.modeling.loading import new_reward_model
@@ -57,8 +58,8 @@ def test_a_step_that_does_not_fit_is_split_and_the_limit_is_remembered(train_con
     state = read_json(next((tmp_path / "split" / "checkpoints").glob("step-*3")) / "state.json")
     assert state["budget_tokens"] <= 300
     assert "out of memory; going on with" in caplog.text
-    rows = read_jsonl(tmp_path / "split" / "history.jsonl")
-    assert [row["step"] for row in rows] == [row["step"] for row in read_jsonl(tmp_path / "whole" / "history.jsonl")]
+    rows = read_history(tmp_path / "split")
+    assert [row["step"] for row in rows] == [row["step"] for row in read_history(tmp_path / "whole")]
 
 
 def test_memory_that_runs_out_late_in_a_step_leaves_nothing_of_it(train_config, tmp_path, monkeypatch):
@@ -76,7 +77,7 @@ def test_memory_that_runs_out_late_in_a_step_leaves_nothing_of_it(train_config, 
     monkeypatch.setattr(RewardModel, "forward", forward)
     train(config, tmp_path / "again")
     assert failed
-    first, second = (read_jsonl(tmp_path / name / "history.jsonl") for name in ("whole", "again"))
+    first, second = (read_history(tmp_path / name) for name in ("whole", "again"))
     assert second[0]["grad_norm"] == pytest.approx(first[0]["grad_norm"], rel=1e-5)
     assert second[1]["loss"] == pytest.approx(first[1]["loss"], rel=1e-5)
 

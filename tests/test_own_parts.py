@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.runs import read_history
 from rmbench.commands import launch
 from rmbench.commands.losses import card, show_card
 from rmbench.config import LossConfig, RegularizerConfig
 from rmbench.errors import UserError
-from rmbench.files import read_jsonl
 from rmbench.losses import PairBatch, PairLoss
 from rmbench.modeling.output import PairOutput
 
@@ -165,7 +165,7 @@ def test_a_distance_of_ones_own_is_swept_and_resumed_bit_by_bit(modules, capsys)
     (run,) = [path for path in (modules / "sweep").iterdir() if "RunningMean" in path.name]
     expected = load_file(run / "checkpoints" / "step-6" / "loss.safetensors")
     weights = load_file(run / "checkpoint" / "model.safetensors")
-    rows = [{k: v for k, v in row.items() if "throughput" not in k} for row in read_jsonl(run / "history.jsonl")]
+    rows = [{k: v for k, v in row.items() if "throughput" not in k} for row in read_history(run)]
     assert set(expected) == {"mu", "mean"}
     assert rows[-1]["weight"] != 1
 
@@ -177,7 +177,7 @@ def test_a_distance_of_ones_own_is_swept_and_resumed_bit_by_bit(modules, capsys)
     assert all(torch.equal(resumed[name], expected[name]) for name in expected)
     again = load_file(run / "checkpoint" / "model.safetensors")
     assert all(torch.equal(again[name], weights[name]) for name in weights)
-    now = [{k: v for k, v in row.items() if "throughput" not in k} for row in read_jsonl(run / "history.jsonl")]
+    now = [{k: v for k, v in row.items() if "throughput" not in k} for row in read_history(run)]
     assert now == rows
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from helpers.layouts import token_pair
-from helpers.runs import with_training
+from helpers.runs import read_history, with_training
 from rmbench.config import (
     BackboneConfig,
     DiagnosticsConfig,
@@ -25,7 +25,6 @@ from rmbench.data.formats import Pair
 from rmbench.data.text import TokenPair, tokenize_pairs
 from rmbench.diagnostics import directions
 from rmbench.diagnostics.probe import choose_probe
-from rmbench.files import read_jsonl
 from rmbench.losses import PairBatch, PairLoss
 from rmbench.modeling.layout import Padded, run_inputs
 from rmbench.modeling.loading import new_reward_model
@@ -70,7 +69,7 @@ def test_a_runs_norms_are_those_of_a_loop_and_nothing_learnt_changes(train_confi
     assert ids[0] == ids[1] == ids[2]
     assert len(set(ids[0])) == 12
     assert len(set(probed["section"])) == 4
-    history = {row["step"]: row for row in read_jsonl(tmp_path / "full" / "history.jsonl")}
+    history = {row["step"]: row for row in read_history(tmp_path / "full")}
     shares = {k: v for k, v in history[4].items() if k.startswith("probe/gradient/share/")}
     assert set(shares) == {f"probe/gradient/share/{b}" for b in ("embedding", "block_0", "block_1", "other", "head")}
     assert sum(shares.values()) == pytest.approx(1)

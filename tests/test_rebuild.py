@@ -9,10 +9,9 @@ import sys
 import pytest
 
 from helpers.data import SHARED, needs_shared
-from helpers.paths import SCRIPTS
+from helpers.paths import script
 
-sys.path.insert(0, str(SCRIPTS))
-import rebuild_data
+rebuild_data = script("rebuild_data")
 
 
 def annotation(instruction, output, preference, generator, dataset="koala"):

@@ -31,7 +31,9 @@ def run(checkpoint, source, target, best_of=None):
 
 
 def rows_of(path):
-    return [row for _, row in read_rows(path)]
+    rows = [row for _, row in read_rows(path)]
+    assert rows
+    return rows
 
 
 def test_every_form_of_a_row_has_the_same_reward(checkpoint, tmp_path):
@@ -86,6 +88,7 @@ def test_gold_scores_give_a_curve_for_each_checkpoint(checkpoint, tmp_path):
         assert points[0]["gold"] == pytest.approx(1.5)  # the mean of the candidates
         assert points[0]["kl"] == 0
     for row in rows_of(tmp_path / "out.jsonl"):
+        assert len(row["best_by"]) == 2
         for choice in row["best_by"].values():
             assert choice["best_gold"] == choice["best_index"]
 

@@ -1,22 +1,20 @@
 """The benchmark scripts in their tiny form: they run to the end and print what they are for."""
 
-import importlib
 import json
 import sys
 
 import pytest
 
-from helpers.paths import SCRIPTS
+from helpers import paths
 
 
 @pytest.fixture
 def script(monkeypatch):
     """Call a script as if from the shell."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
 
     def call(name, *words):
-        module = importlib.import_module(name)
-        monkeypatch.setattr(sys, "argv", [str(SCRIPTS / f"{name}.py"), *words])
+        module = paths.script(name)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
         module.main()
 
     return call

@@ -1,10 +1,10 @@
 """Which pairs a step takes, and what the recorder keeps of it."""
 
-import pyarrow.parquet as pq
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.runs import recorded_pairs
 from rmbench.config import Gradient, LossConfig
 from rmbench.data.formats import Pair
 from rmbench.data.text import TokenPair
@@ -101,4 +101,4 @@ def test_a_resumed_run_records_the_later_steps_again(tmp_path):
     # stopped after the merge: the parts are there again, but for those to come
     recorder.parts.rewind(after_step=3)
     assert recorder.merge()["step"].to_pylist() == [step for step in (1, 2, 3) for _ in range(6)]
-    assert pq.read_table(tmp_path / "diagnostics" / "pairs.parquet").num_rows == 18
+    assert recorded_pairs(tmp_path / "diagnostics").num_rows == 18

@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from helpers.data import write_jsonl
+from helpers.runs import recorded_pairs
 from rmbench.config import BackboneConfig, BenchmarkConfig, DatasetConfig, DiagnoseConfig, GpuConfig, TrackingConfig
 from rmbench.data.formats import Pair
 from rmbench.diagnose import diagnose
@@ -149,7 +149,7 @@ def test_a_study_of_a_new_head_and_of_a_trained_run(train_config, tmp_path):
     folder = run / "diagnose" / "synthetic"
     assert read_json(folder / "study.json")["pairs"] == 40
     for where in (tmp_path / "new", folder):
-        table = pq.read_table(where / "pairs.parquet").to_pydict()
+        table = recorded_pairs(where).to_pydict()
         x, y = np.array(table["distance"]), np.array(table["margin_gradient_norm"])
         stored = read_json(where / "study.json")
         value = stored["correlation_of_distance_with_margin_gradient_norm"]["pearson"]["value"]
@@ -191,7 +191,7 @@ def test_judgebenchs_pairs_by_its_four_sections(tmp_path):
     assert {name: of["pairs"] for name, of in found["sections"].items()} == {
         "knowledge": 8, "reasoning": 4, "math": 4, "coding": 4,
     }  # fmt: skip
-    table = pq.read_table(tmp_path / "out" / "pairs.parquet").to_pydict()
+    table = recorded_pairs(tmp_path / "out").to_pydict()
     assert set(table["source"]) == set(sources)
 
 
@@ -210,7 +210,7 @@ def test_a_frozen_runs_gradients_are_those_of_its_head(train_config, tmp_path):
     train(dataclasses.replace(train_config(max_steps=2), backbone=backbone), tmp_path / "run")
     results = diagnose(config(tmp_path / "study", checkpoint=str(tmp_path / "run")))
     assert results["pairs"] == 40
-    table = pq.read_table(tmp_path / "study" / "pairs.parquet").to_pydict()
+    table = recorded_pairs(tmp_path / "study").to_pydict()
     np.testing.assert_allclose(table["margin_gradient_norm"], table["distance"], rtol=1e-4)  # k = 1
 
 
@@ -223,7 +223,7 @@ def test_two_processes_make_the_study_of_one(tmp_path):
         done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("written to") == 1  # one process speaks for both
-    first, second = (pq.read_table(tmp_path / name / "pairs.parquet") for name in ("one", "two"))
+    first, second = (recorded_pairs(tmp_path / name) for name in ("one", "two"))
     assert first["pair_id"] == second["pair_id"]
     for name in ("margin", "distance", "margin_gradient_norm"):
         np.testing.assert_allclose(first[name], second[name], rtol=1e-4, atol=1e-6)

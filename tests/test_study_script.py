@@ -1,13 +1,12 @@
 """The study's script: the rate that each loss gets, and tables that are formed of run folders alone."""
 
-import importlib
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.paths import SCRIPTS
+from helpers.paths import script
 from helpers.runs import with_training, write_run
 from rmbench.benchmarks.scores import read_scores
 from rmbench.errors import UserError
@@ -15,9 +14,8 @@ from rmbench.train import train
 
 
 @pytest.fixture
-def study(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    return importlib.import_module("study")
+def study():
+    return script("study")
 
 
 def finished(folder, words, wins, distances, weight=1.0):

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers.data import write_jsonl
 from helpers.models import ROWS, decoder
-from helpers.runs import with_training
+from helpers.runs import read_history, with_training
 from rmbench import runs
 from rmbench.config import BackboneConfig, DatasetConfig, TrackingConfig
 from rmbench.errors import Stopped, UserError
@@ -151,7 +151,7 @@ def test_a_pair_that_gives_nan_is_skipped_and_named(train_config, tmp_path, capl
     report = read_jsonl(tmp_path / "run" / "nonfinite.jsonl")
     assert len({row["pair_id"] for row in report}) == 1
     assert [row["reward_chosen"] for row in report] == ["nan"] * 3
-    history = read_jsonl(tmp_path / "run" / "history.jsonl")
+    history = read_history(tmp_path / "run")
     skipped = [row["step"] for row in history if row.get("skipped_steps")]
     assert skipped == [row["step"] for row in report]
     assert all(torch.isfinite(value).all() for name, value in weights(tmp_path / "run").items() if "embed" not in name)
@@ -268,7 +268,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     whole = rmbench("run_dir=whole", "training.logging_steps=1", "training.max_grad_norm=0", "loss=normbt")
     assert subprocess.run(whole, cwd=tmp_path, capture_output=True).returncode == 0
     assert same(tmp_path / "run", tmp_path / "whole")
-    steps = [row["step"] for row in read_jsonl(tmp_path / "run" / "history.jsonl")]
+    steps = [row["step"] for row in read_history(tmp_path / "run")]
     assert steps == list(range(1, 91))
 
 
@@ -345,7 +345,7 @@ def test_history_waits_for_room(tmp_path, monkeypatch, caplog):
         history.append({"step": 2})
     assert "No space left on device" in caplog.text
     history.append({"step": 3})
-    assert [row["step"] for row in read_jsonl(tmp_path / "history.jsonl")] == [1, 2, 3]
+    assert [row["step"] for row in read_history(tmp_path)] == [1, 2, 3]
 
 
 def test_wandb_that_goes_away_in_mid_run_stops_nothing(train_config, tmp_path, monkeypatch, caplog):
@@ -368,7 +368,7 @@ def test_wandb_that_goes_away_in_mid_run_stops_nothing(train_config, tmp_path, m
     assert len(calls) == 3
     assert "network is unreachable" in caplog.text
     assert metrics == json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert len(read_jsonl(tmp_path / "run" / "history.jsonl")) == 8
+    assert len(read_history(tmp_path / "run")) == 8
 
 
 def test_a_resumed_run_is_the_same_to_wandb(train_config, tmp_path, monkeypatch):

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.processes import rmbench
+from helpers.runs import recorded_pairs
 from rmbench.config import BackboneConfig
 from rmbench.modeling.loading import new_reward_model
 from rmbench.reporting.collect import Run, group_runs
@@ -27,12 +28,6 @@ SMALL = [
 # the learning rate of the first step is 0, so its checkpoint holds the weights that the run began with
 KEEPING_THE_FIRST_WEIGHTS = ["training.warmup=1", "training.save_steps=1", "training.save_total_limit=6"]
 SWEPT = [*SMALL, *KEEPING_THE_FIRST_WEIGHTS]
-
-
-def rmbench(*words, cwd):
-    done = subprocess.run([sys.executable, "-m", "rmbench", *words], cwd=cwd, capture_output=True, text=True)
-    assert "Traceback (most" not in done.stdout + done.stderr
-    return done
 
 
 def summary(folder):
@@ -106,7 +101,7 @@ def began_with(run):
 def order_of_pairs(run):
     """The ids of each step's pairs."""
     steps = {}
-    for row in pq.read_table(run / "diagnostics" / "pairs.parquet").to_pylist():
+    for row in recorded_pairs(run / "diagnostics").to_pylist():
         steps.setdefault(row["step"], set()).add(row["pair_id"])
     return steps
 

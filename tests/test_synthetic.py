@@ -145,6 +145,7 @@ def test_the_label_and_the_margin_are_right(source, split):
 
 def test_reasoning_pairs_differ_in_one_word():
     pairs = [words(row) for row in rows() if row["section"] == "reasoning"]
+    assert pairs
     assert all(len(differing(chosen, rejected)) == 1 for _, chosen, rejected in pairs)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.layouts import SHARING, reward_model, token_pair
-from rmbench.files import read_jsonl
+from helpers.runs import read_history
 from rmbench.modeling.layout import Padded, run_inputs
 from rmbench.modeling.throughput import FORWARD_AND_BACKWARD, matrix_rate, model_cost
 from rmbench.train import train
@@ -48,10 +48,10 @@ def test_the_matrix_rate_is_that_of_a_product():
 
 def test_a_run_logs_what_it_reached(train_config, tmp_path):
     train(train_config(max_steps=4, logging_steps=2), tmp_path / "run")
-    for row in read_jsonl(tmp_path / "run" / "history.jsonl")[-1:]:
-        assert row["throughput/pairs_per_second"] > 0
-        assert row["throughput/tokens_per_second"] > row["throughput/pairs_per_second"]
-        assert 0 < row["throughput/share_of_matrix_rate"] < 1.5
+    row = read_history(tmp_path / "run")[-1]
+    assert row["throughput/pairs_per_second"] > 0
+    assert row["throughput/tokens_per_second"] > row["throughput/pairs_per_second"]
+    assert 0 < row["throughput/share_of_matrix_rate"] < 1.5
 
 
 def test_measuring_the_rate_leaves_the_random_state_alone():

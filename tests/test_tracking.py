@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
+from helpers.runs import recorded_pairs
 from rmbench.config import DiagnoseConfig, TrackingConfig
 from rmbench.diagnose import diagnose
 from rmbench.diagnostics.figures import write_diagnostics
@@ -201,7 +201,7 @@ def test_a_study_stands_in_the_group_of_the_run_that_it_is_of(train_config, tmp_
     assert summary["correlation_of_distance_with_margin_gradient_norm/pearson/value"] == pearson["value"]
     assert summary["correlation_of_distance_with_margin_gradient_norm/pearson/interval"] == pearson["interval"]
     tables = [json.loads(path.read_text()) for path in run.rglob("files/media/table/study/all_bt_*.table.json")]
-    distances = pq.read_table(folder / "pairs.parquet")["distance"].to_pylist()
+    distances = recorded_pairs(folder)["distance"].to_pylist()
     (stored,) = [table for table in tables if len(table["columns"]) > 3]
     assert [row[stored["columns"].index("distance")] for row in stored["data"]] == distances
 

@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from helpers.float64_training import LOSSES, trained_in_float64
-from helpers.runs import with_training
+from helpers.runs import read_history, recorded_pairs, with_training
 from rmbench import runs
 from rmbench.config import LayoutName
 from rmbench.data.formats import Pair
@@ -39,6 +38,7 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_leaves_what_it_promises(train_config, tmp_path):
     config = train_config("distance", eval_steps=4, logging_steps=4)
     metrics = train(config, tmp_path / "run")
@@ -55,11 +55,12 @@ def test_a_run_leaves_what_it_promises(train_config, tmp_path):
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
     assert set(metrics["eval"]["sections"]) == {"chat", "chat_hard", "safety", "reasoning"}
     scores = read_jsonl(tmp_path / "run" / "eval" / "held_out" / "scores.jsonl")
+    assert len(scores) == metrics["eval"]["n"] > 0
     assert all(len(row["cluster"]) == 32 for row in scores)  # the prompt's hash
-    history = read_jsonl(tmp_path / "run" / "history.jsonl")
+    history = read_history(tmp_path / "run")
     assert [row["step"] for row in history if "loss" in row] == [4, 8]
     assert history[-1]["eval/accuracy"] == metrics["eval"]["accuracy"]
-    table = pq.read_table(tmp_path / "run" / "diagnostics" / "pairs.parquet").to_pandas()
+    table = recorded_pairs(tmp_path / "run" / "diagnostics").to_pandas()
     assert sorted(set(table["step"])) == [1, 2, 4, 6, 8]
     assert (table.groupby("step").size() == 16).all()
     # NormBT: weight x (distance + eps) is one constant per step; the head's gradient is slope x distance
@@ -83,7 +84,7 @@ def test_a_hundred_steps_give_the_same_loss_curve_in_both_layouts(tmp_path, monk
     for layout in (Shared, Padded):
         folder = tmp_path / layout.name
         trained_in_float64(LOSSES["normbt"], layout, folder, max_steps=100, logging_steps=1, learning_rate=3e-4)
-        curves[layout] = torch.tensor([row["loss"] for row in read_jsonl(folder / "history.jsonl")])
+        curves[layout] = torch.tensor([row["loss"] for row in read_history(folder)])
     shared, padded = curves.values()
     assert shared[-10:].mean() < 0.9 * shared[:10].mean()  # something was learnt
     torch.testing.assert_close(shared, padded, rtol=0, atol=1e-9)
@@ -123,7 +124,7 @@ def test_the_same_seed_gives_the_same_start_and_order_whatever_the_loss(train_co
     pairs = {}
     for weighting in ("none", "distance"):
         train(train_config(weighting), tmp_path / weighting)
-        table = pq.read_table(tmp_path / weighting / "diagnostics" / "pairs.parquet").to_pandas()
+        table = recorded_pairs(tmp_path / weighting / "diagnostics").to_pandas()
         pairs[weighting] = table
     first = {name: table[table["step"] == 1] for name, table in pairs.items()}
     assert first["none"]["distance"].tolist() == first["distance"]["distance"].tolist()
@@ -170,15 +171,15 @@ def test_killed_in_the_second_epoch_and_resumed_it_equals_the_uninterrupted_run(
     assert same(weights(killed), weights(tmp_path / "whole"))
     assert metrics["mu"] == json.loads((tmp_path / "whole" / "metrics.json").read_text())["mu"]
     for folder in (killed, tmp_path / "whole"):
-        rows = read_jsonl(folder / "history.jsonl")
+        rows = read_history(folder)
         assert len({row["step"] for row in rows}) == len(rows)
 
     def without_time(folder):
-        rows = read_jsonl(folder / "history.jsonl")
+        rows = read_history(folder)
         return [{k: v for k, v in row.items() if not k.startswith("throughput/")} for row in rows]
 
     assert without_time(killed) == without_time(tmp_path / "whole")
-    tables = [pq.read_table(f / "diagnostics" / "pairs.parquet") for f in (killed, tmp_path / "whole")]
+    tables = [recorded_pairs(f / "diagnostics") for f in (killed, tmp_path / "whole")]
     assert tables[0].equals(tables[1])
     assert train(resumed, killed) == metrics  # finished: nothing is done again
 
@@ -207,7 +208,7 @@ def test_a_folder_with_another_configuration_is_refused_and_kept(train_config, t
 def test_keep_best_exports_the_best_step(train_config, tmp_path):
     config = train_config(max_steps=12, eval_steps=3, keep_best=True)
     metrics = train(config, tmp_path / "run")
-    rows = [r for r in read_jsonl(tmp_path / "run" / "history.jsonl") if "eval/accuracy" in r]
+    rows = [r for r in read_history(tmp_path / "run") if "eval/accuracy" in r]
     best = max(rows, key=lambda r: r["eval/accuracy"])
     assert metrics["kept_step"] == best["step"]
     assert metrics["eval"]["accuracy"] == best["eval/accuracy"]

@@ -1,22 +1,18 @@
 """The losses inside TRL's own trainer, as scripts/trl_reward.py has them."""
 
-import sys
-
 import pytest
 import torch
 
-from helpers.paths import SCRIPTS
+from helpers.paths import script
 
 pytest.importorskip("trl")
-sys.path.insert(0, str(SCRIPTS))
 
 pytestmark = pytest.mark.filterwarnings("default")  # TRL's own
 
 
 def trainer_of(loss, tmp_path, monkeypatch):
     """The script's trainer after two steps, and a batch of its data."""
-    import trl_reward
-
+    trl_reward = script("trl_reward")
     made = []
     monkeypatch.setattr(trl_reward.LossTrainer, "evaluate", lambda self: made.append(self) or {})
     trl_reward.train(loss, 2, str(tmp_path))

@@ -4,7 +4,6 @@ import math
 
 import mpmath
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,8 +11,8 @@ from hypothesis import strategies as st
 
 from helpers.batches import random_batch
 from helpers.data import write_jsonl
+from helpers.runs import read_history, recorded_pairs
 from rmbench.config import BackboneConfig, DatasetConfig, DistanceConfig, LossConfig, Measure, RegularizerConfig
-from rmbench.files import read_jsonl
 from rmbench.losses import PairBatch, PairLoss
 from rmbench.modeling.heads import Bottleneck
 from rmbench.modeling.loading import new_reward_model, save_reward_model
@@ -184,11 +183,11 @@ def test_pairs_at_no_distance_are_counted_and_the_run_goes_on(train_config, tmp_
     config.dataset = DatasetConfig(name="local", path=path, eval_path=path)
     metrics = train(config, tmp_path / "run")
     assert metrics["steps"] == 8
-    history = [row for row in read_jsonl(tmp_path / "run" / "history.jsonl") if "degenerate_pairs" in row]
+    history = [row for row in read_history(tmp_path / "run") if "degenerate_pairs" in row]
     assert sum(row["degenerate_pairs"] for row in history) == 8 * 16 / 2
     assert all(math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) for row in history)
     assert not any("skipped_steps" in row for row in history)
-    table = pq.read_table(tmp_path / "run" / "diagnostics" / "pairs.parquet").to_pylist()
+    table = recorded_pairs(tmp_path / "run" / "diagnostics").to_pylist()
     at_once = [row for row in table if row["distance"] == 0]
     assert len(at_once) == len(table) / 2
     assert all(row["head_gradient_norm"] == 0 and math.isfinite(row["weight"]) for row in at_once)

@@ -4,8 +4,10 @@ import dataclasses
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from rmbench.config import BenchmarkConfig, EvalConfig, GpuConfig, TrainConfig
+from rmbench.files import read_jsonl
 
 SECTIONS = ("a", "b")
 
@@ -38,3 +40,17 @@ def write_run(folder, words, wins, held_out=None, ids=None):
     (folder / "eval" / "pairs" / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "history.jsonl").write_text("".join(json.dumps({"step": s, "loss": 1 / s}) + "\n" for s in (1, 2, 3)))
     return folder
+
+
+def read_history(folder):
+    """The logged rows of a run; that there are some is asserted, as a loop over none would prove nothing."""
+    rows = read_jsonl(folder / "history.jsonl")
+    assert rows
+    return rows
+
+
+def recorded_pairs(folder):
+    """The table of pairs that a run or study recorded, with at least one row."""
+    table = pq.read_table(folder / "pairs.parquet")
+    assert table.num_rows
+    return table
