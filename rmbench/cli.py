@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 
 from rmbench import __version__
 from rmbench.commands.registry import COMMANDS
-from rmbench.errors import RunFailed, Stopped, UserError
+from rmbench.errors import RunFailed, Stopped, UserError, unwritable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -158,6 +158,11 @@ def messages() -> Iterator[None]:
         _stop(str(error), 1)
     except Stopped as error:
         _stop(str(error), 128 + error.number)
+    except OSError as error:
+        known = unwritable(error)
+        if not isinstance(known, UserError):
+            raise
+        _stop(str(known), 2)
     except KeyboardInterrupt as error:
         _stop(str(error) or "Interrupted.", 130)
 

@@ -16,7 +16,7 @@ from rmbench.benchmarks.registry import Benchmark, rules_of
 from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreRow, read_scores
 from rmbench.console import console
 from rmbench.errors import UserError
-from rmbench.files import read_json, write_json
+from rmbench.files import read_json, refuse_unwritable, write_json
 from rmbench.statistics.cells import Observation, cell_means, estimate, sizes
 from rmbench.statistics.intervals import FEWEST_DEGREES, FEWEST_DIFFERING, Spread, spread
 from rmbench.statistics.paired import Discordant, holm, mcnemar
@@ -41,6 +41,8 @@ def compare(first: str, second: str, benchmark: str | None = None, out: Path | N
     Raises:
         UserError: nothing was scored there, or the two have no benchmark, or not the same items, in common.
     """
+    if out is not None:
+        refuse_unwritable(out)
     of_first, of_second = find_scores(first, benchmark), find_scores(second, benchmark)
     names = [name for name in of_first if name in of_second]
     if not names:
@@ -86,13 +88,15 @@ def compare_scores(first: Scored, second: Scored) -> dict[str, Any]:
     """Every number of both, the difference second - first with its paired interval, and exact tests by subset.
 
     Raises:
-        UserError: the items are not the same, or of other subsets.
+        UserError: the items are not the same, or of other subsets, or all scores of a side are NaN.
     """
     benchmark = rules_of(first.benchmark)
     ids = same_items(first, second)
     rows = [[side.rows[name] for name in ids] for side in (first, second)]
     for side, of_side in zip((first, second), rows, strict=True):
         if n_nan := sum(row.nan for row in of_side):
+            if n_nan == len(of_side):
+                raise UserError(f"{side.path}: every score is NaN, so there is nothing to compare.")
             logger.warning("%s: %d rows with a NaN score count as losses", side.path, n_nan)
     observed = [benchmark.observations(side) for side in rows]
     changes = [

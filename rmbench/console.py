@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -16,12 +17,24 @@ FILE_WIDTH = 140  # columns of a table that is not written to a terminal
 
 
 class Results(Console):
-    """A console that falls silent where nobody reads on (`rmbench train | head -1`): the job goes on."""
+    """A console that falls silent where nobody reads on (`rmbench train | head -1`) or the disk is full.
+
+    What is printed stands in files too, so the job goes on.
+    """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich's, but for a fault of standard output."""
+        try:
+            super().print(*objects, **options)
+        except (OSError, ValueError) as error:  # ValueError: closed
+            logging.getLogger(__name__).warning("standard output: %s; what follows is not shown", error)
+            self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
         """Called by rich in place of the error."""
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's own flush succeeds
+        with suppress(OSError, ValueError, AttributeError):  # closed, or not a file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's own flush succeeds
 
 
 def console() -> Console:

@@ -1,5 +1,7 @@
 """The exceptions that are shown as a message, never as a traceback."""
 
+import errno
+
 
 class UserError(Exception):
     """What was wrong and the way out, in words for the person at the terminal. The program exits with 2."""
@@ -18,3 +20,14 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.number = number
+
+
+CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
+
+
+def unwritable(error: OSError, place: object = None) -> Exception:
+    """A UserError about a file or folder that cannot be written, or `error` itself if it is of another kind."""
+    where = error.filename if place is None else place
+    if where is None or error.errno not in CANNOT_WRITE:
+        return error
+    return UserError(f"{where}: {error.strerror}. A file or folder that can be written is needed here.")

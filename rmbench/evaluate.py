@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,13 @@ def results_table(results: dict[str, Any]) -> Table:
     for column in ("section", "accuracy", "95 % interval"):
         table.add_column(column, justify="left" if column == "section" else "right")
 
+    no_number = results.get("nan") == results["n"]
+
     def add(label: str, key: str, value: float | None, style: str = "") -> None:
         """A line; an absent section says so."""
         interval = results["intervals"].get(key)
+        if no_number:  # a NaN counts as a loss, but a model that gives nothing else did not lose
+            value, interval = math.nan, None
         bounds = f"{interval[0]:.3f} - {interval[1]:.3f}" if interval else ""
         table.add_row(label, "no rows" if value is None else f"{value:.3f}", bounds, style=style)
 
@@ -151,5 +156,5 @@ def results_table(results: dict[str, Any]) -> Table:
         add("mean of present sections", "mean_of_present_sections", results["mean_of_present_sections"])
     else:
         add("score", "score", results["score"], style="bold")
-    table.add_row("accuracy over all rows", f"{results['micro_accuracy']:.3f}", "")
+    add("accuracy over all rows", "", results["micro_accuracy"])
     return table

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
+
+from rmbench.errors import unwritable
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -23,6 +27,21 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Make the folder that `path` will be in; for before the work whose result goes there.
+
+    Raises:
+        UserError: it cannot be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise unwritable(error, path) from error
 
 
 def read_json(path: Path) -> Any:

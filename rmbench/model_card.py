@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,8 @@ def _data(config: TrainConfig, facts: dict[str, Any], metrics: dict[str, Any]) -
 def _results(metrics: dict[str, Any]) -> dict[str, Any]:
     """Accuracies with Wilson intervals on the held-out pairs; a benchmark's numbers with their own."""
     evaluation = metrics["eval"]
-    rows = {"accuracy on held-out pairs": _accuracy(evaluation["accuracy"], evaluation["n"])}
+    accuracy = _accuracy(evaluation["accuracy"], evaluation["n"])
+    rows = {"accuracy on held-out pairs": "not a number" if math.isnan(evaluation.get("margin", 0.0)) else accuracy}
     benchmark = metrics.get("benchmark")
     if benchmark:
         intervals = benchmark.get("intervals", {})

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from rmbench.config import TrainConfig
 from rmbench.config.names import RENAMED
 from rmbench.errors import UserError
-from rmbench.files import clear_temporary, flat, read_json, read_jsonl, write_json, write_text
+from rmbench.files import clear_temporary, flat, read_json, read_jsonl, refuse_unwritable, write_json, write_text
 from rmbench.provenance import environment
 
 logger = logging.getLogger(__name__)
@@ -31,11 +33,18 @@ BOOKKEEPING = (
     "dataset.cache_limit_gib", "backbone.feature_cache_limit_gib",
 )  # fmt: skip
 NAME_LIMIT = 80
+HISTORY_REMEDY = "Remove that line (or the file: the steps before are then missing in it), or choose another run_dir."
+TRAINED_FILE = "trained.json"  # training is over, its weights are in checkpoint/
 
 
 def finished(folder: Path) -> bool:
     """metrics.json is written last, so its presence means that the run is complete."""
     return (folder / "metrics.json").is_file()
+
+
+def can_go_on(folder: Path) -> bool:
+    """Whether a resumed run would find something that was learnt."""
+    return (folder / TRAINED_FILE).is_file() or any(folder.glob("checkpoints/step-*"))
 
 
 def claim(folder: Path, config: TrainConfig) -> bool:
@@ -47,7 +56,7 @@ def claim(folder: Path, config: TrainConfig) -> bool:
     stored = folder / "config.yaml"
     if not stored.is_file():
         return False
-    changed = _differences(OmegaConf.load(stored), config)
+    changed = _differences(stored_config(folder), config)
     if changed:
         raise UserError(
             f"{folder} holds a run with another configuration ({', '.join(changed[:6])}).\nChoose another run_dir."
@@ -60,8 +69,27 @@ def claim(folder: Path, config: TrainConfig) -> bool:
 
 def recorded(folder: Path, key: str) -> Any:
     """A value of the config that a run in `folder` was made with; None without such a run or key."""
-    stored = folder / "config.yaml"
-    return OmegaConf.select(OmegaConf.load(stored), key) if stored.is_file() else None
+    return OmegaConf.select(stored_config(folder), key) if (folder / "config.yaml").is_file() else None
+
+
+def stored_config(folder: Path) -> DictConfig:
+    """What config.yaml of a run's folder holds.
+
+    Raises:
+        UserError: it is broken.
+    """
+    path = folder / "config.yaml"
+    try:
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig) or not config:
+            raise ValueError("no keys in it")
+        OmegaConf.to_container(config, resolve=True)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{path} cannot be read: {reason}.\n.hydra/config.yaml beside it is a copy; or choose another run_dir."
+        ) from error
+    return config
 
 
 @contextmanager
@@ -71,7 +99,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    refuse_unwritable(folder / "config.yaml")
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         if not _lock(descriptor):
@@ -113,7 +141,7 @@ def refuse_changed_data(folder: Path, facts: dict[str, Any]) -> None:
     """
     before = (read_json(folder / "environment.json") or {}).get("dataset", {}).get("fingerprint")
     now = facts["dataset"]["fingerprint"]
-    if before not in (None, now) and any(folder.glob("checkpoints/step-*")):
+    if before not in (None, now) and can_go_on(folder):
         raise UserError(
             f"{folder}: the data have changed since this run began (fingerprint {before} -> {now}).\n"
             "Bring the old data back, or choose another run_dir."
@@ -135,7 +163,7 @@ def record_failure(folder: Path, error: BaseException) -> None:
     """failed.json: what stopped the run, for the sweep's table and for the person who mends it."""
     from hydra.core.hydra_config import HydraConfig
 
-    if folder.is_dir():
+    if folder.is_dir() and not finished(folder):  # after metrics.json only what is printed or uploaded can fail
         words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
         trace = "".join(traceback.format_exception(error))
         with suppress(OSError):  # a full disk may be what stopped it
@@ -151,9 +179,24 @@ class History:
     def __init__(self, folder: Path, after_step: int) -> None:
         """Keeps what was written up to `after_step`; a resumed run writes the later lines again."""
         self.path = folder / "history.jsonl"
-        kept = [row for row in read_jsonl(self.path) if row["step"] <= after_step] if self.path.is_file() else []
+        kept = [row for row in self._rows() if row["step"] <= after_step] if after_step else []
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._waiting = ""  # lines that the disk did not take yet
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """The lines that are there.
+
+        Raises:
+            UserError: one is no line of a history.
+        """
+        try:
+            rows = read_jsonl(self.path) if self.path.is_file() else []
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path}: not a text ({error}).\n{HISTORY_REMEDY}") from error
+        for row in rows:
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise UserError(f"{self.path}: {json.dumps(row):.60} is no line of a history.\n{HISTORY_REMEDY}")
+        return rows
 
     def append(self, row: dict[str, Any]) -> None:
         """One line; where the disk is full it waits for the next one, and the run goes on."""

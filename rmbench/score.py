@@ -7,8 +7,6 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,13 @@ from rmbench.benchmarks.scores import name_of_checkpoint
 from rmbench.config import ScoreConfig
 from rmbench.console import console
 from rmbench.data import hub
+from rmbench.data.candidates import LISTS, STREAM, Candidates, read_candidates
 from rmbench.data.items import Item
-from rmbench.data.messages import BadRow, Message, Row, read_side
-from rmbench.data.rowfiles import Placed, json_lines, read_rows
+from rmbench.data.messages import Row
 from rmbench.data.text import resolve_max_length, tokenize_items
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
-from rmbench.files import write_json
+from rmbench.files import refuse_unwritable, write_json
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.loading import load_reward_model
@@ -33,20 +31,6 @@ from rmbench.modeling.scoring import score_items
 from rmbench.statistics.best_of_n import curve
 
 logger = logging.getLogger(__name__)
-
-LISTS = ("responses", "completions")
-STREAM = "-"
-
-
-@dataclass
-class Candidates:
-    """A prompt, its responses, where they stood in the file, and what is known of them."""
-
-    prompt: list[Message]
-    responses: list[list[Message]] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)  # of each response: the row of the file
-    gold: list[float] = field(default_factory=list)  # of each response, or empty
-    rewards: dict[str, list[float]] = field(default_factory=dict)  # checkpoint -> of each response
 
 
 def score(config: ScoreConfig) -> None:
@@ -62,6 +46,8 @@ def score(config: ScoreConfig) -> None:
     if target != STREAM and Path(target).suffix not in (".jsonl", ".parquet"):
         raise UserError(f"score.output={target}: .jsonl, .parquet or - was expected.")
     rows, prompts = read_candidates(source)
+    if target != STREAM:
+        refuse_unwritable(Path(target))
     if target.endswith(".parquet") and config.score.best_of is None:
         as_bytes([row | {"reward": 0.0} for row in rows], target)  # what cannot be held is found before it is computed
     checkpoints = named_checkpoints(config.checkpoint)
@@ -80,70 +66,6 @@ def score(config: ScoreConfig) -> None:
     write_rows(written, target)
     if target != STREAM:
         console().print(f"written to {target}: {len(written)} rows", soft_wrap=True)
-
-
-def read_candidates(source: str) -> tuple[list[Row], list[Candidates]]:
-    """The rows as they stand, and the responses by prompt; rows with the same prompt are one prompt's responses.
-
-    Raises:
-        UserError: no rows, or one that has no prompt with a response, or gold scores that do not fit.
-    """
-    placed: Iterable[Placed] = json_lines(sys.stdin.buffer, "standard input") if source == STREAM else read_rows(source)
-    rows: list[Row] = []
-    prompts: dict[str, Candidates] = {}
-    for place, row in placed:
-        try:
-            if isinstance(row, BadRow):
-                raise row
-            prompt, responses = _prompt_and_responses(row)
-            gold = _gold(row, len(responses))
-        except BadRow as bad:
-            raise UserError(f"{place}: {bad}.") from bad
-        candidates = prompts.setdefault(json.dumps(prompt), Candidates(prompt))
-        candidates.responses += responses
-        candidates.places += [len(rows)] * len(responses)
-        candidates.gold += gold
-        rows.append(row)
-    if not rows:
-        raise UserError(f"{source}: no rows.")
-    with_gold = {len(c.gold) == len(c.responses) for c in prompts.values()}
-    if any(c.gold for c in prompts.values()) and with_gold != {True}:
-        raise UserError(f"{source}: some responses have a gold score and some have none.")
-    return rows, list(prompts.values())
-
-
-def _prompt_and_responses(row: Row) -> tuple[list[Message], list[list[Message]]]:
-    """`messages`, or `prompt` with `response` or a list `responses`; texts or lists of messages."""
-    if "messages" in row:
-        turns = _turns(row, "messages", "user")
-        if turns[-1]["role"] != "assistant" or len(turns) < 2:
-            raise BadRow("turn_order", "messages must end with a turn of 'assistant' after a prompt")
-        return turns[:-1], [turns[-1:]]
-    column = next((name for name in ("response", *LISTS) if name in row), None)
-    if "prompt" not in row or column is None:
-        raise BadRow("missing_column", f"no prompt with response or responses, nor messages; found {', '.join(row)}")
-    prompt = _turns(row, "prompt", "user")
-    texts = row[column] if column in LISTS else [row[column]]
-    if not isinstance(texts, list) or not texts:
-        raise BadRow("wrong_type", f"{column} is {texts!r:.40}; a list of responses was expected")
-    return prompt, [_turns({column: text}, column, "assistant") for text in texts]
-
-
-def _turns(row: Row, column: str, role: str) -> list[Message]:
-    side = read_side(row, column, False)
-    return [{"role": role, "content": side}] if isinstance(side, str) else side
-
-
-def _gold(row: Row, n: int) -> list[float]:
-    """The column `gold`: a number for each response; empty without one."""
-    value = row.get("gold")
-    if value is None:
-        return []
-    values = value if isinstance(value, list) else [value]
-    bad = [v for v in values if isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v)]
-    if bad or len(values) != n:
-        raise BadRow("bad_rating", f"gold is {value!r:.60}; {n} finite number(s) were expected, one for each response")
-    return [float(v) for v in values]
 
 
 def named_checkpoints(asked: Any) -> dict[str, str]:

@@ -22,7 +22,8 @@ from rmbench.files import read_json, write_json, write_text
 logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 2.0
-INIT_SECONDS = 20.0  # for a server that answered
+INIT_SECONDS = 10.0  # for a server that answered to take the run
+SILENT_INIT_SECONDS = 2.0  # for one that did not
 FINISH_SECONDS = 60.0  # for what a server that went away has not taken
 RUN_ID_FILE = "run-id.txt"
 ONLINE_FILE = "online.json"
@@ -60,6 +61,7 @@ class WandbTracker(Tracker):
 
     def __init__(self, config: TrackingConfig, folder: Path, run_config: dict[str, Any], name: str) -> None:
         self._run: Any = None
+        self._init_seconds = INIT_SECONDS
         try:
             self._run = self._start(config, folder, run_config, name)
         except Exception as error:
@@ -67,14 +69,14 @@ class WandbTracker(Tracker):
 
     def _start(self, config: TrackingConfig, folder: Path, run_config: dict[str, Any], name: str) -> Any:
         mode = os.environ.get("WANDB_MODE")
-        if mode is None:
-            mode = "offline"
-            try:
-                if _can_log_in():
-                    return self._init("online", config, folder, run_config, name)
-            except Exception as error:
-                logger.warning("W&B goes offline: %s", str(error).partition("\n")[0])
-        return self._init(mode, config, folder, run_config, name)
+        try:
+            answers = mode in (None, "online") and _answers()
+            self._init_seconds = INIT_SECONDS if answers else SILENT_INIT_SECONDS
+            if mode == "online" or (answers and _has_login()):
+                return self._init("online", config, folder, run_config, name)
+        except Exception as error:
+            logger.warning("W&B goes offline: %s", str(error).partition("\n")[0])
+        return self._init("offline" if mode in (None, "online") else mode, config, folder, run_config, name)
 
     def _init(self, mode: str, config: TrackingConfig, folder: Path, run_config: dict[str, Any], name: str) -> Any:
         import wandb
@@ -87,7 +89,7 @@ class WandbTracker(Tracker):
             resume="allow" if mode == "online" else None,
             silent=True,
             console="off",
-            init_timeout=INIT_SECONDS,
+            init_timeout=self._init_seconds,
             x_disable_stats=True,
             disable_git=True,
         )
@@ -200,10 +202,8 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _can_log_in() -> bool:
-    """The server answers anything at all within PROBE_SECONDS, and there is a login."""
-    import wandb
-
+def _answers() -> bool:
+    """The server answers anything at all within PROBE_SECONDS."""
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     try:
         with urllib.request.urlopen(url, timeout=PROBE_SECONDS):
@@ -212,4 +212,11 @@ def _can_log_in() -> bool:
         pass  # an answer
     except (OSError, ValueError, http.client.HTTPException):
         return False
+    return True
+
+
+def _has_login() -> bool:
+    """Somebody is logged in here."""
+    import wandb
+
     return bool(wandb.login(prompt=False, timeout=int(PROBE_SECONDS)))

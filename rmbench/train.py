@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -30,13 +31,13 @@ from rmbench.evaluate import results_table
 from rmbench.files import read_json, read_jsonl, write_json
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
-from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.model import RewardModel
 from rmbench.modeling.scoring import summarize
 from rmbench.tracking import Tracker, open_tracker
-from rmbench.training import checkpoints
+from rmbench.training import ending
 from rmbench.training.run import Run
 from rmbench.training.setup import Inputs, prepare
+from rmbench.training.signals import EndingSignals
 from rmbench.training.trainer import BenchmarkNow, Trainer
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def _train(run: Run) -> dict[str, Any]:
     # everything that can be wrong is found before the first step; then the folder is this run's
     inputs = prepare(run.config, run.accelerator)
     runs.refuse_changed_data(run.folder, inputs.facts)
+    ending.refuse_full_disk(run, inputs.model)
     run.wait()
     if run.is_main:
         runs.start(run.folder, run.config, inputs.facts)
@@ -73,55 +75,61 @@ def _train(run: Run) -> dict[str, Any]:
 
     with _tracker(run, inputs.loss) as tracker:
         run = dataclasses.replace(run, tracker=tracker)
-        # train
         set_seed(run.config.seed)
         recorder, probe = _diagnostics(run, inputs)
         trainer = Trainer(run, inputs, recorder, probe, _benchmark_during(run, inputs))
-        started = time.perf_counter()
-        state = trainer.train()
-        seconds = time.perf_counter() - started
 
-        # keep the last model or the best, and say how good it is
-        best = run.folder / "checkpoints" / "best" if run.config.training.keep_best and state.best_step else None
-        model = _kept(run, trainer, best)
-        metrics = {
-            "steps": state.step,
-            "kept_step": state.best_step if best else state.step,
-            "stopped_early": state.stopped_early,
-            "skipped_steps": state.skipped_steps,
-            "train_seconds": seconds,
-            "train_pairs": len(inputs.train_pairs),
-            "peak_memory": torch.cuda.max_memory_allocated() if run.device.type == "cuda" else None,
-            "mu": inputs.loss.mu,
-            "eval": _evaluate(run, inputs, model),
-            "benchmark": _benchmark(run, inputs, model),
-        }
+        # train, and keep what was learnt; a training that is over is not done again
+        before = ending.recall(run)
+        trained = before or _trained(run, trainer)
+        if before is not None:
+            trainer.rewind(before["steps"])
 
-        # figures, and last of all metrics.json: its presence means "finished"
-        if run.is_main:
-            _write_diagnostics(run, recorder, probe, state.step)
-            run.tracker.summary(metrics)
-            model_card.write_card(run.folder, run.config, metrics, inputs.tokenizer)
-            write_json(run.folder / "metrics.json", metrics)
-            _show(metrics, run.folder)
-        run.wait()
+        # how good is it? Everything from here on can be done again, so a signal ends it at once
+        with EndingSignals(at_once=True):
+            best = run.config.training.keep_best and (run.folder / "checkpoints" / "best").is_dir()
+            model = ending.kept_model(run, trainer, best, trained_before=before is not None)
+            metrics = trained | {
+                "eval": _evaluate(run, inputs, model),
+                "benchmark": _benchmark(run, inputs, model),
+            }
+            # figures, and last of all metrics.json: its presence means "finished"
+            if run.is_main:
+                _write_diagnostics(run, recorder, probe, trained["steps"])
+                run.tracker.summary(metrics)
+                model_card.write_card(run.folder, run.config, metrics, inputs.tokenizer)
+                write_json(run.folder / "metrics.json", metrics)
+                ending.forget(run)
+                _show(metrics, run.folder)
+            run.wait()
     _push(run)
     return metrics
 
 
-def _kept(run: Run, trainer: Trainer, best: Path | None) -> RewardModel:
-    """The last model, or `best`, in RUN/checkpoint: what is evaluated."""
-    folder = run.folder / "checkpoint"
-    if best is None:
-        trainer.export(folder)
-    elif run.is_main:
-        checkpoints.copy_folder(best, folder)
-    run.wait()
-    if best is None and not run.config.backbone.lora.r and not trainer.sharded:
-        return trainer.unwrapped()
-    # in the folder adapters are merged, and sharded weights are whole
-    model, _ = load_reward_model(str(folder), attention=run.config.gpu.attention)
-    return model.to(run.device)
+def _trained(run: Run, trainer: Trainer) -> dict[str, Any]:
+    """All steps; what training alone knows of the run's metrics, once the weights are in RUN/checkpoint.
+
+    Raises:
+        Stopped: a signal came; nothing of a finished training is lost.
+    """
+    started = time.perf_counter()
+    with trainer.signals:
+        state = trainer.train()
+        trainer.signals.hold_interrupt()
+        best = run.folder / "checkpoints" / "best" if run.config.training.keep_best and state.best_step else None
+        results = {
+            "steps": state.step,
+            "kept_step": state.best_step if best else state.step,
+            "stopped_early": state.stopped_early,
+            "skipped_steps": state.skipped_steps,
+            "train_seconds": time.perf_counter() - started,
+            "train_pairs": len(trainer.inputs.train_pairs),
+            "peak_memory": torch.cuda.max_memory_allocated() if run.device.type == "cuda" else None,
+            "mu": trainer.loss.mu,
+        }
+        ending.keep(run, trainer, best, results)
+        trainer.end_if_told()
+    return results
 
 
 def _push(run: Run) -> None:
@@ -223,10 +231,16 @@ def _show(metrics: dict[str, Any], folder: Path) -> None:
     table = Table(title=f"evaluation: {evaluation['n']} pairs, after {metrics['kept_step']} steps")
     for column in ("section", "accuracy", "mean distance"):
         table.add_column(column, justify="left" if column == "section" else "right")
+
+    def add(name: str, accuracy: float, distance: float, style: str = "") -> None:
+        """A line; where a distance is NaN the rewards are too, and what looks like lost pairs is no number."""
+        shown = math.nan if math.isnan(distance) else accuracy
+        table.add_row(name, f"{shown:.3f}", f"{distance:.3f}", style=style)
+
     for name, accuracy in evaluation["sections"].items():
-        table.add_row(name, f"{accuracy:.3f}", f"{evaluation['section_distance'][name]:.3f}")
+        add(name, accuracy, evaluation["section_distance"][name])
     table.add_section()
-    table.add_row("all", f"{evaluation['accuracy']:.3f}", f"{evaluation['distance']:.3f}", style="bold")
+    add("all", evaluation["accuracy"], evaluation["distance"], style="bold")
     terminal.print(table)
     if metrics["benchmark"]:
         terminal.print(results_table(metrics["benchmark"]))

@@ -30,7 +30,7 @@ from rmbench.commands.pool import take_gpu
 from rmbench.commands.registry import command_of
 from rmbench.commands.sweep import SweepCallback, finish
 from rmbench.config import Device, Strategy, TrainConfig
-from rmbench.errors import RunFailed, Stopped, UserError
+from rmbench.errors import RunFailed, Stopped, UserError, unwritable
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,10 @@ def plain_job(config: DictConfig) -> None:
         if ranks.in_group() and not command.shares and int(os.environ["WORLD_SIZE"]) > 1:
             raise UserError(f"rmbench {name} works in one process.")
         module, _, function = command.job.partition(":")
-        getattr(import_module(module), function)(built)
+        try:
+            getattr(import_module(module), function)(built)
+        except OSError as error:
+            raise unwritable(error) from error
 
     _attempt(job, None)
 
@@ -237,6 +240,6 @@ def _way_on() -> str:
     if folder is None or not (folder / ".hydra" / "overrides.yaml").is_file():
         return ""
     place = shlex.quote(str(folder))
-    if any(folder.glob("checkpoints/step-*")):
+    if runs.can_go_on(folder):
         return f"Go on with: rmbench train from={place} run_dir={place} training.resume=true"
     return f"Start again with: rmbench train from={place}"

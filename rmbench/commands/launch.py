@@ -57,6 +57,7 @@ def run(command: str, typed: list[str]) -> None:
         RunFailed: a job failed.
         KeyboardInterrupt: with the way to go on as its message.
     """
+    first = ranks.rank() == 0
     request = understood(command, typed)
     jobs: list[list[str]] = []
     if not request.only_shows:
@@ -64,7 +65,7 @@ def run(command: str, typed: list[str]) -> None:
         lines = list(request.notes)
         if request.multirun and request.config == "train":
             lines.append(forecast(jobs, request.options.config_dir))
-        if lines and ranks.rank() == 0:
+        if lines and first:
             console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     with accounted():
         _start(request, jobs)

@@ -11,6 +11,8 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,22 @@ from rmbench import runs
 from rmbench.config import GpuConfig, Strategy, TrainConfig
 from rmbench.errors import Stopped, UserError
 
+PARENT = "RMBENCH_PARENT"  # the process that started a group, for its ranks
 SAVING_SECONDS = 600  # that the ranks have for a last checkpoint after a signal
 
 
 def rank() -> int:
-    """This process's place in its group; 0 outside one."""
+    """This process's place in its group; 0 outside one.
+
+    Raises:
+        UserError: RANK, or another number that launchers set, is none.
+    """
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        if not os.environ.get(name, "0").isdecimal():
+            raise UserError(
+                f"{name}={os.environ[name]} in the environment: a launcher such as torchrun puts a number there.\n"
+                f"Without one: unset {name}"
+            )
     return int(os.environ.get("RANK", 0))
 
 
@@ -76,9 +89,10 @@ def train_in_group(config: TrainConfig, folder: Path) -> None:
             signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
             shutdown_timeout=SAVING_SECONDS,
         )
+        started_by = {PARENT: str(os.getpid())}
         threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))}
         try:
-            with patch.dict(os.environ, threads):
+            with patch.dict(os.environ, threads | started_by):
                 elastic_launch(launch, sys.executable)("-m", "rmbench.commands.ranks", str(job), str(folder))
         except (ChildFailedError, SignalException) as error:
             raise _what_happened(Path(place), getattr(error, "sigval", None)) from error
@@ -98,6 +112,7 @@ def _what_happened(place: Path, number: int | None) -> BaseException:
 
 def main(job: Path, folder: Path) -> None:
     """One rank; what ends it is written beside the job's file for the process that started the group."""
+    end_with_parent()
     try:
         _train(job, folder)
     except BaseException as error:
@@ -105,6 +120,21 @@ def main(job: Path, folder: Path) -> None:
         account["traceback"] = traceback.format_exc()
         (job.parent / f"rank-{rank()}.json").write_text(json.dumps(account), "utf-8")
         sys.exit(1)
+
+
+def end_with_parent(check_seconds: float = 1.0) -> None:
+    """When the process that started the group is gone (kill -9), nobody else ends this one: SIGTERM, then SIGKILL."""
+    parent = int(os.environ.get(PARENT, os.getppid()))
+
+    def watch() -> None:
+        """As long as the parent lives. An orphan has another parent; that holds on every Unix."""
+        while os.getppid() == parent:
+            time.sleep(check_seconds)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(SAVING_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
 def _train(job: Path, folder: Path) -> None:

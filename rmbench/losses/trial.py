@@ -70,7 +70,7 @@ def try_weight(name: str, kind: type[Weight], config: LossConfig) -> None:
 def _refuse(key: str, name: str, fault: Callable[[], str | None], contract: str) -> None:
     try:
         wrong = fault()
-    except Exception as error:  # whatever the user's code does
+    except (Exception, SystemExit) as error:  # whatever the user's code does
         wrong = f"{type(error).__name__}: {error}"
     if wrong:
         raise UserError(f"{key}={name}: {wrong}.\n{contract}")

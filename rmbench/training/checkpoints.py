@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object, load
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rmbench.errors import UserError
 from rmbench.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def save(accelerator: Accelerator, folder: Path, state: dict[str, Any], tensors:
         if is_main:
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, staging / TENSORS_FILE)
             write_json(staging / STATE_FILE, state)
-            write_json(staging / CHECKSUMS_FILE, _checksums(staging))
+            write_json(staging / CHECKSUMS_FILE, checksums(staging))
             flush(staging)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(staging, final)
@@ -85,12 +86,19 @@ def save(accelerator: Accelerator, folder: Path, state: dict[str, Any], tensors:
 
 
 def load_newest(accelerator: Accelerator, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Restore the newest undamaged checkpoint below `folder`; its state and tensors, or None if there is none."""
+    """Restore the newest undamaged checkpoint below `folder`; its state and tensors, or None if there is none.
+
+    Raises:
+        UserError: a checkpoint is of another model, or none can be read and the model holds a part of one.
+    """
+    touched = False
     for path in reversed(_complete(folder)):
         found = [_damage(path) if accelerator.is_main_process else None]
-        damage = broadcast_object_list(found)[0]
+        damage = broadcast_object_list(found)[0] or _first_of(_unreadable(accelerator, path))
         if damage is None:
-            accelerator.load_state(str(path))
+            touched = True
+            damage = _first_of(_load(accelerator, path))
+        if damage is None:
             return read_json(path / STATE_FILE), load_file(path / TENSORS_FILE)
         if accelerator.is_main_process:
             logger.warning("%s is damaged (%s) and set aside; the one before it is taken", path, damage)
@@ -98,7 +106,40 @@ def load_newest(accelerator: Accelerator, folder: Path) -> tuple[dict[str, Any],
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(path, aside)
         accelerator.wait_for_everyone()
+    if touched:
+        raise UserError(
+            f"{folder}: no checkpoint can be read to its end.\n"
+            "Choose another run_dir, or give the same command again: what cannot be read was set aside."
+        )
     return None
+
+
+def _unreadable(accelerator: Accelerator, path: Path) -> str | None:
+    """What is wrong with this rank's random state: Accelerate would go on without it and say nothing."""
+    name = f"random_states_{accelerator.process_index}.pkl"
+    if not (path / name).is_file():  # a run may go on with more processes
+        return None
+    try:
+        load(path / name)
+    except Exception as error:  # whatever a pickle does
+        return f"{name}: {type(error).__name__}: {error}".partition("\n")[0]
+    return None
+
+
+def _load(accelerator: Accelerator, path: Path) -> str | None:
+    """Restore it; what went wrong, on this rank."""
+    try:
+        accelerator.load_state(str(path))
+    except UserError:
+        raise
+    except Exception as error:  # of torch's, safetensors' and pickle's many kinds
+        return f"cannot be read: {type(error).__name__}: {error}".partition("\n")[0]
+    return None
+
+
+def _first_of(fault: str | None) -> str | None:
+    """The first rank's fault, if any: the same answer on all."""
+    return next((text for text in gather_object([fault]) if text), None)
 
 
 def replace_folder(staging: Path, final: Path) -> None:
@@ -145,7 +186,7 @@ def fault_of_any_rank(action: Callable[[], Any]) -> str | None:
         if not disk_fault(error):
             raise
         fault = str(error).partition("\n")[0]
-    return next((text for text in gather_object([fault]) if text), None)
+    return _first_of(fault)
 
 
 def _drop_frozen(models: list[nn.Module], weights: list[dict[str, Tensor]], _folder: str) -> None:
@@ -162,8 +203,12 @@ def _load_trained(models: list[nn.Module], folder: str) -> None:
         model = models.pop()
         names = {name.removeprefix(WRAPPER): name for name in _trained(model)}
         state = load_file(Path(folder) / WEIGHTS_FILE)
-        if state.keys() != names.keys():
-            raise RuntimeError(f"{folder} holds other weights than those that are trained here")
+        trained = dict(model.named_parameters())
+        if {n: t.shape for n, t in state.items()} != {n: trained[names[n]].shape for n in names}:
+            raise UserError(
+                f"{folder}: a checkpoint of another model; its weights have other names or shapes than those trained"
+                " here.\nChoose another run_dir, or remove the folder's checkpoints to begin again."
+            )
         model.load_state_dict({names[name]: tensor for name, tensor in state.items()}, strict=False)
 
 
@@ -172,7 +217,7 @@ def _trained(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _checksums(folder: Path) -> dict[str, str]:
+def checksums(folder: Path) -> dict[str, str]:
     """sha256 of every file below `folder` but that of the checksums."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS_FILE)
     sums = {}
@@ -185,7 +230,7 @@ def _checksums(folder: Path) -> dict[str, str]:
 def _damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        expected, found = read_json(folder / CHECKSUMS_FILE), _checksums(folder)
+        expected, found = read_json(folder / CHECKSUMS_FILE), checksums(folder)
     except (OSError, ValueError) as error:
         return str(error)
     if not isinstance(expected, dict):

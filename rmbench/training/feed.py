@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rmbench.config import TrainConfig
 from rmbench.data.text import TokenPair
+from rmbench.data.tokens import lengths
+from rmbench.errors import UserError
 from rmbench.losses import rating_margins
 from rmbench.modeling.layout import BatchInputs, Layout, token_batches
 from rmbench.training.sampler import StepBatches
@@ -115,3 +118,17 @@ class StepFeed:
             at, half = parts.index(longest), len(longest) // 2
             parts[at : at + 1] = [longest[:half], longest[half:]]
         return parts
+
+
+def new_feed(pairs: Sequence[TokenPair], layout: Layout, config: TrainConfig, share: Share) -> StepFeed:
+    """The input of every step of a run.
+
+    Raises:
+        UserError: with sharded weights each device has to get as many pairs of a step as the others.
+    """
+    batch_size = config.training.batch_size
+    if share.in_step and batch_size % share.world:
+        raise UserError(f"training.batch_size={batch_size}: with sharded weights, a multiple of {share.world} devices.")
+    smallest = batch_size if share.in_step else share.world
+    batches = StepBatches(lengths(pairs), batch_size, config.seed, smallest)
+    return StepFeed(pairs, batches, layout, share, config.training.micro_batch_size)

@@ -73,6 +73,8 @@ class StepGradient:
                 sums += step_sums(terms, part.rows, self.sum_dtype)
                 if recording:
                     self.recorder.add(part.pairs, Measured(batch.output, terms, measured, batch.margin_gradient_norm))
+        except SystemExit as error:  # of a user's loss; it would end the program without a word
+            raise RuntimeError(f"the loss called sys.exit({error.code!r}); it has to return a value") from error
         except RuntimeError as error:
             # With several processes the others would wait in a reduction that this one has left.
             if self.accelerator.num_processes > 1 or not out_of_memory(error):

@@ -48,6 +48,19 @@ def not_finite(
     return gathered
 
 
+def stop_after(limit: int, skipped: int, folder: Path) -> None:
+    """Nothing, up to `limit` skipped steps.
+
+    Raises:
+        FloatingPointError: there are more; with the file that names the pairs.
+    """
+    if skipped > limit:
+        raise FloatingPointError(
+            f"{skipped} steps had a loss or gradient that is not finite,"
+            f" training.max_skipped_steps={limit}. The pairs: {folder / REPORT}"
+        )
+
+
 def report(folder: Path, rows: list[dict[str, Any]], step: int) -> None:
     """Add the rows of `step`, which was skipped, to nonfinite.jsonl, and say it."""
     file = folder / REPORT

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 end a run between two steps, when all that it has learnt can be saved.
+"""SIGTERM, SIGHUP and SIGUSR1 end a run between two steps, when all that it has learnt can be saved.
 
 So does SIGUSR2 where somebody listens for it already: submitit, which then puts a pre-empted job back into the queue.
 """
@@ -6,32 +6,43 @@ So does SIGUSR2 where somebody listens for it already: submitit, which then puts
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 from rmbench.errors import Stopped
 
-ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
 class EndingSignals:
-    """Within this context the signals are remembered instead of obeyed; outside the main thread there are none."""
+    """Within this context the signals are remembered instead of obeyed; outside the main thread there are none.
 
-    def __init__(self) -> None:
+    A signal that is ignored stays so: `nohup` is meant to keep SIGHUP away. With `at_once` a signal ends the context
+    where it comes: what is done there can be done again.
+    """
+
+    def __init__(self, at_once: bool = False) -> None:
+        self.at_once = at_once
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> EndingSignals:
         for number in ENDING:
-            listener = signal.getsignal(number)
-            if number == getattr(signal, "SIGUSR2", None) and not callable(listener):
-                continue
-            try:
-                signal.signal(number, self._remember)
-            except ValueError:  # not in the main thread
-                return self
-            self._before[number] = listener
+            if number != getattr(signal, "SIGUSR2", None) or callable(signal.getsignal(number)):
+                self._hold(number)
         return self
+
+    def hold_interrupt(self) -> None:
+        """From now on Ctrl-C waits too."""
+        self._hold(signal.SIGINT)
+
+    def _hold(self, number: int) -> None:
+        listener = signal.getsignal(number)
+        if listener is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+            return
+        self._before[number] = listener
+        signal.signal(number, self._remember)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Those who listened before hear the signals again.
@@ -60,3 +71,5 @@ class EndingSignals:
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.received = number
+        if self.at_once and not self.pass_on():
+            raise Stopped(f"{signal.Signals(number).name}: stopped after the training, whose weights are kept.", number)

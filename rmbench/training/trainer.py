@@ -20,11 +20,10 @@ from accelerate import DistributedType
 from torch import Tensor
 
 from rmbench.console import progress
-from rmbench.data.tokens import lengths
 from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe
 from rmbench.diagnostics.records import PairRecorder
-from rmbench.errors import Stopped, UserError
+from rmbench.errors import Stopped
 from rmbench.losses import Statistics
 from rmbench.modeling.devices import sharded, wrapped
 from rmbench.modeling.memory import first_budget, halved
@@ -34,12 +33,11 @@ from rmbench.modeling.throughput import matrix_rate, model_cost
 from rmbench.runs import History
 from rmbench.training import checkpoints, guards
 from rmbench.training.export import export
-from rmbench.training.feed import MicroBatch, Share, StepFeed
+from rmbench.training.feed import MicroBatch, Share, new_feed
 from rmbench.training.gradient import StepGradient
 from rmbench.training.metrics_window import SUMS, TrainState
 from rmbench.training.optimizer import clip_gradient, new_optimizer, new_schedule
 from rmbench.training.run import Run
-from rmbench.training.sampler import StepBatches
 from rmbench.training.setup import Inputs
 from rmbench.training.signals import EndingSignals
 
@@ -70,8 +68,8 @@ class Trainer:
     ) -> None:
         config, accelerator, model, loss = run.config.training, run.accelerator, inputs.model, inputs.loss
         self.run, self.inputs, self.config, self.accelerator, self.loss = run, inputs, config, accelerator, loss
-        self.folder, self.layout, self.recorder, self.probe = run.folder, inputs.layout, recorder, probe
-        self.benchmark = benchmark
+        self.folder, self.layout = run.folder, inputs.layout
+        self.recorder, self.probe, self.benchmark = recorder, probe, benchmark
         margin_gradients = (recorder.gradients or PairGradients(model)) if loss.needs_margin_gradient_norm else None
         if config.gradient_checkpointing:
             recompute_activations(model)
@@ -81,36 +79,30 @@ class Trainer:
         self.gradient = StepGradient(self.model, loss, accelerator, recorder, margin_gradients)
         self.sharded = sharded(accelerator, self.model)
 
-        rank, world = accelerator.process_index, accelerator.num_processes
-        if self.sharded and config.batch_size % world:
-            raise UserError(
-                f"training.batch_size={config.batch_size}: with sharded weights, a multiple of {world} devices."
-            )
-        smallest = config.batch_size if self.sharded else world
-        self.batches = StepBatches(lengths(inputs.train_pairs), config.batch_size, run.config.seed, smallest)
-        share = Share(rank, world, in_step=self.sharded)
-        self.feed = StepFeed(inputs.train_pairs, self.batches, inputs.layout, share, config.micro_batch_size)
+        share = Share(accelerator.process_index, accelerator.num_processes, in_step=self.sharded)
+        self.feed = new_feed(inputs.train_pairs, inputs.layout, run.config, share)
+        self.batches = self.feed.batches
         self.total_steps = config.max_steps or math.ceil(config.epochs * self.batches.steps_per_epoch)
         self.schedule = new_schedule(optimizer, config, self.total_steps)  # of what Accelerate has wrapped
         self.state = TrainState(budget_tokens=first_budget(config.micro_batch_tokens, accelerator.device))
         compute_dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-        self.matrix_rate = matrix_rate(accelerator.device, compute_dtype) * world
+        self.matrix_rate = matrix_rate(accelerator.device, compute_dtype) * share.world
         checkpoints.keep_trained_alone(accelerator)
         self.signals, self._told_to_end, self._saved = EndingSignals(), False, False
 
     def train(self) -> TrainState:
-        """All steps, from the newest checkpoint if `training.resume` is set and there is one."""
+        """All steps, from the newest checkpoint if `training.resume` is set and there is one.
+
+        Within the context `signals`, a signal ends it after a step.
+        """
         if self.config.resume:
             self._restore()
         if self.accelerator.is_main_process:
             self.history = History(self.folder, self.state.step)
-            for recorded in (self.recorder, self.probe):
-                if recorded is not None:
-                    recorded.parts.rewind(self.state.step)
+        self.rewind(self.state.step)
         self.model.train()
-        shown = self.accelerator.is_main_process
-        with self.signals, progress("training", self.total_steps, self.state.step, shown) as advance:
-            while self.state.step < self.total_steps and not self.state.stopped_early:
+        with progress("training", self.total_steps, self.state.step, self.run.is_main) as advance:
+            while not self._over():
                 row = self.train_step()
                 self.state.step += 1
                 if self._due(self.config.logging_steps) or self.state.step == self.total_steps:
@@ -121,16 +113,32 @@ class Trainer:
                     row |= self.benchmark(self._scored())
                 if row:
                     self._log(row)
-                if self._due(self.config.save_steps) or self._told_to_end:
+                ends = self._told_to_end and not self._over()  # after the last step the weights are exported first
+                if self._due(self.config.save_steps) or ends:
                     self._save()
-                if self._told_to_end and not self.signals.pass_on():
+                if ends and not self.signals.pass_on():
                     self._end()
                 advance(self.state.step)
-            if not self._told_to_end and self._heard():  # during the evaluation of the last step
-                self._save()
-                if not self.signals.pass_on():
-                    self._end()
         return self.state
+
+    def rewind(self, step: int) -> None:
+        """Drop the pairs that were recorded after `step`."""
+        for recorded in (self.recorder, self.probe) if self.accelerator.is_main_process else ():
+            if recorded is not None:
+                recorded.parts.rewind(step)
+
+    def end_if_told(self) -> None:
+        """Once what was learnt is in the folder: end if a signal asked for it.
+
+        Raises:
+            Stopped: it did, and nobody else listened for it.
+        """
+        self._saved = True
+        if self.heard() and not self.signals.pass_on():
+            self._end()
+
+    def _over(self) -> bool:
+        return self.state.step >= self.total_steps or self.state.stopped_early
 
     def train_step(self) -> dict[str, float]:
         """One optimiser step; what the diagnostics recorded of it. One that is not finite changes nothing."""
@@ -155,9 +163,9 @@ class Trainer:
             row |= self.recorder.write(self.state.step + 1, self.accelerator.is_main_process)
         return row
 
-    def _heard(self) -> bool:
+    def heard(self) -> bool:
         """Whether a signal told some rank to end."""
-        heard = torch.tensor(float(self.signals.received is not None), device=self.accelerator.device)
+        heard = torch.tensor(float(self.signals.received is not None), device=self.run.device)
         return bool(self.gradient.total(heard) > 0)
 
     def _backward(self, recording: bool) -> tuple[Tensor, Statistics]:
@@ -197,14 +205,10 @@ class Trainer:
         if not self.sharded:  # no rank can try a pair alone there
             parts = self.feed.at(self.state.step, self.state.budget_tokens).micro_batches
             network = self.accelerator.unwrap_model(self.model)
-            rows = guards.not_finite(network, self.loss, parts, self.layout, self.accelerator.device)
+            rows = guards.not_finite(network, self.loss, parts, self.layout, self.run.device)
         if self.accelerator.is_main_process:
             guards.report(self.folder, rows, self.state.step + 1)
-        if self.state.skipped_steps > self.config.max_skipped_steps:
-            raise FloatingPointError(
-                f"{self.state.skipped_steps} steps had a loss or gradient that is not finite,"
-                f" training.max_skipped_steps={self.config.max_skipped_steps}. The pairs: {self.folder / guards.REPORT}"
-            )
+        guards.stop_after(self.config.max_skipped_steps, self.state.skipped_steps, self.folder)
 
     def _close_window(self) -> dict[str, float]:
         return self.state.close_window(self.cost, self.matrix_rate) | {
@@ -236,10 +240,8 @@ class Trainer:
 
     def evaluate(self) -> dict[str, Any]:
         """`scoring.summarize` of the evaluation pairs under the model as it is now."""
-        pairs = self.inputs.eval_pairs
-        return summarize(
-            self.run.score(self._scored(), pairs, self.inputs.eval_layout), [p.pair.section for p in pairs]
-        )
+        scores = self.run.score(self._scored(), self.inputs.eval_pairs, self.inputs.eval_layout)
+        return summarize(scores, [p.pair.section for p in self.inputs.eval_pairs])
 
     def _scored(self) -> torch.nn.Module:
         """The model for passes of which ranks make different numbers: DDP would wait for all of them in each."""
@@ -256,7 +258,7 @@ class Trainer:
         export(self.accelerator, self.model, self.inputs.tokenizer, folder)
 
     def _log(self, row: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
+        if self.run.is_main:
             self.history.append({"step": self.state.step, **row})
             self.run.tracker.log(self.state.step, row)
 

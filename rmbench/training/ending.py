@@ -1,0 +1,119 @@
+"""From the last step to a folder that holds all that was learnt: RUN/checkpoint, then RUN/trained.json.
+
+trained.json says that no step has to be done again. It holds what training alone knows of metrics.json, and checksums
+of the weights; it goes when metrics.json is there. A run that is stopped in between evaluates these weights.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+
+from rmbench.errors import UserError
+from rmbench.files import read_json, write_json
+from rmbench.modeling.loading import load_reward_model
+from rmbench.modeling.model import RewardModel
+from rmbench.runs import TRAINED_FILE
+from rmbench.training import checkpoints
+from rmbench.training.run import Run
+from rmbench.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+MODEL_CARD = "README.md"  # written once the numbers are known
+RETRY_SECONDS = 10.0
+PATIENCE_SECONDS = 600.0  # for somebody to make room on a full disk
+
+
+def refuse_full_disk(run: Run, model: RewardModel) -> None:
+    """A training whose weights the disk cannot take would be for nothing.
+
+    Raises:
+        UserError: less is free than the float32 weights need.
+    """
+    needed = 4 * sum(p.numel() for p in model.parameters())
+    free = shutil.disk_usage(run.folder).free
+    if free < needed:
+        raise UserError(
+            f"{run.folder}: the trained weights need {needed / 1e6:.1f} MB, this disk has {free / 1e6:.1f} MB free.\n"
+            "Make room, or choose a run_dir on another disk."
+        )
+
+
+def keep(run: Run, trainer: Trainer, best: Path | None, results: dict[str, Any]) -> None:
+    """Put the last model, or `best`, into RUN/checkpoint and say in trained.json that training is over.
+
+    Where the disk is full this waits for room, until a signal or PATIENCE_SECONDS end it.
+
+    Raises:
+        OSError: there was no room; what the folder held before is as it was.
+    """
+    folder = run.folder / "checkpoint"
+
+    def put() -> None:
+        """Weights first; the file that vouches for them afterwards."""
+        if best is None:
+            trainer.export(folder)
+        elif run.is_main:
+            checkpoints.copy_folder(best, folder)
+        if run.is_main:
+            sums = {name: sum_ for name, sum_ in checkpoints.checksums(folder).items() if name != MODEL_CARD}
+            write_json(run.folder / TRAINED_FILE, {"results": results, "checksums": sums})
+
+    gives_up = time.monotonic() + PATIENCE_SECONDS
+    while (fault := checkpoints.fault_of_any_rank(put)) is not None:
+        if run.is_main:
+            shutil.rmtree(folder.with_name(f".{folder.name}.partial"), ignore_errors=True)
+            logger.error("%s: the trained weights are not written: %s. Make room; this waits for it.", folder, fault)
+        if trainer.heard() or broadcast_object_list([time.monotonic() > gives_up])[0]:
+            raise OSError(f"the trained weights could not be written to {folder}: {fault}")
+        time.sleep(RETRY_SECONDS)
+
+
+def recall(run: Run) -> dict[str, Any] | None:
+    """The `results` that `keep` was given, if training is over and its weights are whole."""
+    return broadcast_object_list([_read(run.folder) if run.is_main else None])[0]
+
+
+def kept_model(run: Run, trainer: Trainer, best: bool, trained_before: bool) -> RewardModel:
+    """The model in RUN/checkpoint, which is what the numbers of the run are about."""
+    if not (best or run.config.backbone.lora.r or trainer.sharded):
+        if trained_before:
+            _take_weights(run, trainer.unwrapped())
+        return trainer.unwrapped()
+    # in the folder adapters are merged, and sharded weights are whole
+    model, _ = load_reward_model(str(run.folder / "checkpoint"), attention=run.config.gpu.attention)
+    return model.to(run.device)
+
+
+def forget(run: Run) -> None:
+    """metrics.json is there: it says all that trained.json says."""
+    (run.folder / TRAINED_FILE).unlink(missing_ok=True)
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    try:
+        stored = read_json(folder / TRAINED_FILE)
+    except ValueError as error:
+        logger.warning("%s cannot be read (%s); training goes on from the newest checkpoint", TRAINED_FILE, error)
+        return None
+    if stored is None:
+        return None
+    found = checkpoints.checksums(folder / "checkpoint")
+    changed = [name for name, sum_ in stored["checksums"].items() if found.get(name) != sum_]
+    if changed:
+        logger.warning("%s/checkpoint is damaged (%s changed); it is made again", folder, ", ".join(changed))
+        return None
+    results: dict[str, Any] = stored["results"]
+    return results
+
+
+def _take_weights(run: Run, model: RewardModel) -> None:
+    """Into the model that layouts and features were chosen with, so that its scores are equal bit for bit."""
+    stored, _ = load_reward_model(str(run.folder / "checkpoint"), attention=run.config.gpu.attention)
+    model.network.load_state_dict(stored.network.state_dict())
