@@ -125,7 +125,7 @@ def test_the_named_losses_are_the_papers_over_one_minus_alpha():
     for name, term in (("grm", "sft"), ("grm_dpo", "dpo")):
         assert getattr(card(name).config.regularizer, term) == pytest.approx(0.01 / 0.99, rel=1e-5)
         assert "loss.text_beta" in card(name).defaults
-        assert "π(y_w)" in card(name).formula
+        assert "π(y_w)" in card(name).description.formula
 
 
 @pytest.mark.parametrize("config", [LlamaConfig(**SMALL, tie_word_embeddings=True), Qwen2Config(**SMALL)])
