@@ -15,7 +15,7 @@ from rmbench.data.cache import data_cache
 from rmbench.data.dataset import Dataset, load_dataset
 from rmbench.data.export import export_pairs
 from rmbench.data.formats import Pair
-from rmbench.data.text import resolve_max_length
+from rmbench.data.text import TokenRules, resolve_max_length
 from rmbench.data.tokens import UNCUT, TokenTable, tokenized, tokenizer_fingerprint
 from rmbench.errors import RunFailed
 from rmbench.files import write_json, write_text
@@ -104,8 +104,8 @@ def _tokens(
 ) -> tuple[TokenTable, list[Finding], dict[str, Any]]:
     """Token ids of all pairs, uncut; pairs that the template refuses are left out and told."""
     tokens, _ = tokenized(
-        pairs, reading.tokenizer, UNCUT, LengthPolicy.drop, data_cache(config.dataset), name="train",
-        drop_refused=True,
+        pairs, reading.tokenizer, TokenRules(UNCUT, LengthPolicy.drop, drop_refused=True), data_cache(config.dataset),
+        name="train",
     )  # fmt: skip
     findings, numbers = check_tokens(tokens, reading)
     refused = check_refused(pairs, tokens, reading.tokenizer, config.dataset.on_bad_row is OnBadRow.drop)

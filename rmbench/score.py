@@ -27,7 +27,7 @@ from rmbench.files import refuse_unwritable, write_json
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.loading import load_reward_model
-from rmbench.modeling.scoring import score_items
+from rmbench.modeling.scoring import ForwardPasses, score_items
 from rmbench.statistics.best_of_n import curve
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def rewards_of(config: ScoreConfig, checkpoint: str, prompts: list[Candidates]) 
     rows, _ = tokenize_items(items, tokenizer, max_length, "score")
     layout = choose_layout(config.layout, model, rows, accelerator.device)
     with accelerator.autocast():
-        scores = score_items(model, rows, layout, accelerator.device, config.gpu.eval_tokens)
+        scores = score_items(ForwardPasses(model, layout, accelerator.device, config.gpu.eval_tokens), rows)
     rewards = [scores[i].rewards for i in range(len(rows))]
     if n_nan := sum(not math.isfinite(r) for of_prompt in rewards for r in of_prompt):
         logger.warning("%s: %d rewards are not finite numbers", checkpoint, n_nan)

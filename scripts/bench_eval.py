@@ -18,7 +18,7 @@ from rmbench.data.items import Item
 from rmbench.data.text import TokenItem, TokenPair
 from rmbench.modeling.layout import Layout, Padded, Shared
 from rmbench.modeling.model import RewardModel
-from rmbench.modeling.scoring import score_items
+from rmbench.modeling.scoring import ForwardPasses, score_items
 
 BATCH = 8
 
@@ -43,8 +43,8 @@ def in_dataset_order(network: Any, pairs: list[TokenPair], device: torch.device)
 def by_length(
     model: RewardModel, items: list[TokenItem], layout: Layout, device: torch.device, budget_tokens: int | None
 ) -> list[list[float]]:
-    """The program's own scorer."""
-    scores = score_items(model, items, layout, device, budget_tokens)
+    """The program's own passes."""
+    scores = score_items(ForwardPasses(model, layout, device, budget_tokens), items)
     return [[scores[i].rewards[side] for i in range(len(items))] for side in (0, 1)]
 
 

@@ -54,6 +54,7 @@ def load(folder: Path) -> tuple[int, float, float]:
     """Pairs used, seconds of reading, seconds of tokenising."""
     from rmbench.data.cache import data_cache
     from rmbench.data.dataset import load_dataset
+    from rmbench.data.text import TokenRules
     from rmbench.data.tokens import tokenized
     from rmbench.modeling.tiny import tiny_tokenizer
 
@@ -64,16 +65,8 @@ def load(folder: Path) -> tuple[int, float, float]:
     )  # fmt: skip
     dataset = load_dataset(config)
     read = time.perf_counter()
-    policy = LengthPolicy.truncate_prompt_left
-    tokens, _ = tokenized(
-        dataset.train,
-        tiny_tokenizer(),
-        MAX_LENGTH_TOKENS,
-        policy,
-        data_cache(config),
-        name="train",
-        drop_identical=True,
-    )
+    rules = TokenRules(MAX_LENGTH_TOKENS, LengthPolicy.truncate_prompt_left, drop_identical=True)
+    tokens, _ = tokenized(dataset.train, tiny_tokenizer(), rules, data_cache(config), name="train")
     return len(tokens), read - start, time.perf_counter() - read
 
 

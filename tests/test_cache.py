@@ -17,7 +17,7 @@ from rmbench.data import records, store, text
 from rmbench.data.cache import Cache, data_cache, entry_name
 from rmbench.data.dataset import load_dataset
 from rmbench.data.manifest import MANIFEST
-from rmbench.data.text import tokenize_pairs
+from rmbench.data.text import TokenRules, tokenize_pairs
 from rmbench.data.tokens import tokenized
 from rmbench.errors import UserError
 from rmbench.modeling.features import FeatureStore
@@ -43,10 +43,8 @@ def config(tmp_path, **more):
 def content(settings):
     """All that a run takes from the cache: pairs, ids, counts, token ids."""
     dataset = load_dataset(settings)
-    how = {"name": "train", "drop_identical": True}
-    tokens, counts = tokenized(
-        dataset.train, tiny_tokenizer(), 12, LengthPolicy.truncate_response, data_cache(settings), **how
-    )
+    rules = TokenRules(12, LengthPolicy.truncate_response, drop_identical=True)
+    tokens, counts = tokenized(dataset.train, tiny_tokenizer(), rules, data_cache(settings), name="train")
     ids = [(pair.pair, pair.chosen, pair.rejected) for pair in tokens]
     return list(dataset.train), list(dataset.eval), dataset.dropped, dataset.noise, dataset.fingerprint, ids, counts
 
@@ -192,7 +190,7 @@ def test_pairs_and_token_ids_hold_their_entries(tmp_path):
     settings = config(tmp_path, cache=str(tmp_path / "cache"), cache_limit_gib=KIB)
     dataset = load_dataset(settings)
     cache = data_cache(settings)
-    tokens, _ = tokenized(dataset.train, tiny_tokenizer(), 64, LengthPolicy.drop, cache, name="train")
+    tokens, _ = tokenized(dataset.train, tiny_tokenizer(), TokenRules(64, LengthPolicy.drop), cache, name="train")
     some = dataset.train[::2]
     del dataset
     fill(cache, "a")

@@ -9,7 +9,7 @@ from rmbench.config import DatasetConfig, LengthPolicy
 from rmbench.data import text
 from rmbench.data.cache import Cache
 from rmbench.data.dataset import load_dataset
-from rmbench.data.text import tokenize_pairs
+from rmbench.data.text import TokenRules, tokenize_pairs
 from rmbench.data.tokens import lengths, tokenized, tokenizer_fingerprint
 from rmbench.errors import UserError
 from rmbench.modeling.tiny import tiny_tokenizer
@@ -27,8 +27,9 @@ def test_the_table_is_what_tokenize_pairs_gives(tmp_path, monkeypatch, pairs, ma
     how = {"name": "train", "drop_identical": True}
     expected, counts = tokenize_pairs(pairs, tiny_tokenizer(), max_length, LengthPolicy[policy], **how)
     monkeypatch.setattr(text, "ENCODE_BATCH", 7)  # whatever the batch
+    rules = TokenRules(max_length, LengthPolicy[policy], drop_identical=True)
     for _ in range(2):
-        table, got = tokenized(pairs, tiny_tokenizer(), max_length, LengthPolicy[policy], Cache(tmp_path), **how)
+        table, got = tokenized(pairs, tiny_tokenizer(), rules, Cache(tmp_path), name="train")
         assert list(table) == expected
         assert got == counts
         assert list(lengths(table)) == lengths(expected) == [pair.length for pair in expected]
@@ -51,11 +52,13 @@ def test_the_key_sees_what_ids_follow_from(tmp_path, pairs, monkeypatch):
     monkeypatch.setattr("rmbench.data.tokens.date", type("Tomorrow", (), {"today": lambda: datetime.date(2100, 1, 1)}))
     assert tokenizer_fingerprint(tokenizer) != today
     for max_length, some in ((64, pairs), (32, pairs), (64, pairs[:9])):
-        tokenized(some, tiny_tokenizer(), max_length, LengthPolicy.drop, Cache(tmp_path / "c"), name="train")
+        tokenized(
+            some, tiny_tokenizer(), TokenRules(max_length, LengthPolicy.drop), Cache(tmp_path / "c"), name="train"
+        )
     assert len([entry for entry in (tmp_path / "c").iterdir() if entry.is_dir()]) == 3
 
 
 def test_nothing_left_is_said_every_time(tmp_path, pairs):
     for _ in range(2):
         with pytest.raises(UserError, match=r"none of 60 pairs is left.*longer than max_length: 60"):
-            tokenized(pairs, tiny_tokenizer(), 8, LengthPolicy.drop, Cache(tmp_path), name="train")
+            tokenized(pairs, tiny_tokenizer(), TokenRules(8, LengthPolicy.drop), Cache(tmp_path), name="train")

@@ -29,7 +29,7 @@ from rmbench.modeling.features import FeatureStore
 from rmbench.modeling.layout import AsRewardBench, Layout, Padded
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.model import RewardModel, described, fingerprint
-from rmbench.modeling.scoring import ItemScores, batch_difference, score_items
+from rmbench.modeling.scoring import ForwardPasses, ItemScores, batch_difference, score_items
 from rmbench.provenance import environment
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def numbers_now(
     prepared: Prepared, layout: Layout, device: torch.device, eval_tokens: int | None, model: torch.nn.Module
 ) -> dict[str, float]:
     """The score and its sections of a model that is still being trained, without intervals; nothing is written."""
-    scores = score_items(model, prepared.rows, layout, device, eval_tokens)
+    scores = score_items(ForwardPasses(model, layout, device, eval_tokens), prepared.rows)
     rows = [score_row(row, scores[i]) for i, row in enumerate(prepared.rows)]
     formed = form_results(find(prepared.benchmark.name), rows, prepared.compat, intervals=False)
     numbers = {"score": formed["score"], "micro_accuracy": formed["micro_accuracy"], **formed["sections"]}
@@ -164,18 +164,19 @@ def scored(
         logger.info("%d of %d items are scored already", len(done), len(items))
     accelerator.wait_for_everyone()  # every process has read what there was
 
+    passes = ForwardPasses(model, layout, accelerator.device, scorer.eval_tokens)
     difference = None
     if layout.name != "features":
-        alone = layout if prepared.compat else Padded(model.pad_id)
-        difference, size = batch_difference(model, items, layout, alone, accelerator.device)
+        single = layout if prepared.compat else Padded(model.pad_id)
+        difference, size = batch_difference(passes, items, single)
         level = logging.INFO if difference <= ROUNDING[provenance["precision"]] * max(size, 1.0) else logging.WARNING
-        logger.log(level, "self-check: scores alone and in a batch differ by at most %.1g", difference)
+        logger.log(level, "self-check: scores of texts by themselves and in a batch differ by at most %.1g", difference)
 
     def keep(batch: dict[int, ItemScores]) -> None:
         """A batch's rows go to the disk at once."""
         log.append([score_row(items[i], scores, keys[i]) for i, scores in batch.items()])
 
-    new = score_items(model, items, layout, accelerator.device, scorer.eval_tokens, done, keep)
+    new = score_items(passes, items, done, keep)
     rows = [score_row(items[i], new.get(i) or known[key], key) for i, key in enumerate(keys)]
     if accelerator.is_main_process:
         log.finish(rows)

@@ -27,6 +27,27 @@ log = logging.getLogger(__name__)
 _EVAL_ROWS = ("validation", "val", "test")  # in a column that tells the splits apart
 
 
+@dataclass(frozen=True)
+class Source:
+    """Rows that are still to be read.
+
+    Args:
+        rows: with their places.
+        state: all that the rows follow from, for the cache's key.
+        name: for log lines and errors.
+        published: the set whose form the rows have; None where they may have any form.
+        origin: recorded with the run: file, Hub id, commit, licence.
+        section: the `source` of its pairs, by default the name of the data set.
+    """
+
+    rows: Iterable[Placed]
+    state: list[Any]
+    name: str
+    published: Published | None
+    origin: dict[str, Any]
+    section: str | None = None
+
+
 @dataclass
 class Split:
     """The pairs of one split, what was left out by which rule, and where they came from."""
@@ -40,7 +61,7 @@ class Split:
 def from_files(config: DatasetConfig, split: str) -> Split | None:
     """Pairs of `dataset.path`, or of `dataset.eval_path`; None for `eval` if neither has evaluation pairs of its own.
 
-    Rows are in the form of the published set that `config.name` says, or in any that is known.
+    Rows are in the form of the published set that `config.name` names, or in any that is known.
 
     Raises:
         UserError: a missing or unusable file, a malformed row, no pair left.
@@ -60,7 +81,7 @@ def from_files(config: DatasetConfig, split: str) -> Split | None:
     }  # fmt: skip
     if split_name:
         log.info("%s: %s pairs are the split %s, %d file(s).", path, split, split_name, len(files))
-    return _kept(rows, [state, config.columns], name, config.name, config, published, split, origin)
+    return _kept(Source(rows, [state, config.columns], name, published, origin), config, split)
 
 
 def _files(config: DatasetConfig, published: Published | None, split: str) -> tuple[str, list[Path]] | None:
@@ -96,7 +117,7 @@ def from_hub(config: DatasetConfig, split: str) -> Split:
     """A published set's pairs from the Hub.
 
     Raises:
-        UserError: the Hub cannot be reached, or has no such part or revision; otherwise as `from_file`.
+        UserError: the Hub cannot be reached, or has no such subset or revision; otherwise as `from_file`.
     """
     published = PUBLISHED[config.name]
     part = config.subset or published.part
@@ -105,14 +126,15 @@ def from_hub(config: DatasetConfig, split: str) -> Split:
     assert hub_split is not None
     revision = config.revision or published.revision
     remedy = f"dataset={config.name} dataset.path=FILE" + (" dataset.eval_path=FILE" if published.eval else "")
-    table = hub_table(published.hub_id, part, hub_split, revision, remedy, published.parts_are)
+    table = hub_table(HubSplit(published.hub_id, part, hub_split, revision, published.parts_are), remedy)
     made = [cache.file_state(Path(file["filename"])) for file in table.cache_files]
     rows = _of_split(table_rows(table, f"{published.hub_id} {hub_split}"), published, split)
     source = f"{config.name}/{config.subset}" if config.subset else config.name
     commit = {Path(state[0]).parent.name for state in made}  # datasets keeps a set below the hash of its commit
     origin = {"hub": published.hub_id, "part": part, "revision": revision, "commit": sorted(commit)}
     name = f"{published.hub_id} {hub_split}"
-    return _kept(rows, [made, split], name, source, config, published, split, origin | {"license": published.license})
+    origin |= {"license": published.license}
+    return _kept(Source(rows, [made, split], name, published, origin, source), config, split)
 
 
 def from_program(config: DatasetConfig, split: str) -> Split:
@@ -125,33 +147,45 @@ def from_program(config: DatasetConfig, split: str) -> Split:
 
     size = config.train_size if split == "train" else config.eval_size
     if size is None:
-        raise UserError(f"dataset=synthetic makes as many pairs as it is told to: give dataset.{split}_size.")
+        raise UserError(f"dataset=synthetic makes as many pairs as are asked for: give dataset.{split}_size.")
     made = make_rows(config.synthetic, size, "train" if split == "train" else "test")
     rows = ((f"synthetic {split} row {number}", row) for number, row in enumerate(made, start=1))
     state = [VERSION, asdict(config.synthetic), size]
-    return _kept(rows, state, f"synthetic {split}", config.name, config, None, split, {"made": "by rmbench"})
+    return _kept(Source(rows, state, f"synthetic {split}", None, {"made": "by rmbench"}), config, split)
 
 
-def hub_table(
-    name: str, part: str | None, split: str, revision: str | None, remedy: str, parts_are: str = "data_dir"
-) -> Any:
-    """A split on the Hub as a `datasets.Dataset`; `remedy` says how to do without the Hub.
+@dataclass(frozen=True)
+class HubSplit:
+    """A split of a data set on the Hub, of one of its subsets, at a revision; None is the set's own default.
+
+    `subsets_are` is how `datasets.load_dataset` calls a subset: name or data_dir.
+    """
+
+    name: str
+    subset: str | None
+    split: str
+    revision: str | None
+    subsets_are: str = "data_dir"
+
+
+def hub_table(of: HubSplit, remedy: str) -> Any:
+    """A split on the Hub as a `datasets.Dataset`; `remedy` names the keys for data that are not from the Hub.
 
     Raises:
-        UserError: the Hub cannot be reached, or has no such dataset, part or revision.
+        UserError: the Hub cannot be reached, or has no such dataset, subset or revision.
     """
     hub.prepare()
     import datasets
 
     try:
-        return datasets.load_dataset(name, split=split, revision=revision, **{parts_are: part})
+        return datasets.load_dataset(of.name, split=of.split, revision=of.revision, **{of.subsets_are: of.subset})
     except Exception as error:
-        raise hub.explain("dataset", name, error, remedy) from error
+        raise hub.explain("dataset", of.name, error, remedy) from error
 
 
-def hub_rows(name: str, part: str | None, split: str, revision: str | None, remedy: str) -> Iterable[Placed]:
+def hub_rows(name: str, subset: str | None, split: str, revision: str | None, remedy: str) -> Iterable[Placed]:
     """Rows of a dataset on the Hub with their places; errors as for `hub_table`."""
-    return table_rows(hub_table(name, part, split, revision, remedy), f"{name} {split}")
+    return table_rows(hub_table(HubSplit(name, subset, split, revision), remedy), f"{name} {split}")
 
 
 def table_rows(table: Any, name: str) -> Iterator[Placed]:
@@ -182,36 +216,28 @@ def derived(
     return PairTable(entry), json.loads((entry.path / "counts.json").read_text(encoding="utf-8"))
 
 
-def _kept(
-    rows: Iterable[Placed],
-    state: list[Any],
-    name: str,
-    source: str,
-    config: DatasetConfig,
-    published: Published | None,
-    split: str,
-    origin: dict[str, Any],
-) -> Split:
-    """The pairs of `rows`, read only if they have not been read before from the same `state`."""
-    read: Callable[[Row], Row] = published.read if published else as_it_is
+def _kept(of: Source, config: DatasetConfig, split: str) -> Split:
+    """The pairs of a source, read only if they have not been read before from the same state."""
+    name, section = of.name, of.section or config.name
+    read: Callable[[Row], Row] = of.published.read if of.published else as_it_is
     rules = Rules(config.on_bad_row, config.on_tie, config.ranked, read=read)
 
     def build(folder: Path) -> None:
         """Read them all; the counts stand beside them."""
         tally = Tally()
         with progress(f"reading {name}", None) as advance:
-            write_pairs(folder, _counted(read_pairs(rows, name, source, rules, tally), advance))
+            write_pairs(folder, _counted(read_pairs(of.rows, name, section, rules, tally), advance))
         (folder / "counts.json").write_text(json.dumps(tally.as_dict()), encoding="utf-8")
 
     versions = [store.VERSION, records.VERSION]
     settings = [config.on_bad_row.name, config.on_tie.name, config.ranked.name]
-    follows_from = [config.name, source, state, split, *settings]
+    follows_from = [config.name, section, of.state, split, *settings]
     entry = cache.data_cache(config).entry(cache.entry_name("pairs", versions, *follows_from), build)
     pairs, counts = PairTable(entry), json.loads((entry.path / "counts.json").read_text(encoding="utf-8"))
     if not entry.new:
         log.info("%s: %d pairs read before, from %s", name, len(pairs), entry.path)
         Tally.from_dict(counts).tell(name, config.ranked)
-    return Split(pairs, counts["dropped"], origin, counts)
+    return Split(pairs, counts["dropped"], of.origin, counts)
 
 
 def _counted(pairs: Iterable[tuple[int, Pair]], advance: Callable[[int], None]) -> Iterator[tuple[int, Pair]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jinja2
@@ -93,27 +94,44 @@ def tokenize_pairs(
 ) -> tuple[list[TokenPair], Counter[str]]:
     """Token ids of every pair within `max_length`, and how many pairs were dropped or cut under which rule.
 
-    `drop_identical` is for training, where a pair with equal ids teaches nothing; evaluation keeps such pairs as ties.
+    Args:
+        pairs: in the order in which they are kept.
+        tokenizer: with a chat template.
+        max_length, policy, drop_identical, drop_refused: as in `TokenRules`.
+        name: of the pairs, in log lines and errors.
 
     Raises:
         UserError: the chat template refuses a conversation (unless `drop_refused`), or no pair is left.
     """
     counts: Counter[str] = Counter()
-    kept = [row for _, row in token_pairs(pairs, tokenizer, max_length, policy, counts, drop_identical, drop_refused)]
+    rules = TokenRules(max_length, policy, drop_identical, drop_refused)
+    kept = [pair for _, pair in token_pairs(pairs, tokenizer, rules, counts)]
     logger.info("%s: %d pairs, at most %d tokens%s", name, len(kept), max_length, listed(counts))
     check_some_left(len(kept), len(pairs), name, counts)
     warn_of_cuts(name, counts, len(pairs), max_length)
     return kept, counts
 
 
+@dataclass(frozen=True)
+class TokenRules:
+    """Which pairs are cut and which are left out.
+
+    Args:
+        max_length: tokens of a response with its prompt.
+        policy: what happens to a longer one.
+        drop_identical: leave out pairs with equal ids: for training, where they teach nothing; evaluation keeps them as
+            ties.
+        drop_refused: leave out pairs that the chat template refuses; otherwise the first one ends the run.
+    """
+
+    max_length: int
+    policy: LengthPolicy
+    drop_identical: bool = False
+    drop_refused: bool = False
+
+
 def token_pairs(
-    pairs: Sequence[Pair],
-    tokenizer: Any,
-    max_length: int,
-    policy: LengthPolicy,
-    counts: Counter[str],
-    drop_identical: bool,
-    drop_refused: bool,
+    pairs: Sequence[Pair], tokenizer: Any, rules: TokenRules, counts: Counter[str]
 ) -> Iterator[tuple[int, TokenPair]]:
     """One pair after the other with its place in `pairs`, `ENCODE_BATCH` of them in memory; fills `counts`.
 
@@ -121,14 +139,15 @@ def token_pairs(
         UserError: the chat template refuses a conversation (unless `drop_refused`).
     """
     special = frozenset(tokenizer.all_special_ids)
+    max_length, policy = rules.max_length, rules.policy
     for start in range(0, len(pairs), ENCODE_BATCH):
         batch = list(enumerate(pairs[start : start + ENCODE_BATCH], start))
         try:
-            batch = _with_every_field(batch, tokenizer, drop_refused, counts)
+            batch = _with_every_field(batch, tokenizer, rules.drop_refused, counts)
             ids = _encode_sides(batch, tokenizer)
         except jinja2.TemplateError:
-            batch = _accepted_by_template(batch, tokenizer, drop_refused, counts)
-            batch = _with_every_field(batch, tokenizer, drop_refused, counts)
+            batch = _accepted_by_template(batch, tokenizer, rules.drop_refused, counts)
+            batch = _with_every_field(batch, tokenizer, rules.drop_refused, counts)
             ids = _encode_sides(batch, tokenizer)
         for (place, pair), chosen, rejected in zip(batch, ids[::2], ids[1::2], strict=True):
             if max(len(chosen), len(rejected)) > max_length:
@@ -138,8 +157,8 @@ def token_pairs(
                 counts[f"cut ({policy.name})"] += 1
             row = TokenPair(pair, cut(chosen, max_length, policy, special), cut(rejected, max_length, policy, special))
             if row.identical:
-                counts[f"{'dropped' if drop_identical else 'ties'}: {why_equal(pair, chosen == rejected)}"] += 1
-                if drop_identical:
+                counts[f"{'dropped' if rules.drop_identical else 'ties'}: {why_equal(pair, chosen == rejected)}"] += 1
+                if rules.drop_identical:
                     continue
             yield place, row
 

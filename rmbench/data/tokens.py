@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rmbench.config import LengthPolicy
 from rmbench.console import progress
 from rmbench.data import store, text
 from rmbench.data.cache import Cache, Entry, entry_name
 from rmbench.data.formats import Pair
 from rmbench.data.reasons import check_some_left, listed, warn_of_cuts
 from rmbench.data.store import ArrowRows, ArrowWriter, fingerprint
-from rmbench.data.text import TokenPair, token_pairs
+from rmbench.data.text import TokenPair, TokenRules, token_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -56,17 +55,16 @@ class TokenTable(Sequence[TokenPair]):
 
 
 def tokenized(
-    pairs: Sequence[Pair],
-    tokenizer: Any,
-    max_length: int,
-    policy: LengthPolicy,
-    cache: Cache,
-    *,
-    name: str,
-    drop_identical: bool = False,
-    drop_refused: bool = False,
+    pairs: Sequence[Pair], tokenizer: Any, rules: TokenRules, cache: Cache, *, name: str
 ) -> tuple[TokenTable, Counter[str]]:
     """`tokenize_pairs`, kept in `cache` and read from there if it was done before.
+
+    Args:
+        pairs: in the order in which they are kept.
+        tokenizer: with a chat template.
+        rules: what is cut and what is left out.
+        cache: where the ids are kept.
+        name: of the pairs, in log lines and errors.
 
     Raises:
         UserError: as `tokenize_pairs`.
@@ -75,7 +73,7 @@ def tokenized(
     def build(partial: Path) -> None:
         """Tokenise a batch after the other; the counts stand beside the ids."""
         counts: Counter[str] = Counter()
-        kept = token_pairs(pairs, tokenizer, max_length, policy, counts, drop_identical, drop_refused)
+        kept = token_pairs(pairs, tokenizer, rules, counts)
         with (
             ArrowWriter(partial / "tokens.arrow", TOKENS) as writer,
             progress(f"tokenising {name}", len(pairs)) as advance,
@@ -86,7 +84,8 @@ def tokenized(
                     advance(place)
         (partial / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
 
-    settings = [max_length, policy.name, drop_identical, drop_refused]
+    max_length = rules.max_length
+    settings = [max_length, rules.policy.name, rules.drop_identical, rules.drop_refused]
     versions = [store.VERSION, text.VERSION]
     follows_from = [fingerprint(pairs), tokenizer_fingerprint(tokenizer), settings]
     entry = cache.entry(entry_name("tokens", versions, *follows_from), build)

@@ -23,7 +23,7 @@ from rmbench.data.cache import Cache, Entry, entry_name
 from rmbench.data.text import TokenGroup
 from rmbench.modeling.layout import BatchInputs, Layout
 from rmbench.modeling.model import RewardModel, described, fingerprint
-from rmbench.modeling.scoring import forward_groups
+from rmbench.modeling.scoring import ForwardPasses, forward_groups
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +68,9 @@ class Pooling(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, rows: BatchInputs) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: BatchInputs) -> tuple[Tensor, Tensor]:
         """No rewards."""
-        pooled = self.model.pool(rows)
+        pooled = self.model.pool(inputs)
         return torch.zeros(len(pooled), device=pooled.device), pooled
 
 
@@ -116,9 +116,9 @@ class FeatureStore:
         ends = np.cumsum([len(group.sequences) for group in groups])
         shape = (int(ends[-1]), self.model.pooled_size)
         table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        done, pooling = 0, Pooling(self.model)
+        done, passes = 0, ForwardPasses(Pooling(self.model), layout, self.device, self.budget_tokens)
         with progress(f"embeddings, {name}", len(groups)) as advance:
-            for indices, _, embeddings in forward_groups(pooling, groups, layout, self.device, self.budget_tokens):
+            for indices, _, embeddings in forward_groups(passes, groups):
                 rows = [np.arange(ends[i] - len(groups[i].sequences), ends[i]) for i in indices]
                 table[np.concatenate(rows)] = embeddings.float().cpu().numpy()
                 done += len(indices)

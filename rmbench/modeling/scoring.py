@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,35 @@ ITEMS_CHECKED = 4
 
 
 @dataclass(frozen=True)
+class ForwardPasses:
+    """How groups of responses pass through a model.
+
+    Args:
+        model: gives rewards and embeddings; it is left in the mode, training or evaluation, in which it was.
+        layout: how groups become inputs.
+        device: where the model is.
+        budget_tokens: the most that a forward pass computes; None: as many as suit the device.
+    """
+
+    model: torch.nn.Module
+    layout: Layout
+    device: torch.device
+    budget_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which batches are computed here: every `world`-th from `rank` on, and none of which all groups are `done`."""
+
+    rank: int = 0
+    world: int = 1
+    done: Collection[int] = ()
+
+
+EVERYTHING = Share()
+
+
+@dataclass(frozen=True)
 class PairScores:
     """Float64 arrays `(pairs,)`, in the order of the pairs."""
 
@@ -38,7 +67,7 @@ class PairScores:
 
 @dataclass(frozen=True)
 class ItemScores:
-    """What a model says of one item: a reward for each response, in order.
+    """A model's result for one item: a reward for each response, in order.
 
     `distances`: between the embeddings of each correct and each other response, the first correct one's first.
     """
@@ -52,14 +81,20 @@ def score_pairs(
 ) -> PairScores:
     """Scores of all pairs, whichever rank computes them; each forward pass computes at most `budget_tokens` tokens.
 
+    Args:
+        model, layout, device, budget_tokens: as in `ForwardPasses`.
+        pairs: in the order of the scores.
+
     Raises:
         UserError: a single pair does not fit into memory.
     """
     state = PartialState()
-    rank, world = state.process_index, state.num_processes
+    passes = ForwardPasses(model, layout, device, budget_tokens)
+    share = Share(state.process_index, state.num_processes)
     rows: list[tuple[int, float, float, float]] = []
-    with progress("scoring", len(pairs) // world, shown=state.is_main_process) as advance:
-        for indices, out in forward_all(model, pairs, layout, device, budget_tokens, rank, world):
+    with progress("scoring", len(pairs) // share.world, shown=state.is_main_process) as advance:
+        for indices, rewards, embeddings in forward_groups(passes, pairs, share):
+            out = PairOutput(rewards[::2], rewards[1::2], embeddings[::2], embeddings[1::2])
             columns = (out.rewards_chosen, out.rewards_rejected, out.distance)
             rows += zip(indices, *(c.cpu().double().tolist() for c in columns), strict=True)
             advance(len(rows))
@@ -69,15 +104,12 @@ def score_pairs(
 
 
 def score_items(
-    model: torch.nn.Module,
+    passes: ForwardPasses,
     items: Sequence[TokenItem],
-    layout: Layout,
-    device: torch.device,
-    budget_tokens: int | None,
     done: Collection[int] = (),
     keep: Callable[[dict[int, ItemScores]], None] = lambda scores: None,
 ) -> dict[int, ItemScores]:
-    """Scores of the items by index, whichever rank computes them; a batch that lies in `done` is not computed.
+    """Scores of the items by index, whichever rank computes them; a batch of items in `done` is not computed.
 
     Batches follow from all items and the budget alone, so an item's score is the same, to the last bit, whether or not
     an earlier attempt was interrupted. `keep` is called with each batch's scores as soon as they are known.
@@ -87,9 +119,9 @@ def score_items(
     """
     state = PartialState()
     scores: dict[int, ItemScores] = {}
-    share = (state.process_index, state.num_processes)
-    with progress("scoring", (len(items) - len(done)) // share[1], shown=state.is_main_process) as advance:
-        for indices, rewards, embeddings in forward_groups(model, items, layout, device, budget_tokens, *share, done):
+    share = Share(state.process_index, state.num_processes, done)
+    with progress("scoring", (len(items) - len(done)) // share.world, shown=state.is_main_process) as advance:
+        for indices, rewards, embeddings in forward_groups(passes, items, share):
             batch = _split(items, indices, rewards, embeddings)
             keep(batch)
             scores |= batch
@@ -115,10 +147,10 @@ def _split(
     }
 
 
-def batch_difference(
-    model: torch.nn.Module, items: Sequence[TokenItem], layout: Layout, alone: Layout, device: torch.device
-) -> tuple[float, float]:
-    """How far the scores of a few items, long and short ones together in a batch, lie from those of each text alone.
+def batch_difference(passes: ForwardPasses, items: Sequence[TokenItem], single: Layout) -> tuple[float, float]:
+    """How much the scores of a few items, long and short in one batch, differ from those of each text by itself.
+
+    `single` is the layout of one text.
 
     Returns:
         The largest difference, and the largest absolute score.
@@ -128,90 +160,65 @@ def batch_difference(
     """
     by_length = sorted(items, key=lambda item: item.length)
     few = [by_length[(len(by_length) - 1) * i // (ITEMS_CHECKED - 1)] for i in range(ITEMS_CHECKED)]
-    texts = [TokenItem(row.item, (ids,)) for row in few for ids in row.sequences]
-    apart = torch.cat([_rewards(model, [text], alone, device) for text in texts])
-    difference = (_rewards(model, few, layout, device) - apart).abs()
+    texts = [TokenItem(one.item, (ids,)) for one in few for ids in one.sequences]
+    apart = torch.cat([_rewards(replace(passes, layout=single), [text]) for text in texts])
+    difference = (_rewards(passes, few) - apart).abs()
     return float(difference.nan_to_num().max()), float(apart.abs().nan_to_num().max())
 
 
-def _rewards(model: torch.nn.Module, groups: Sequence[TokenGroup], layout: Layout, device: torch.device) -> Tensor:
+def _rewards(passes: ForwardPasses, groups: Sequence[TokenGroup]) -> Tensor:
     """`(responses,)` in the order of the groups, from one forward pass if memory suffices."""
-    tokens = sum(layout.cost(group) for group in groups) * len(groups)  # filled up to the longest at most
+    tokens = sum(passes.layout.cost(group) for group in groups) * len(groups)  # padded to the longest at most
     found: dict[int, Tensor] = {}
-    for indices, rewards, _ in forward_groups(model, groups, layout, device, max(tokens, 1)):
+    for indices, rewards, _ in forward_groups(replace(passes, budget_tokens=max(tokens, 1)), groups):
         sizes = [len(groups[i].sequences) for i in indices]
         found |= dict(zip(indices, rewards.split(sizes), strict=True))
     return torch.cat([found[i] for i in range(len(groups))])
 
 
-def forward_all(
-    model: torch.nn.Module,
-    pairs: Sequence[TokenPair],
-    layout: Layout,
-    device: torch.device,
-    budget_tokens: int | None,
-    rank: int = 0,
-    world: int = 1,
-) -> Iterator[tuple[list[int], PairOutput]]:
-    """Indices into `pairs` and what the model says of them, forward pass by forward pass, without gradients.
-
-    Raises:
-        UserError: a single pair does not fit into memory.
-    """
-    for indices, rewards, embeddings in forward_groups(model, pairs, layout, device, budget_tokens, rank, world):
-        yield indices, PairOutput(rewards[::2], rewards[1::2], embeddings[::2], embeddings[1::2])
-
-
 def forward_groups(
-    model: torch.nn.Module,
-    groups: Sequence[TokenGroup],
-    layout: Layout,
-    device: torch.device,
-    budget_tokens: int | None,
-    rank: int = 0,
-    world: int = 1,
-    done: Collection[int] = (),
+    passes: ForwardPasses, groups: Sequence[TokenGroup], share: Share = EVERYTHING
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Indices into `groups`, rewards `(responses,)` and embeddings `(responses, hidden)`, forward pass by forward pass.
-
-    Only every `world`-th batch from `rank` on, and none of which all groups are in `done`. A forward pass computes at
-    most `budget_tokens` tokens, or as many as suit the device.
 
     Raises:
         UserError: a single group does not fit into memory.
     """
+    model, layout, device = passes.model, passes.layout, passes.device
     was_training = model.training
     model.eval()
-    budget_tokens = first_budget(budget_tokens, device)
+    budget_tokens = first_budget(passes.budget_tokens, device)
     whole = token_batches(groups, layout, budget_tokens)
-    batches = whole[rank::world]
-    alone = isinstance(model, FSDPModule) and 0 < len(whole) % world <= rank  # the others have one batch more
+    batches = whole[share.rank :: share.world]
+    # A forward pass gathers sharded weights, in which all ranks take part: one with a batch less joins in once more.
+    joins_in = isinstance(model, FSDPModule) and 0 < len(whole) % share.world <= share.rank
     try:
         while batches:
-            if all(i in done for i in batches[0]):
+            if all(i in share.done for i in batches[0]):
                 batches.pop(0)
                 continue
-            part = [groups[i] for i in batches[0]]
-            output = _forward(model, layout.inputs(part).to(device))
+            batch = [groups[i] for i in batches[0]]
+            output = _forward(model, layout.inputs(batch).to(device))
             if output is None:
-                cost = sum(layout.cost(group) for group in part)
-                budget_tokens = halved(budget_tokens, cost, len(part), "A smaller max_length needs less.")
-                left = [i for batch in batches for i in batch]
+                cost = sum(layout.cost(group) for group in batch)
+                budget_tokens = halved(budget_tokens, cost, len(batch), "A smaller max_length needs less.")
+                # Those that are left are batched anew: the rest of the pass takes the smaller budget too.
+                left = [i for indices in batches for i in indices]
                 again = token_batches([groups[i] for i in left], layout, budget_tokens)
-                batches = [[left[i] for i in batch] for batch in again]
+                batches = [[left[i] for i in indices] for indices in again]
                 continue
             yield batches.pop(0), *output
-        if alone:  # divided weights are gathered by all ranks or by none
+        if joins_in:
             _forward(model, layout.inputs([groups[i] for i in whole[0]]).to(device))
     finally:
         model.train(was_training)
 
 
-def _forward(model: torch.nn.Module, rows: BatchInputs) -> tuple[Tensor, Tensor] | None:
+def _forward(model: torch.nn.Module, inputs: BatchInputs) -> tuple[Tensor, Tensor] | None:
     """None if memory ran out."""
     try:
         with torch.inference_mode():
-            rewards, embeddings, *_ = model(rows)
+            rewards, embeddings, *_ = model(inputs)
             return rewards, embeddings
     except RuntimeError as error:
         if not out_of_memory(error):

@@ -20,7 +20,7 @@ from rmbench.data.cache import data_cache
 from rmbench.data.dataset import Dataset, take
 from rmbench.data.formats import Pair
 from rmbench.data.store import digests, fingerprint
-from rmbench.data.text import resolve_max_length
+from rmbench.data.text import TokenRules, resolve_max_length
 from rmbench.data.tokens import tokenized
 from rmbench.errors import UserError
 from rmbench.modeling.devices import precision_name
@@ -112,16 +112,14 @@ def _distances(
     model, tokenizer = new_reward_model(backbone, gpu.attention, config.strata.seed)
     context = resolve_max_length(None, tokenizer, model.network.config, "dataset.max_length")
     max_length = min(config.max_length or context, context)
-    tokens, counts = tokenized(
-        pairs, tokenizer, max_length, config.length_policy, data_cache(config),
-        name="pairs to be parted by distance", drop_identical=True, drop_refused=config.on_bad_row is OnBadRow.drop,
-    )  # fmt: skip
+    rules = TokenRules(max_length, config.length_policy, True, config.on_bad_row is OnBadRow.drop)
+    tokens, counts = tokenized(pairs, tokenizer, rules, data_cache(config), name="pairs to be grouped by distance")
     device = accelerator.device
     model.to(device)
     layout = choose_layout(LayoutName.auto, model, tokens, device)
     store = FeatureStore(feature_cache(backbone), model, device, precision_name(accelerator), gpu.eval_tokens)
     with accelerator.autocast():
-        table = store.features(tokens, layout, "pairs to be parted by distance").table
+        table = store.features(tokens, layout, "pairs to be grouped by distance").table
     distance = np.concatenate([_of_sides(table[i : i + BLOCK_ROWS]) for i in range(0, len(table), BLOCK_ROWS)])
     name = backbone.name_or_path or "tiny"
     if not np.isfinite(distance).all():

@@ -15,7 +15,7 @@ from rmbench.config import DatasetConfig, Gradient, HeadKind, OnBadRow, Strategy
 from rmbench.data.cache import data_cache
 from rmbench.data.dataset import Dataset, load_dataset
 from rmbench.data.ratings import with_scaled_ratings
-from rmbench.data.text import TokenPair, resolve_max_length
+from rmbench.data.text import TokenPair, TokenRules, resolve_max_length
 from rmbench.data.tokens import TokenTable, tokenized, tokenizer_fingerprint
 from rmbench.errors import UserError
 from rmbench.losses import PairLoss
@@ -119,11 +119,10 @@ def _token_ids(
 ) -> tuple[tuple[TokenTable, Counter[str]], tuple[TokenTable, Counter[str]]]:
     """Training and held-out pairs, each with what happened to them; equal responses teach nothing but are evaluated."""
     policy, drop, cache = config.length_policy, config.on_bad_row is OnBadRow.drop, data_cache(config)
+    training, evaluation = (TokenRules(max_length, policy, identical, drop) for identical in (True, False))
     return (
-        tokenized(
-            dataset.train, tokenizer, max_length, policy, cache, name="train", drop_identical=True, drop_refused=drop
-        ),
-        tokenized(dataset.eval, tokenizer, max_length, policy, cache, name="eval", drop_refused=drop),
+        tokenized(dataset.train, tokenizer, training, cache, name="train"),
+        tokenized(dataset.eval, tokenizer, evaluation, cache, name="eval"),
     )
 
 
