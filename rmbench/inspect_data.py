@@ -81,7 +81,7 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
         "environment": environment(),
     }
 
-    # where it is told
+    # where it is shown
     folder = Path(config.run_dir)
     write_json(folder / "inspection.json", report)
     write_text(folder / "inspection.html", as_html(report))
@@ -102,7 +102,7 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
 def _tokens(
     pairs: Sequence[Pair], reading: Reading, config: InspectConfig
 ) -> tuple[TokenTable, list[Finding], dict[str, Any]]:
-    """Token ids of all pairs, uncut; pairs that the template refuses are left out and told."""
+    """Token ids of all pairs, uncut; pairs that the template refuses are left out and counted."""
     tokens, _ = tokenized(
         pairs, reading.tokenizer, TokenRules(UNCUT, LengthPolicy.drop, drop_refused=True), data_cache(config.dataset),
         name="train",
@@ -125,8 +125,8 @@ def _overlaps(dataset: Dataset, config: InspectConfig) -> tuple[list[Finding], d
     findings, numbers = [], {}
     for name, prompts in tested.items():
         drop = "dataset.on_shared_prompt=drop (prompts that differ in case or punctuation: by hand)"
-        mend = drop if name == "eval" else "leave these prompts out of the training file"
-        found, numbers[name] = check_overlap((pair.prompt for pair in dataset.train), prompts, name, mend)
+        fix = drop if name == "eval" else "leave these prompts out of the training file"
+        found, numbers[name] = check_overlap((pair.prompt for pair in dataset.train), prompts, name, fix)
         findings += found
     return findings, {"prompt_overlap": numbers}
 
@@ -161,8 +161,6 @@ def _compared(dataset: Dataset) -> list[Finding]:
             f"comparisons of {counts['responses']} responses to {counts['prompts']} prompts ({counts['rows']} rows) are"
             f" pairs of {split}; without a preference or a difference: {found}"
         )
-        mend = "dataset.ranked says which are compared"
-        findings.append(
-            Finding(f"compared_{split}", Severity.note, made, made + sum(left_out.values()), what, "", mend)
-        )
+        fix = "dataset.ranked chooses which are compared"
+        findings.append(Finding(f"compared_{split}", Severity.note, made, made + sum(left_out.values()), what, "", fix))
     return findings

@@ -1,4 +1,4 @@
-"""rmbench report: the runs below some folders -> tables, verdicts, figures, one page. Reads run folders alone."""
+"""rmbench report: the runs below some folders -> tables, verdicts, figures, one page. Reads only run folders."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def report(folders: list[Path], baseline: Mapping[str, str] | None = None, selec
 
     Args:
         folders: run and sweep folders, or folders above them.
-        baseline: the words of what the others are compared with; bt where losses are compared.
+        baseline: the overrides of what the others are compared with; bt where losses are compared.
         select: a key, such as training.learning_rate, of which each group keeps the value that is best on the
             held-out evaluation pairs, so that every loss is shown at its own best.
 
     Raises:
-        UserError: a folder does not exist, there is no run below any of them, or no run has the words of `baseline` or
-            of `select`.
+        UserError: a folder does not exist, no run is below any of them, or no run has the overrides of `baseline` or of
+            `select`.
     """
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder. Runs are below outputs/ unless run_dir or sweep_dir says else.")
+            raise UserError(f"{folder}: no such folder. Runs are below outputs/ unless run_dir or sweep_dir is given.")
     found = list({run.folder.resolve(): run for folder in folders for run in find_runs(folder)}.values())
     if not found:
         raise UserError(f"No run below {', '.join(map(str, folders))}: a run's folder holds config.yaml.")

@@ -83,7 +83,7 @@ def test_identical_after_truncation(looked_at, local):
     report, found, ruined = looked_at(dataset)
     assert ruined
     assert (found["identical_after_cut"]["count"], found["identical_after_cut"]["of"]) == (2, 20)
-    assert "truncate_prompt_left" in found["identical_after_cut"]["mend"]
+    assert "truncate_prompt_left" in found["identical_after_cut"]["fix"]
     assert report["numbers"]["policies"] == {
         "truncate_prompt_left": {"cut": 2, "dropped": 0, "identical_after_cut": 0},
         "truncate_response": {"cut": 2, "dropped": 0, "identical_after_cut": 2},
@@ -107,7 +107,7 @@ def test_ties_and_the_key_that_mends_them(looked_at, local):
     pairs = [p | {"margin": 0.0 if i % 10 == 0 else 1.0} for i, p in enumerate(rows(60))]
     _, found, ruined = looked_at(local(pairs))
     assert ruined
-    assert (found["ties"]["count"], found["ties"]["mend"]) == (6, "dataset.on_tie=drop")
+    assert (found["ties"]["count"], found["ties"]["fix"]) == (6, "dataset.on_tie=drop")
     report, found, ruined = looked_at(local(pairs, on_tie=OnTie.drop))
     assert not ruined
     assert "ties" not in found

@@ -83,7 +83,7 @@ def test_one_seed_gets_no_verdict_and_other_items_no_comparison(tmp_path):
     found, left_out = verdicts(group_runs(find_runs(tmp_path)), {"loss": "bt"})
     assert {v.group for v in found} == {"normbt"}
     assert found[0].word == "one seed: no verdict"
-    assert "over items alone, 1 seed, 40 items: one seed: no verdict" in found[0].sentence()
+    assert "only over items, 1 seed, 40 items: one seed: no verdict" in found[0].sentence()
     assert any("not scored on the same items" in reason for reason in left_out)
     assert any("no seed" in reason for reason in left_out)
 

@@ -53,10 +53,10 @@ def subset_observations(rows: Sequence[ScoreRow], credit: Callable[[ScoreRow], f
 
 
 def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, intervals: bool = True) -> dict[str, Any]:
-    """results.json but for its provenance, from score rows alone; `intervals` take the most time.
+    """results.json but for its provenance, from score rows only; `intervals` take the most time.
 
     An absent section is None and so is the score then, with a `reason`; under `compat` it counts 0, as RewardBench's
-    tools have it. A NaN score takes the score away too.
+    tools have it. With a NaN score, no score is reported.
     """
     observations = benchmark.observations(rows)
     cells = sizes(observations)

@@ -3,7 +3,7 @@
 `benchmark.split=gpt` (350 pairs of GPT-4o) or `claude` (270 of Claude 3.5 Sonnet). JudgeBench's own rule plays two
 games with the answers in both orders, in which equal scores can never win: `score`. Its single game takes equal scores
 for "the second answer is better": `one_game`. Questions are what is resampled: pairs of one source with the same
-`original_id` are drawn together, and a pair without one is a question of its own. In the published `gpt` split each of
+`original_id` are one cluster, and a pair without one is a question of its own. In the published `gpt` split each of
 the 350 pairs has its own question.
 """
 

@@ -90,7 +90,7 @@ def _prior_rows() -> Iterator[Placed]:
 
 
 def with_humaneval_tasks(items: list[Item]) -> list[Item]:
-    """The n-th rows of the six languages of HumanEvalPack are one task, so one cluster; told only of whole subsets."""
+    """The n-th rows of the six languages of HumanEvalPack are one task, so one cluster; only in whole subsets."""
     sizes = Counter(item.subset for item in items)
     seen: Counter[str] = Counter()
     placed = []

@@ -2,7 +2,7 @@
 
 `eval-set/ORG/NAME.json` holds an accuracy for each subset, `eval-set-scores/ORG/NAME.json` a column for each quantity;
 keys are sorted, and scores are nested as the logits `(rows, 1)` that they were. Those tools read the folders of
-organisations alone, so a checkpoint on the disk belongs to one called `local`.
+organisations only, so a checkpoint on the disk belongs to one called `local`.
 """
 
 from __future__ import annotations

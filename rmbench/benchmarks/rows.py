@@ -54,7 +54,7 @@ def load_items(rows: Iterable[Placed], parse: Callable[[Row], Item]) -> list[Ite
     """Each row through `parse`, which may raise KeyError, TypeError or BadRow; a row without an id goes by its number.
 
     Raises:
-        UserError: a malformed row, or an id that stands twice.
+        UserError: a malformed row, or an id that occurs twice.
     """
     items: dict[str, Item] = {}
     for number, (place, row) in enumerate(rows, start=1):
@@ -68,7 +68,7 @@ def load_items(rows: Iterable[Placed], parse: Callable[[Row], Item]) -> list[Ite
             raise UserError(f"{place}: {error}.") from error
         item = item if item.id else replace(item, id=f"row-{number}")
         if item.id in items:
-            raise UserError(f"{place}: the id {item.id!r} stands twice.")
+            raise UserError(f"{place}: the id {item.id!r} occurs twice.")
         items[item.id] = item
     return list(items.values())
 

@@ -34,7 +34,7 @@ from rmbench.provenance import environment
 
 logger = logging.getLogger(__name__)
 
-# Scores in a batch and alone differ by rounding; more than this, times the scores' size, is worth a warning.
+# Scores in a batch and by themselves differ by rounding; more than this, times the scores' size, is worth a warning.
 ROUNDING = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2}
 
 

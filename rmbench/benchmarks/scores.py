@@ -121,7 +121,7 @@ def read_scores(path: Path) -> list[ScoreRow]:
     """Every row of a score file.
 
     Raises:
-        UserError: there is no such file, a line cannot be read as scores, or an id stands twice.
+        UserError: there is no such file, a line cannot be read as scores, or an id occurs twice.
     """
     rows: dict[str, ScoreRow] = {}
     for place, line in read_rows(path):
@@ -132,7 +132,7 @@ def read_scores(path: Path) -> list[ScoreRow]:
         except (ValueError, TypeError) as error:
             raise UserError(f"{place}: not a line of scores: {error}.") from error
         if row.id in rows:
-            raise UserError(f"{place}: the id {row.id!r} stands twice, so the scores cannot be told apart.")
+            raise UserError(f"{place}: the id {row.id!r} occurs twice, so it is not clear which score is which.")
         rows[row.id] = row
     if not rows:
         raise UserError(f"{path}: no rows.")

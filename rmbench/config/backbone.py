@@ -40,9 +40,9 @@ class BackboneConfig(Checked):
     revision: str | None = knob(None, "branch, tag or commit on the Hub")
     trust_remote_code: bool = knob(False, "run Python code that comes with the model")
     head: HeadKind = knob(HeadKind.linear, "linear, mlp, layernorm_linear, or bottleneck (InfoRM)")
-    head_init: HeadInit = knob(HeadInit.normal, "first weights of its last layer: normal (0.02), narrow, zero")
+    head_init: HeadInit = knob(HeadInit.normal, "initial weights of its last layer: normal (0.02), narrow, zero")
     head_width: int = knob(1024, "hidden units of mlp, dimensions of bottleneck's code", low=1)
-    freeze: bool = knob(False, "train the head alone; the backbone's states are computed once and kept on disk")
+    freeze: bool = knob(False, "train only the head; the backbone's states are computed once and kept on disk")
     feature_cache: str = knob("outputs/features", "folder of the embeddings of frozen backbones, shared by runs")
     feature_cache_limit_gib: float | None = knob(
         50.0, "size of that folder in GiB; beyond it what was unused for the longest goes; null is no limit", above=0
@@ -52,8 +52,8 @@ class BackboneConfig(Checked):
     def check(self) -> None:
         """A frozen backbone has no adapters, and random weights no better form to be kept in."""
         if self.freeze and self.lora.r:
-            raise UserError("backbone.freeze=true trains the head alone, backbone.lora.r trains adapters: choose one.")
+            raise UserError("backbone.freeze=true trains only the head, backbone.lora.r trains adapters: choose one.")
         if self.name_or_path is None and self.lora.bits:
             raise UserError("backbone.lora.bits is for pretrained weights; name some: backbone.name_or_path=...")
         if self.head is not HeadKind.linear and self.lora.r:
-            raise UserError(f"backbone.head={self.head.name}: adapters (backbone.lora.r) go with head=linear alone.")
+            raise UserError(f"backbone.head={self.head.name}: adapters (backbone.lora.r) need head=linear.")

@@ -41,7 +41,7 @@ class TrainConfig(Checked):
     tracking: TrackingConfig = MISSING
     hub: HubConfig = field(default_factory=HubConfig)
     layout: LayoutName = knob(LayoutName.auto, LAYOUT)
-    seed: int = knob(0, "of the head's first weights and of the order of the pairs", low=0, below=2**32)
+    seed: int = knob(0, "of the head's initial weights and of the order of the pairs", low=0, below=2**32)
     run_dir: str = knob(MISSING, "the run's folder (rmbench train)")
     sweep_dir: str = knob(MISSING, "the folder of a sweep's runs (rmbench sweep)")
 
@@ -125,7 +125,7 @@ class DiagnoseConfig(Checked):
     micro_batch_tokens: int | None = knob(
         None, "tokens per forward and backward pass; null depends on the device", low=1
     )
-    seed: int = knob(0, "of a new head's first weights and of the bootstrap", low=0, below=2**32)
+    seed: int = knob(0, "of a new head's initial weights and of the bootstrap", low=0, below=2**32)
     run_dir: str | None = knob(None, "where the study goes; null is RUN/diagnose/DATA or outputs/diagnose/MODEL/DATA")
 
 

@@ -14,7 +14,7 @@ from rmbench.knobs import Checked, knob
 
 @dataclass
 class SyntheticConfig(Checked):
-    """Knobs of the built-in data; used by `dataset=synthetic` alone."""
+    """Knobs of the built-in data; used only by `dataset=synthetic`."""
 
     prefix: ClassVar[str] = "dataset.synthetic."
     seed: int = knob(0, "which data are made; independent of the run's seed", low=0)
@@ -52,21 +52,24 @@ class NoiseConfig(Checked):
 
 @dataclass
 class StrataConfig(Checked):
-    """Training pairs drawn by the distance between their two embeddings, before any training."""
+    """Training pairs sampled by the distance between their two embeddings, before any training."""
 
     prefix: ClassVar[str] = "dataset.strata."
     count: int = knob(0, "part the training pairs by distance into so many strata, equally large; 0 is off", low=0)
-    keep: list[int] = knob([], "strata that pairs are drawn from, equally many each; 1 is the closest, [] is all")
-    size: int | None = knob(None, "pairs drawn altogether; null is as many as one stratum holds", low=1)
+    keep: list[int] = knob([], "strata that pairs are sampled from, equally many each; 1 is the closest, [] is all")
+    size: int | None = knob(None, "pairs sampled in total; null is as many as one stratum holds", low=1)
     embeddings: str | None = knob(None, "Hub id or local folder whose embeddings are used; null is backbone=")
     seed: int = knob(
-        0, "which pairs of a stratum are drawn, and random weights of backbone=tiny; not the run's", low=0, below=2**32
+        0,
+        "which pairs of a stratum are sampled, and random weights of backbone=tiny; not the run's",
+        low=0,
+        below=2**32,
     )
 
     def check(self) -> None:
-        """Strata are numbered from 1, and each is drawn from once."""
+        """Strata are numbered from 1, and each is listed once."""
         if (self.keep or self.size or self.embeddings) and not self.count:
-            raise UserError("dataset.strata: say into how many the pairs are parted: dataset.strata.count=3")
+            raise UserError("dataset.strata: give the number of strata: dataset.strata.count=3")
         if wrong := [n for n in self.keep if not 1 <= n <= self.count or self.keep.count(n) > 1]:
             raise UserError(f"dataset.strata.keep={self.keep}: {wrong[0]} is not one of 1 to {self.count}, given once.")
 

@@ -94,7 +94,7 @@ class LayoutName(Enum):
 class HeadKind(Enum):
     """What makes a reward of the backbone's pooled state; the last layer of each is one Linear.
 
-    `mlp` has one hidden ReLU layer (GRM), `bottleneck` a stochastic code (InfoRM); transformers knows `linear` alone.
+    `mlp` has one hidden ReLU layer (GRM), `bottleneck` a stochastic code (InfoRM); transformers knows only `linear`.
     """
 
     linear = "linear"
@@ -104,7 +104,7 @@ class HeadKind(Enum):
 
 
 class HeadInit(Enum):
-    """First weights of the head's last Linear: N(0, 0.02), N(0, 1 / (inputs + 1)) as OpenRLHF has it, or zeros."""
+    """Initial weights of the head's last Linear: N(0, 0.02), N(0, 1 / (inputs + 1)) as OpenRLHF has it, or zeros."""
 
     normal = "normal"
     narrow = "narrow"

@@ -91,7 +91,7 @@ class DiagnosticsConfig(Checked):
     every: int = knob(10, "record the pairs of every so many steps; 0 is off", low=0)
     gradient: Gradient = knob(
         Gradient.head,
-        "which gradient norms: head (its weight alone, from the forward pass), exact (all parameters), off",
+        "which gradient norms: head (only its weight, from the forward pass), exact (all parameters), off",
     )
     probe_pairs: int = knob(
         0, "measure so many held-out pairs, the same ones, at each recorded step; 0 is none, 64 is usual", low=0

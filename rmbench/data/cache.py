@@ -135,12 +135,12 @@ class Cache:
         """Whether the entry is gone; not if a process makes or reads it."""
         try:
             with FileLock(self._lock(path.name), timeout=0):
-                alone = hold_alone(path)
-                if alone is not None:
+                held = hold_alone(path)
+                if held is not None:
                     _remove(path)
         except (Timeout, OSError):
             return False
-        return alone is not None
+        return held is not None
 
 
 def data_cache(config: DatasetConfig) -> Cache:
@@ -149,7 +149,7 @@ def data_cache(config: DatasetConfig) -> Cache:
 
 
 def file_state(path: Path) -> list[Any]:
-    """What tells one state of a file from another without reading it: place, size, times of its last changes."""
+    """What identifies a state of a file without reading it: place, size, times of its last changes."""
     state = path.stat()
     return [str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns]
 

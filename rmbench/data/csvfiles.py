@@ -108,7 +108,7 @@ def _row(header: list[str], cells: list[str]) -> Row | BadRow:
 
 
 def _cell(column: str, cell: str) -> Any:
-    """csv knows only text: lists are told by their JSON form, numbers by their column; an empty number is null."""
+    """csv has only text: lists are known by their JSON form, numbers by their column; an empty number is null."""
     if column in NUMBERS:
         return _number(cell) if cell.strip() else None
     if column in FLAGS and cell.strip().casefold() in ("true", "false", "1", "0"):

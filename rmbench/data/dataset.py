@@ -41,7 +41,7 @@ class Dataset:
     `dropped` counts the rows that were left out: split -> rule -> number; `counts` all that reading counted: split ->
     `Tally`. `fingerprint` is a hash of every pair used.
     `origin` says where they came from: file, Hub id, commit, license. `noise` counts the training pairs that were
-    changed on purpose; `strata` says how they were drawn by distance, if they were.
+    changed on purpose; `strata` says how they were sampled by distance, if they were.
     """
 
     train: Sequence[Pair]
@@ -67,9 +67,9 @@ def load_dataset(config: DatasetConfig) -> Dataset:
     pairs = subsample(pairs, config.train_size, "train_size")
     shared = int(have_prompts_of(evaluation.pairs, pairs).sum())
     if shared:
-        mend = "dataset.on_shared_prompt=drop leaves those training pairs out"
+        fix = "dataset.on_shared_prompt=drop leaves those training pairs out"
         log.warning(
-            "%d of %d evaluation pairs have a prompt that is trained on too; %s.", shared, len(evaluation.pairs), mend
+            "%d of %d evaluation pairs have a prompt that is trained on too; %s.", shared, len(evaluation.pairs), fix
         )
     noise: dict[str, int] = {}
     if config.noise.label_flips or config.noise.near_duplicates:
@@ -158,14 +158,14 @@ def _of_mix(config: DatasetConfig, name: str) -> DatasetConfig:
     known = name in NAMES and name not in ("local", "mix")
     if not known and not glob.has_magic(name) and not Path(name).expanduser().exists():
         raise UserError(f"dataset.mix: {name} is neither a file nor one of {', '.join(NAMES)}.")
-    alone = replace(
+    single = replace(
         config, path=None, eval_path=None, subset=None, revision=None, mix={}, train_size=None, eval_size=None
     )
     if known:
-        alone = replace(alone, split=None, eval_split=None, columns={})
+        single = replace(single, split=None, eval_split=None, columns={})
     if name == "synthetic":
-        return replace(alone, name=name, train_size=SYNTHETIC_SIZES["train"], eval_size=SYNTHETIC_SIZES["eval"])
-    return replace(alone, name=name) if known else replace(alone, name="local", path=name)
+        return replace(single, name=name, train_size=SYNTHETIC_SIZES["train"], eval_size=SYNTHETIC_SIZES["eval"])
+    return replace(single, name=name) if known else replace(single, name="local", path=name)
 
 
 def _in_shares(parts: dict[str, PairTable], config: DatasetConfig, split: str, size: int | None) -> PairTable:

@@ -78,7 +78,7 @@ class Pair:
 def parse_row(row: Row, source: str = "") -> Pair:
     """One row of any form in the table above; `source` stands in where the row names none.
 
-    Empty and identical responses pass: whether they are of use is for the caller to say. `id` is "" where the row has
+    Empty and identical responses pass: whether they are of use is the caller's decision. `id` is "" where the row has
     none.
 
     Raises:
@@ -92,9 +92,9 @@ def parse_row(row: Row, source: str = "") -> Pair:
                 f"no column {column!r}; looked for 'prompt', 'chosen', 'rejected'; found {there}"
                 " (dataset.columns={chosen: NAME} gives a column's name)",
             )
-    alone = "prompt" not in row
-    chosen, rejected = read_side(row, "chosen", alone), read_side(row, "rejected", alone)
-    if alone:
+    holds_prompt = "prompt" not in row
+    chosen, rejected = read_side(row, "chosen", holds_prompt), read_side(row, "rejected", holds_prompt)
+    if holds_prompt:
         if isinstance(chosen, str):
             _refuse_other_prompts(row)
         conversations = _implicit(chosen, rejected)
@@ -145,7 +145,7 @@ def explicit(prompt: Side, chosen: Side, rejected: Side) -> tuple[list[Message],
 
 
 def _is_whole(side: Side) -> bool:
-    """Whether this is a conversation from its start, not a response alone."""
+    """Whether this is a conversation from its start, not only a response."""
     return isinstance(side, list) and side[0]["role"] != "assistant"
 
 
@@ -234,7 +234,7 @@ def read_template_kwargs(row: Row, prompt: list[Message]) -> dict[str, Any]:
         raise BadRow("unsupported_column", f"'chat_template_kwargs' is of type {type(more).__name__}, not an object")
     given = {key: value for key, value in (more or {}).items() if value is not None}
     if wrong := [key for key in given if key in _NOT_THE_ROWS]:
-        raise BadRow("unsupported_column", f"'chat_template_kwargs' gives {wrong[0]!r}, which is not the row's to say")
+        raise BadRow("unsupported_column", f"'chat_template_kwargs' gives {wrong[0]!r}, which a row cannot set")
     template_kwargs = ({"tools": tools} if tools else {}) | given
     check_value(template_kwargs, "tools or chat_template_kwargs")
     return template_kwargs
@@ -265,7 +265,7 @@ def _label(row: Row, column: str) -> str:
 
 
 def _rating_margin(row: Row) -> float | None:
-    """How much better chosen was rated than rejected, in the data's own unit; None where the row does not say."""
+    """How much better chosen was rated than rejected, in the data's own unit; None where the row has none."""
     for columns in RATINGS:
         values = [row.get(column) for column in columns]
         if all(value is None for value in values):

@@ -19,7 +19,7 @@ _TELLS_OF_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content)["']\s*:"""
 
 
 class BadRow(ValueError):
-    """A row that fits no form: `rule` is the short name it is counted under, the text says what is wrong.
+    """A row that fits no form: `rule` is the short name it is counted under, the text is what is wrong.
 
     Rules: missing_column, null, wrong_type, bad_text (not UTF-8), bad_message (no role or content), bad_role,
     empty_prompt, prompt_mismatch, no_shared_prompt, turn_order, bad_rating, unsupported_column, unreadable,
@@ -32,16 +32,16 @@ class BadRow(ValueError):
 
 
 class NoPreference(BadRow):
-    """A sound row that prefers neither side. It is counted and left out whatever `on_bad_row` says."""
+    """A sound row that prefers neither side. It is counted and left out whatever `on_bad_row` is."""
 
 
-def read_side(row: Row, column: str, alone: bool) -> Side:
+def read_side(row: Row, column: str, holds_prompt: bool) -> Side:
     """A column as text or as conversation.
 
     Args:
         row: the whole row.
         column: "prompt", "chosen" or "rejected".
-        alone: there is no prompt column, so that a text holds the prompt too.
+        holds_prompt: there is no prompt column, so that a text holds the prompt too.
 
     Raises:
         BadRow: it is neither.
@@ -55,7 +55,7 @@ def read_side(row: Row, column: str, alone: bool) -> Side:
         check_text(value, column)
         if _TELLS_OF_MESSAGES.match(value):
             raise BadRow("wrong_type", f"{column} is a list of messages written out as text; give it as a list")
-        return _turns(value, column, alone)
+        return _turns(value, column, holds_prompt)
     if isinstance(value, list):
         if not value:
             raise BadRow("empty_prompt" if column == "prompt" else "turn_order", f"{column} is an empty list")
@@ -63,9 +63,9 @@ def read_side(row: Row, column: str, alone: bool) -> Side:
     raise BadRow("wrong_type", f"{column} is of type {type(value).__name__}; a text or a list of messages was expected")
 
 
-def _turns(text: str, column: str, alone: bool) -> Side:
+def _turns(text: str, column: str, holds_prompt: bool) -> Side:
     """hh-rlhf's transcript as messages, any other text as it is. Turns of the same role in a row are joined."""
-    if alone and text.lstrip().startswith(("Human:", "Assistant:")):
+    if holds_prompt and text.lstrip().startswith(("Human:", "Assistant:")):
         text = "\n\n" + text.lstrip()
     if not _TURN.match(text):
         return text
@@ -87,7 +87,7 @@ def more_than_text(messages: list[Message]) -> bool:
 
 
 def _message(item: Any, where: str) -> Message:
-    """role, content as one text, and every other field that says something. `id` only names the message."""
+    """role, content as one text, and every other field that is not empty. `id` only names the message."""
     if not isinstance(item, dict):
         raise BadRow("bad_message", f"{where} is of type {type(item).__name__}; {{role, content}} was expected")
     fields = {

@@ -37,7 +37,7 @@ class Published:
     parts_are: str = "name"  # how `datasets.load_dataset` calls a part: name or data_dir
     no_pairs: dict[str, str] = field(default_factory=dict)  # parts that hold something else, and what
     pairs: int | None = None  # training pairs of the part that is read by default, about; before they are read
-    split_column: str | None = None  # the column that tells train from eval, where both lie in one file
+    split_column: str | None = None  # the column that separates train from eval, where both are in one file
 
     def check_part(self, name: str, part: str | None) -> None:
         """Refuse a part that there is not, or that holds no pairs.
@@ -86,7 +86,7 @@ SUMMARIZE = "Generate one-sentence summary for the following post: "
 
 
 def unified_feedback(row: Row) -> Row:
-    """conv_A, conv_B, their ratings, source. Ratings lie on another scale in each source: the margin is the raw gap."""
+    """conv_A, conv_B, their ratings, source. Each source has its own scale of ratings: the margin is the raw gap."""
     source = _text(row, "source")
     conversations = [_column(row, "conv_A"), _column(row, "conv_B")]
     ratings = [_rating(row, "conv_A_rating"), _rating(row, "conv_B_rating")]

@@ -13,7 +13,7 @@ import jinja2
 
 from rmbench.data.messages import PLAIN, Message, more_than_text
 
-# What tells a tool's answer apart from others'; templates leave it out where the order says it.
+# What tells a tool's answer apart from others'; templates leave it out where the order determines it.
 _NAMES_OF_ANSWERS = ("name", "tool_call_id")
 
 
@@ -81,7 +81,7 @@ def left_out(conversation: list[Message], tokenizer: Any, template_kwargs: Mappi
 
 
 def plain(messages: list[Message]) -> list[Message]:
-    """role and content alone."""
+    """Only role and content."""
     return [{name: message[name] for name in PLAIN} for message in messages]
 
 

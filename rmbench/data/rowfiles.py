@@ -69,8 +69,8 @@ def _checked_kind(path: Path) -> str:
 def _close_names(path: Path) -> str:
     if not path.parent.is_dir():
         return f" There is no folder {path.parent} either."
-    close = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir() if p.is_file()], cutoff=0.5)
-    return f" Close to it: {', '.join(str(path.parent / name) for name in close)}" if close else ""
+    similar = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir() if p.is_file()], cutoff=0.5)
+    return f" Similar names: {', '.join(str(path.parent / name) for name in similar)}" if similar else ""
 
 
 def _data_files(folder: Path) -> str:
@@ -79,7 +79,7 @@ def _data_files(folder: Path) -> str:
 
 
 def _refuse_other_content(path: Path, kind: str) -> None:
-    """Name what a file holds where its name says something else."""
+    """Name what a file holds where its name suggests something else."""
     with _open(path) as file:
         start = file.read(256)
     if start.startswith(b"version https://git-lfs"):

@@ -1,7 +1,7 @@
 """Conversations -> token ids.
 
 ids = tokenizer(render(messages)) with special tokens on, then a doubled leading BOS is removed: templates of decoders
-write the BOS themselves, and encoders get [CLS] and [SEP] from the tokenizer alone.
+write the BOS themselves, and encoders get [CLS] and [SEP] from the tokenizer.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Gradient size against distance: what is recorded and drawn."""
+"""Gradient size against distance: what is recorded and plotted."""

@@ -1,4 +1,4 @@
-"""Why two responses lie close together: how alike their texts are."""
+"""Why two embeddings are near-identical: how alike their texts are."""
 
 from __future__ import annotations
 

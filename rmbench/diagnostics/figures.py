@@ -49,7 +49,7 @@ def write_diagnostics(table: pa.Table, folder: Path, history: list[dict[str, Any
 def save(draw: Callable[[dict[str, np.ndarray]], Figure], path: Path, columns: dict[str, np.ndarray]) -> Path:
     """Draw in the one style; `path` is the PNG, an SVG goes beside it.
 
-    Laid out once and drawn twice; `Figure.savefig` would do both twice for each file, which short runs feel.
+    Laid out once and rendered twice; `Figure.savefig` would do both twice for each file, which short runs feel.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
@@ -153,7 +153,7 @@ def dynamics(history: list[dict[str, Any]]) -> Figure:
 
 
 def ending(name: str, letters: int = 40) -> str:
-    """The end of a long name, which is what tells runs apart."""
+    """The end of a long name, which is where the names of runs differ."""
     return name if len(name) <= letters else "…" + name[1 - letters :]
 
 

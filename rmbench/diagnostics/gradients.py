@@ -15,7 +15,7 @@ or, with the step's own backward pass and nothing else:
 
         measured = gradients.collect(loss, lambda: loss.sum().backward())
 
-For a loss of the margin alone, grad(loss_i) = slope_i grad(r_w - r_l), so either follows from the other.
+For a loss that depends only on the margin, grad(loss_i) = slope_i grad(r_w - r_l), so either follows from the other.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ class PairGradients:
         unseen = self._unsplit - slow
         if unseen and backward is not None:  # the graph is gone
             raise UserError(
-                f"The gradients of {', '.join(sorted(unseen))} cannot be told apart by pair in a training step."
-                "\ndiagnostics.gradient=head does without; `rmbench diagnose` measures them pair by pair."
+                f"The gradients of {', '.join(sorted(unseen))} cannot be separated by pair in a training step."
+                "\ndiagnostics.gradient=head does not need them; `rmbench diagnose` measures them pair by pair."
             )
         results |= self._one_by_one(values, unseen)
         ordered = [results[name] for name in self._layers if name in results]

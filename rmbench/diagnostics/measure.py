@@ -1,7 +1,7 @@
 """One way to measure pairs: behind the records of training steps, the probe set and `rmbench diagnose`.
 
 For a linear head the gradient of one pair's loss with respect to the head's weight is
-(d loss / d r_w) h_w + (d loss / d r_l) h_l, which is loss_slope * (h_w - h_l) for a loss of the margin alone: its norm
+(d loss / d r_w) h_w + (d loss / d r_l) h_l, which is loss_slope * (h_w - h_l) for a loss of only the margin: its norm
 is prediction error x weight x distance under BT and NormBT (arXiv 2512.06343, section on the head). It follows from
 the forward pass; norms over all trained parameters come from a backward pass over the pairs of a forward pass at once.
 """

@@ -47,8 +47,8 @@ class Probe:
     Args:
         folder: the run's.
         pairs: what `choose_probe` gave.
-        layout: how they become rows.
-        model: the model that is trained, without what Accelerate put around it.
+        layout: how they become inputs.
+        model: the model that is trained, without Accelerate's wrapper.
         exact: measure norms and directions over all trained parameters.
     """
 
@@ -65,7 +65,7 @@ class Probe:
         self.parts = Parts(folder / "diagnostics", "probe", SCHEMA)
 
     def measure(self, step: int, loss: PairLoss, budget_tokens: int) -> dict[str, float]:
-        """Forward passes, and backward passes that leave `p.grad` alone; what they say, for the log, on rank 0.
+        """Forward passes, and backward passes that do not touch `p.grad`; scalars for the log, on rank 0.
 
         The probe is its own global batch where a loss depends on one.
 

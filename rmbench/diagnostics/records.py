@@ -47,7 +47,7 @@ class PairRecorder:
         self._rows = Rows()
 
     def write(self, step: int, is_main: bool) -> dict[str, float]:
-        """Gather all ranks' rows of this step and write them on rank 0; what they say, for the log, there."""
+        """Gather all ranks' rows of this step and write them on rank 0; scalars for the log, there."""
         rows = self._rows.gathered()
         self.forget()
         if not is_main:

@@ -74,7 +74,7 @@ class Rule(ABC):
         self.trained = {n for n, p in module.named_parameters(recurse=False) if p.requires_grad}
 
     def fits(self, inputs: Tensor, gradient: Tensor) -> bool:
-        """Inputs and output gradients speak of the same tokens."""
+        """Inputs and output gradients are of the same tokens."""
         return inputs.shape[:-1] == gradient.shape[:-1]
 
     @abstractmethod

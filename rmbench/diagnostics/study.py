@@ -1,7 +1,7 @@
 """What a table of pairs says about gradient and distance: pure functions of columns, each with an interval.
 
 The paper's statement (arXiv 2512.06343): ||grad loss_i|| = prediction error x distance x k, where
-k = ||grad(r_w - r_l)|| / ||h_w - h_l|| is 1 for the head alone and sqrt(1 + (L ||w||)^2) at most for all parameters.
+k = ||grad(r_w - r_l)|| / ||h_w - h_l|| is 1 for only the head and sqrt(1 + (L ||w||)^2) at most for all parameters.
 """
 
 from __future__ import annotations

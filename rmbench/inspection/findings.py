@@ -1,4 +1,4 @@
-"""A finding: what is wrong, how often, one example, and the key that mends it."""
+"""A finding: what is wrong, how often, one example, and the key that fixes it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Severity(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """`count` of `of` rows (or tokens, or prompts) show `what`; `mend` is the key or the step that mends it."""
+    """`count` of `of` rows (or tokens, or prompts) show `what`; `fix` is the key or the step that fixes it."""
 
     name: str
     severity: Severity
@@ -30,7 +30,7 @@ class Finding:
     of: int
     what: str
     example: str = ""
-    mend: str = ""
+    fix: str = ""
 
     @property
     def share(self) -> float:
@@ -38,8 +38,8 @@ class Finding:
         return self.count / self.of if self.of else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self) | {"severity": self.severity.value, "share": self.share}
+        """For JSON; `mend` is the former name of `fix`."""
+        return asdict(self) | {"mend": self.fix, "severity": self.severity.value, "share": self.share}
 
 
 def by_share(count: int, of: int, ruinous: float = RUINOUS_SHARE) -> Severity:

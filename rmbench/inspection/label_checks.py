@@ -101,8 +101,10 @@ def _length(longer: int, shorter: int) -> list[Finding]:
     if n < LENGTH_PAIRS or 1 - LONGER_SHARE < share < LONGER_SHARE:
         return []
     kind, count = ("longer", longer) if share > 0.5 else ("shorter", shorter)
-    what = f"pairs have the {kind} response as chosen: length alone predicts the label"
-    return [Finding("length_bias", Severity.warning, count, n, what, "", "compare with a model of length alone")]
+    what = f"pairs have the {kind} response as chosen: length predicts the label"
+    return [
+        Finding("length_bias", Severity.warning, count, n, what, "", "compare with a model that sees only the length")
+    ]
 
 
 def _inverted(pairs: Sequence[Pair], sources: Counter[str]) -> tuple[list[Finding], dict[str, dict[str, float]]]:

@@ -16,18 +16,18 @@ RUINOUS_OVERLAP = 0.01
 
 
 def check_overlap(
-    train: Iterable[list[Message]], tested: Sequence[list[Message]], name: str, mend: str
+    train: Iterable[list[Message]], tested: Sequence[list[Message]], name: str, fix: str
 ) -> tuple[list[Finding], dict[str, Any]]:
     """How many of the tested prompts are in the training prompts, exactly or nearly.
 
     Two prompts are the same if their words are, in any case and with any punctuation; nearly the same if one training
-    prompt holds at least `NEAR_SHARE` of the tested one's sequences of `WORDS` words. Memory grows with `tested` alone.
+    prompt holds at least `NEAR_SHARE` of the tested one's sequences of `WORDS` words. Memory grows only with `tested`.
 
     Args:
         train: prompts that are trained on.
         tested: prompts of the evaluation pairs or of a benchmark.
         name: what the tested prompts are.
-        mend: the key that mends it.
+        fix: the key that fixes it.
     """
     texts = [_words(prompt) for prompt in tested]
     same: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -59,7 +59,7 @@ def check_overlap(
         example = short(" ".join(texts[min(exact)]))
         what = f"prompts of {name} are trained on too"
         severity = by_share(len(exact), len(tested), RUINOUS_OVERLAP)
-        findings.append(Finding(f"prompt_overlap_{name}", severity, len(exact), len(tested), what, example, mend))
+        findings.append(Finding(f"prompt_overlap_{name}", severity, len(exact), len(tested), what, example, fix))
     if near:
         first = min(near)
         example = f"{short(' '.join(texts[first]))}  |  trained on: {short(near[first])}"

@@ -82,7 +82,7 @@ def _numbers(report: dict[str, Any]) -> Table:
         table.add_column(name, justify="right" if name else "left")
     rows = {f"tokens, {side}": values for side, values in numbers["lengths"].items()}
     rows |= {
-        "share of ids before they part": numbers["prefix_share"],
+        "share of ids before they differ": numbers["prefix_share"],
         "share of words in both": numbers["word_overlap"],
     }
     rows |= {f"rating margin, {source}": values for source, values in numbers["margins"].items()}
@@ -93,7 +93,7 @@ def _numbers(report: dict[str, Any]) -> Table:
 
 def _findings(report: dict[str, Any]) -> Table:
     table = Table(title="findings", box=box.SIMPLE, show_lines=True)
-    for column in ("", "rows", "what", "what mends it"):
+    for column in ("", "rows", "what", "how to fix it"):
         table.add_column(column, justify="right" if column == "rows" else "left")
     for finding in reversed(report["findings"]):
         what = Text(f"{finding['name']}: {finding['what']}")
@@ -101,7 +101,7 @@ def _findings(report: dict[str, Any]) -> Table:
             what.append(f"\n{finding['example'][:200]}", style="dim")
         style = STYLES[finding["severity"]]
         share = f"{finding['count']} of {finding['of']}"
-        table.add_row(Text(finding["severity"], style=style), share, what, Text(finding["mend"]))
+        table.add_row(Text(finding["severity"], style=style), share, what, Text(finding["fix"]))
     if not report["findings"]:
         table.add_row("", "", Text("none"), "")
     return table

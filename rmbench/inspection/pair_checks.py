@@ -16,7 +16,7 @@ from rmbench.inspection.findings import Finding, Severity, by_share, percentiles
 
 
 def check_pairs(pairs: Sequence[Pair], special_tokens: Sequence[str]) -> tuple[list[Finding], dict[str, Any]]:
-    """Duplicates, conflicting labels, sides that differ in white space or case alone, special tokens in the text.
+    """Duplicates, conflicting labels, sides that differ only in white space or case, special tokens in the text.
 
     Args:
         pairs: the pairs of one split.
@@ -52,7 +52,7 @@ def check_pairs(pairs: Sequence[Pair], special_tokens: Sequence[str]) -> tuple[l
         "conflicting_labels": (
             None, "pairs stand in the data with the opposite label too", "remove both, or keep the label you trust",
         ),
-        "same_words": (Severity.note, "pairs differ in white space or letter case alone", "remove them from the file"),
+        "same_words": (Severity.note, "pairs differ only in white space or letter case", "remove them from the file"),
         "special_tokens": (
             Severity.warning,
             "texts hold a special token of this tokenizer; the model sees the token, not the text",

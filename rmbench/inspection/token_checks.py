@@ -53,6 +53,48 @@ def seen_text(ids: list[int], reading: Reading) -> str:
     return parts[0] + MARKS[0] + parts[1] + MARKS[1] + parts[2]
 
 
+class _Tally:
+    """What is counted of the uncut pairs, one after the other."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading, self.special = reading, frozenset(reading.tokenizer.all_special_ids)
+        self.chosen: list[int] = []  # tokens
+        self.rejected: list[int] = []
+        self.prefix_share: list[float] = []
+        self.unknown = self.tokens = self.long = 0
+        self.examples: dict[str, list[str]] = {"equal_ids": [], "nearly_equal": [], "double_bos": []}
+        self.policies = {policy: {"cut": 0, "dropped": 0, "identical_after_cut": 0} for policy in LengthPolicy}
+        self.cut_equal: list[str] = []
+
+    def add(self, pair: TokenPair) -> None:
+        """Count one pair."""
+        unknown, bos = self.reading.tokenizer.unk_token_id, self.reading.tokenizer.bos_token_id
+        self.chosen.append(len(pair.chosen))
+        self.rejected.append(len(pair.rejected))
+        self.prefix_share.append(pair.prefix / pair.length)
+        self.tokens += len(pair.chosen) + len(pair.rejected)
+        self.unknown += pair.chosen.count(unknown) + pair.rejected.count(unknown) if unknown is not None else 0
+        if bos is not None and any(ids[:2] == [bos, bos] for ids in pair.sequences):
+            self.examples["double_bos"].append(pair.id)
+        if pair.identical:
+            reason = why_equal(pair.pair, True)
+            self.examples["equal_ids"].append(f"{pair.id} ({reason}): {self.reading.tokenizer.decode(pair.chosen)}")
+        elif differing(pair) <= NEARLY_TOKENS:
+            self.examples["nearly_equal"].append(f"{pair.id}: {_difference(pair, self.reading.tokenizer)}")
+        if pair.length > self.reading.max_length:
+            self._add_long(pair)
+
+    def _add_long(self, pair: TokenPair) -> None:
+        self.long += 1
+        self.policies[LengthPolicy.drop]["dropped"] += 1
+        for policy in (LengthPolicy.truncate_prompt_left, LengthPolicy.truncate_response):
+            self.policies[policy]["cut"] += 1
+            if not pair.identical and _equal_after(pair, self.reading.max_length, policy, self.special):
+                self.policies[policy]["identical_after_cut"] += 1
+                if policy is self.reading.policy:
+                    self.cut_equal.append(f"{pair.id}: {seen_text(pair.chosen, self.reading)}")
+
+
 def check_tokens(tokens: Sequence[TokenPair], reading: Reading) -> tuple[list[Finding], dict[str, Any]]:
     """Lengths, equal ids before and after each length policy, nearly equal ids, unknown tokens, a doubled BOS.
 
@@ -63,54 +105,27 @@ def check_tokens(tokens: Sequence[TokenPair], reading: Reading) -> tuple[list[Fi
     Returns:
         findings, and {lengths: percentiles, prefix_share: percentiles, policies: policy -> counts}.
     """
-    special = frozenset(reading.tokenizer.all_special_ids)
-    unknown, bos = reading.tokenizer.unk_token_id, reading.tokenizer.bos_token_id
-    chosen, rejected, prefix_share = [], [], []
-    n_unknown = n_tokens = n_long = 0
-    faults: dict[str, list[str]] = {"equal_ids": [], "nearly_equal": [], "double_bos": []}
-    policies = {policy: {"cut": 0, "dropped": 0, "identical_after_cut": 0} for policy in LengthPolicy}
-    cut_equal: list[str] = []
+    tally, n = _Tally(reading), len(tokens)
     for pair in tokens:
-        chosen.append(len(pair.chosen))
-        rejected.append(len(pair.rejected))
-        prefix_share.append(pair.prefix / pair.length)
-        n_tokens += len(pair.chosen) + len(pair.rejected)
-        n_unknown += pair.chosen.count(unknown) + pair.rejected.count(unknown) if unknown is not None else 0
-        if bos is not None and any(ids[:2] == [bos, bos] for ids in pair.sequences):
-            faults["double_bos"].append(pair.id)
-        if pair.identical:
-            reason = why_equal(pair.pair, True)
-            faults["equal_ids"].append(f"{pair.id} ({reason}): {reading.tokenizer.decode(pair.chosen)}")
-        elif differing(pair) <= NEARLY_TOKENS:
-            faults["nearly_equal"].append(f"{pair.id}: {_difference(pair, reading.tokenizer)}")
-        if pair.length <= reading.max_length:
-            continue
-        n_long += 1
-        policies[LengthPolicy.drop]["dropped"] += 1
-        for policy in (LengthPolicy.truncate_prompt_left, LengthPolicy.truncate_response):
-            policies[policy]["cut"] += 1
-            if not pair.identical and _equal_after(pair, reading.max_length, policy, special):
-                policies[policy]["identical_after_cut"] += 1
-                if policy is reading.policy:
-                    cut_equal.append(f"{pair.id}: {seen_text(pair.chosen, reading)}")
-    n = len(tokens)
-    findings = _length_findings(reading, n, n_long, cut_equal, policies)
-    for name, rank, what, mend in (
+        tally.add(pair)
+    findings = _length_findings(reading, n, tally.long, tally.cut_equal, tally.policies)
+    for name, rank, what, fix in (
         ("equal_ids", None, "pairs have the same ids on both sides: this tokenizer does not see the difference",
          "training drops them; another backbone may tell them apart"),
         ("nearly_equal", Severity.note, f"pairs differ in {NEARLY_TOKENS} tokens in a row at most", ""),
         ("double_bos", Severity.ruin, "pairs start with two BOS tokens", "remove the BOS from the data's own text"),
     ):  # fmt: skip
-        if faults[name]:
-            count, example = len(faults[name]), short(faults[name][0])
-            findings.append(Finding(name, rank or by_share(count, n), count, n, what, example, mend))
-    if n_unknown >= UNKNOWN_SHARE * n_tokens > 0:
+        if tally.examples[name]:
+            count, example = len(tally.examples[name]), short(tally.examples[name][0])
+            findings.append(Finding(name, rank or by_share(count, n), count, n, what, example, fix))
+    if tally.unknown >= UNKNOWN_SHARE * tally.tokens > 0:
         what = "tokens are unknown to this tokenizer: letters of another script, or symbols"
-        findings.append(Finding("unknown_tokens", Severity.warning, n_unknown, n_tokens, what, "", "another backbone"))
+        count, of = tally.unknown, tally.tokens
+        findings.append(Finding("unknown_tokens", Severity.warning, count, of, what, "", "another backbone"))
     return findings, {
-        "lengths": {"chosen": percentiles(chosen), "rejected": percentiles(rejected)},
-        "prefix_share": percentiles(prefix_share),
-        "policies": {policy.name: counts for policy, counts in policies.items()},
+        "lengths": {"chosen": percentiles(tally.chosen), "rejected": percentiles(tally.rejected)},
+        "prefix_share": percentiles(tally.prefix_share),
+        "policies": {policy.name: counts for policy, counts in tally.policies.items()},
         "max_length": reading.max_length,
         "policy": reading.policy.name,
     }
@@ -125,10 +140,10 @@ def _length_findings(
     if cut_equal:
         what = f"pairs have the same ids on both sides once they are cut ({key})"
         better = min(policies, key=lambda policy: policies[policy]["identical_after_cut"])
-        mend = f"a larger dataset.max_length, or dataset.length_policy={better.name}"
+        fix = f"a larger dataset.max_length, or dataset.length_policy={better.name}"
         findings.append(
             Finding(
-                "identical_after_cut", by_share(len(cut_equal), n), len(cut_equal), n, what, short(cut_equal[0]), mend
+                "identical_after_cut", by_share(len(cut_equal), n), len(cut_equal), n, what, short(cut_equal[0]), fix
             )
         )
     if n_long and reading.policy is LengthPolicy.drop:
@@ -151,8 +166,8 @@ def check_tokenizer(pairs: Sequence[Pair], reading: Reading) -> list[Finding]:
         if ids[:2] == [bos, bos]:
             what = "texts get two BOS tokens, one from the template, one from the tokenizer; the second is removed here"
             shown = short(tokenizer.decode(ids[:12]))
-            mend = "nothing to do here; other tools keep both: tokenise with add_special_tokens=False there"
-            findings.append(Finding("double_bos_removed", Severity.note, n, n, what, shown, mend))
+            fix = "nothing to do here; other tools keep both: tokenise with add_special_tokens=False there"
+            findings.append(Finding("double_bos_removed", Severity.note, n, n, what, shown, fix))
     if sample is not None and reading.reads_last and reading.own_pad_id in (None, tokenizer.eos_token_id):
         (ids,) = encode([sample], tokenizer)
         if ids[-1] == tokenizer.eos_token_id:
@@ -162,8 +177,8 @@ def check_tokenizer(pairs: Sequence[Pair], reading: Reading) -> list[Finding]:
                 f"texts end in EOS, and the tokenizer has {state}: plain transformers would read the reward at position"
                 f" {place} instead of {len(ids) - 1}; here the pad token is {tokenizer.pad_token}"
             )
-            mend = "nothing to do here; the checkpoint carries its own pad token"
-            findings.append(Finding("pad_is_eos", Severity.note, n, n, what, "", mend))
+            fix = "nothing to do here; the checkpoint carries its own pad token"
+            findings.append(Finding("pad_is_eos", Severity.note, n, n, what, "", fix))
     if depends_on_date(str(tokenizer.chat_template)):
         what = "texts hold the day on which they are rendered: rewards change with the calendar"
         shown = "" if sample is None else short(render([sample], tokenizer)[0])

@@ -14,7 +14,7 @@ from rmbench.modeling.output import PairOutput
 if TYPE_CHECKING:
     from rmbench.data.text import TokenPair
 
-# A pair whose distance is below this share of its embeddings' length: little more than rounding tells its sides apart.
+# A pair whose distance is below this share of its embeddings' length: its sides differ by little more than rounding.
 DEGENERATE = 1e-4
 
 
@@ -79,7 +79,7 @@ class LossTerms:
     weight: Tensor
     slope_chosen: Tensor  # d loss_i / d r_w
     slope_rejected: Tensor  # d loss_i / d r_l
-    degenerate: Tensor  # 1 where little more than rounding tells the two embeddings apart
+    degenerate: Tensor  # 1 where the two embeddings differ by little more than rounding
 
     @property
     def prediction_error(self) -> Tensor:
@@ -93,7 +93,7 @@ class LossTerms:
 
 
 def degenerate(output: PairOutput) -> Tensor:
-    """1 for each pair whose embeddings little more than rounding tells apart, else 0; `(pairs,)`."""
+    """1 for each pair whose embeddings differ by little more than rounding, else 0; `(pairs,)`."""
     chosen, rejected = output.embeddings_chosen.detach(), output.embeddings_rejected.detach()
     length = (chosen.norm(dim=-1) + rejected.norm(dim=-1)) / 2
     return (output.distance <= DEGENERATE * length).to(output.distance.dtype)

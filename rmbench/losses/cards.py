@@ -50,7 +50,7 @@ class Card:
 
     @property
     def mean_reward(self) -> float:
-        """(r_w + r_l) / 2 at which its curve is drawn."""
+        """(r_w + r_l) / 2 at which its curve is plotted."""
         return self.loss.pairwise.mean_reward
 
 
@@ -65,7 +65,7 @@ def curves(card: Card, margins: Sequence[float]) -> tuple[str, dict[float, tuple
     loss.model_terms = {}  # constants of the margin
     what, values = "", [1.0]
     if chosen is not None:
-        loss.weight = L2(loss.config)  # whatever the denominator is, it is drawn at these values
+        loss.weight = L2(loss.config)  # whatever the denominator is, it is plotted at these values
         what, values = f"{chosen.quantity} / μ", [0.25, 0.5, 1.0, 2.0, 4.0]
     elif loss.needs_rating:
         what, values = "rating margin m", [0.0, 0.5, 1.0, 2.0, 3.0]

@@ -60,7 +60,7 @@ class Pairwise:
     knobs: tuple[str, ...] = ()  # keys below `loss.` that its functions read
     needs_rating: bool = False
     coordinate: Callable[[Tensor, Tensor], Coordinate] = margin_of
-    mean_reward: float = 0.0  # (r_w + r_l) / 2 at which its curve is drawn; any other where x moves with the margin
+    mean_reward: float = 0.0  # (r_w + r_l) / 2 at which its curve is plotted; any other where x moves with the margin
 
     @property
     def keys(self) -> tuple[str, ...]:

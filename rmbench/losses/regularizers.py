@@ -150,7 +150,7 @@ def dpo_value(output: PairOutput, beta: float) -> Tensor:
     return -logsigmoid(beta * (output.log_prob_chosen - output.log_prob_rejected))
 
 
-LANGUAGE_MODEL = "a model with a language head on rows WithLikelihood, which gives PairOutput.log_prob_chosen"
+LANGUAGE_MODEL = "a model with a language head on inputs WithLikelihood, which gives PairOutput.log_prob_chosen"
 GRM = "GRM, arXiv 2406.10216"
 
 MODEL_TERM: dict[str, ModelTerm] = {

@@ -23,15 +23,15 @@ TRIED_SCALES = (0.0, 1e-6, 1e-3, 0.1, 1.0, 1.0, 10.0, 1e4)  # of h_w - h_l, besi
 
 PAIRWISE_CONTRACT = (
     "A loss takes margins (pairs,) and gives a loss for each, (pairs,):"
-    " finite, differentiable, of its own pair alone, falling where the margin is negative."
+    " finite, differentiable, of only its own pair, falling where the margin is negative."
 )
 REGULARIZER_CONTRACT = (
     "A regularizer takes the rewards r_w and r_l, both (pairs,), and gives a term for each pair, (pairs,): finite,"
-    " differentiable, of its own pair alone but for a batch mean that a Regularizer declares as `part`."
+    " differentiable, of only its own pair but for a batch mean that a Regularizer declares as `part`."
 )
 WEIGHT_CONTRACT = (
     "A weight's denominator takes embeddings (pairs, hidden) of any width and gives a number for each pair, (pairs,):"
-    " finite, at least 0, of its own pair alone but for what `statistics` gives."
+    " finite, at least 0, of only its own pair but for what `statistics` gives."
 )
 
 

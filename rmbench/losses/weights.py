@@ -24,9 +24,9 @@ FRAME = tuple(f"distance.{name}" for name in ("exponent", "ema", "beta", "eps", 
 
 
 class Weight:
-    """What a pair's loss is divided by. A subclass gives `denominator`; whatever else it needs, it declares.
+    """What a pair's loss is divided by. A subclass gives `denominator`; it declares whatever else it needs.
 
-    The denominator is at least 0 and of its own pair alone, given the statistics; for embeddings of any width.
+    The denominator is at least 0 and of only its own pair, given the statistics; for embeddings of any width.
     """
 
     title: ClassVar[str] = "a denominator of one's own"  # completes "weighted by"
@@ -169,7 +169,7 @@ def sides(output: PairOutput) -> tuple[Tensor, Tensor]:
 
 
 def cosine(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """1 - cos of two rows of vectors, as |u - v|^2 / 2 of the unit vectors: exact for close ones too."""
+    """1 - cos of two rows of vectors, as |u - v|^2 / 2 of the unit vectors: exact for near-identical ones too."""
     return (_unit(chosen) - _unit(rejected)).square().sum(-1) / 2
 
 
@@ -201,7 +201,7 @@ def whitener(covariance: Tensor, shrinkage: float) -> Tensor:
     mean_variance = (covariance.trace() / size).clamp_min(torch.finfo(covariance.dtype).tiny ** 0.5)
     identity = torch.eye(size, dtype=covariance.dtype, device=covariance.device)
     shrunk = (1 - shrinkage) * covariance + shrinkage * mean_variance * identity
-    factor, failed = torch.linalg.cholesky_ex(shrunk)  # fails for embeddings that are not finite alone
+    factor, failed = torch.linalg.cholesky_ex(shrunk)  # fails only for embeddings that are not finite
     return torch.where(failed > 0, torch.nan, factor)
 
 

@@ -20,7 +20,7 @@ from transformers import AttentionInterface
 
 # The name under which transformers knows this attention.
 PACKED = "rmbench_packed"
-# What FlexAttention's blocks are made of; packed rows are filled up to a multiple of it on CUDA.
+# What FlexAttention's blocks are made of; packed rows are padded to a multiple of it on CUDA.
 FLEX_BLOCK_TOKENS = 128
 
 
@@ -172,7 +172,7 @@ def by_segments(
     window: int | None,
     reads_only: bool = False,
 ) -> Tensor:
-    """One SDPA call for each prefix + branch. Prefix queries are computed with the first branch alone.
+    """One SDPA call for each prefix + branch. Prefix queries are computed with only the first branch.
 
     `reads_only`: zeros elsewhere than at `packing.reads`.
     """

@@ -47,7 +47,7 @@ def make_accelerator(config: GpuConfig, max_grad_norm: float = 0.0) -> Accelerat
 
 
 def _plugins(strategy: Strategy, device: str, precision: Precision, max_grad_norm: float) -> dict[str, Any]:
-    """What Accelerate is told of the strategy beyond the group's size.
+    """What Accelerate gets of the strategy beyond the group's size.
 
     Raises:
         UserError: the strategy needs CUDA or a package.
@@ -113,7 +113,7 @@ def sharded(accelerator: Accelerator, model: nn.Module) -> bool:
 
 
 def whole_state(accelerator: Accelerator, model: nn.Module) -> dict[str, Tensor]:
-    """All weights by their names, on every rank or on rank 0 alone; every rank has to call it."""
+    """All weights by their names, on every rank or only on rank 0; every rank has to call it."""
     state: dict[str, Tensor] = accelerator.get_state_dict(model)
     return state
 

@@ -69,13 +69,13 @@ def estimate(
     """
     weights = sum(tensor.nbytes for tensor in {*model.parameters(), *model.buffers()})
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    all_parted = strategy in (Strategy.fsdp, Strategy.deepspeed_zero3)
-    parted = all_parted or strategy is Strategy.deepspeed_zero2
+    all_sharded = strategy in (Strategy.fsdp, Strategy.deepspeed_zero3)
+    sharded = all_sharded or strategy is Strategy.deepspeed_zero2
     share = 1 / devices
     return MemoryEstimate(
-        weights=weights * (share if all_parted else 1),
-        gradients=trained * (share if parted else 1),
-        optimizer=ADAMW_STATES * trained * (share if parted else 1),
+        weights=weights * (share if all_sharded else 1),
+        gradients=trained * (share if sharded else 1),
+        optimizer=ADAMW_STATES * trained * (share if sharded else 1),
         per_token=_kept_per_token(model, layout, pairs),
     )
 

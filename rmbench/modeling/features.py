@@ -33,7 +33,7 @@ TABLE = "table.npy"
 
 
 class Features:
-    """The layout of groups whose embeddings are known: a forward pass is the head alone.
+    """The layout of groups whose embeddings are known: a forward pass computes only the head.
 
     Args:
         places: by a group's id, the rows of the table that are its responses'.

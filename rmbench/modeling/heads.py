@@ -66,7 +66,7 @@ class Bottleneck(nn.Module):
 
 
 def new_head(kind: HeadKind, in_features: int, width: int) -> nn.Module:
-    """A head with torch's own first weights; `width` is the hidden layer's, or the code's."""
+    """A head with torch's own initial weights; `width` is the hidden layer's, or the code's."""
     if kind is HeadKind.linear:
         return nn.Linear(in_features, 1, bias=False)
     if kind is HeadKind.mlp:
@@ -77,7 +77,7 @@ def new_head(kind: HeadKind, in_features: int, width: int) -> nn.Module:
 
 
 def initialise(head: nn.Module, init: HeadInit, seed: int) -> None:
-    """First weights from `seed` alone, so that runs which differ in the loss start from the same.
+    """Initial weights from `seed` only, so that runs which differ in the loss start from the same.
 
     The last Linear gets N(0, 0.02), N(0, 1 / (inputs + 1)) or zeros, Linears before it N(0, 1 / sqrt(inputs)).
     """

@@ -1,9 +1,9 @@
 """The backbone as a language model: how likely it finds the responses, which GRM's losses read (arXiv 2406.10216).
 
-A response is counted from the first token that tells a group's sequences apart: what all of them share has the same
+A response is counted from the first token in which a group's sequences differ: what all of them share has the same
 log-probability in each, so that DPO's difference is exact, and SFT's term leaves out a beginning that both responses
 share. Sides that were cut at different places (`truncate_prompt_left`) share next to nothing: then what is left of the
-prompt is counted too. Sums, in nats, as in GRM's code; logits are computed at these tokens alone.
+prompt is counted too. Sums, in nats, as in GRM's code; logits are computed only at these tokens.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _of_checkpoint(backbone: BackboneConfig, name: str) -> Any:
     head = network.get_output_embeddings()
     own = {key for key, module in network.named_modules() if module is head}
     if not own or any(key.rpartition(".")[0] in own for key in info["missing_keys"]):
-        raise _refused(f"{name} brings no head for text (it is a reward model, or a backbone alone).")
+        raise _refused(f"{name} brings no head for text (it is a reward model, or only a backbone).")
     return head
 
 

@@ -29,7 +29,7 @@ class LastLayer:
     def __init__(self, layer: Any) -> None:
         self.shortened = True  # may be switched off
         self._attention: nn.Module = layer.self_attn
-        self._at: Tensor | None = None  # the reads of the rows that pass now, of so many tokens
+        self._at: Tensor | None = None  # the pooled positions of the inputs that pass now, of so many tokens
         self._tokens = 0
         layer.register_forward_pre_hook(self._enter, with_kwargs=True)
         for part in (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp):
@@ -38,7 +38,7 @@ class LastLayer:
 
     @torch.compiler.disable
     def _enter(self, _layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """Of every pass, the recomputation of checkpointed activations included: the rows say what is read."""
+        """Of every pass, the recomputation of checkpointed activations included: the inputs give the positions."""
         states: Tensor = inputs[0] if inputs else named["hidden_states"]
         packing: Packing | None = named.get("packing")
         wanted = self.shortened and packing is not None and packing.reads_only

@@ -1,8 +1,8 @@
 """Pairs -> tensors -> the four tensors that everything above works with.
 
-Two layouts. Padded: one row per response, prompt included, filled up on the right to the longest. Shared: all groups
+Two layouts. Padded: one row per response, prompt included, padded on the right to the longest. Shared: all groups
 of a forward pass in one row, `[prefix | chosen | rejected]` after `[prefix | chosen | rejected]`, where the prefix is
-whatever the responses have in common from the start, so nothing is computed twice and nothing is filled up. A group is
+whatever the responses have in common from the start, so nothing is computed twice and nothing is padded. A group is
 a pair or any other number of responses to one prompt.
 """
 
@@ -58,13 +58,13 @@ Model = Callable[[BatchInputs], tuple[Any, ...]]
 
 
 class Layout(Protocol):
-    """How groups become rows."""
+    """How groups become inputs."""
 
     name: str
     pads: bool  # every sequence of a batch costs as much as its longest
 
     def cost(self, group: TokenGroup) -> int:
-        """Tokens that a forward pass over this group alone computes."""
+        """Tokens that a forward pass over only this group computes."""
         ...
 
     def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
@@ -73,7 +73,7 @@ class Layout(Protocol):
 
 
 class Padded:
-    """A row for each response, filled up on the right: a pooled position never depends on the pad id. Any backbone."""
+    """A row for each response, padded on the right: a pooled position never depends on the pad id. Any backbone."""
 
     name = "padded"
     pads = True
@@ -127,7 +127,7 @@ class AsRewardBench(Padded):
 class Shared:
     """All groups in one row, the common prefix of a group once. Backbones of causal attention.
 
-    `multiple` is what the row's length is filled up to: FlexAttention compiles again for new lengths.
+    `multiple` is what the row's length is padded to: FlexAttention compiles again for new lengths.
     """
 
     name = "shared"

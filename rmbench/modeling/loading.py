@@ -200,7 +200,7 @@ def _no_dropout(config: Any) -> None:
 
 
 def _not_loaded(name: str, error: Exception, attention: str, trained: bool) -> UserError:
-    """What kept a checkpoint (`trained`) or a backbone from being loaded, and the key that mends it."""
+    """What kept a checkpoint (`trained`) or a backbone from being loaded, and the key that fixes it."""
     if "attention" in str(error).lower() or "attn_impl" in str(error):
         return _no_attention(attention, error)
     if "trust_remote_code" in str(error):

@@ -37,7 +37,7 @@ def add_adapters(network: Any, config: LoraConfig, base: str | None, revision: s
         config: rank, scale and place of the adapters.
         base: Hub id or folder that `network` was loaded from, recorded for those who load the adapter; None if nowhere.
         revision: branch, tag or commit of `base`.
-        seed: of the adapters' first weights.
+        seed: of the adapters' initial weights.
 
     Raises:
         UserError: no layer of the network has a name in `target_modules`, or not of a kind that peft knows.

@@ -32,7 +32,7 @@ class RewardModel(nn.Module):
         self.network = network
         self.__dict__["adapters"] = adapters  # peft's view of the network, no part of its own
         self.language: Any = None  # a LanguageHead, for losses that read likelihoods
-        self.stated_pad_id: int | None = None  # of a loaded checkpoint, before its tokenizer is mended
+        self.stated_pad_id: int | None = None  # of a loaded checkpoint, before its tokenizer is fixed
         self._pooled: Tensor | None = None
         self.attention: str = attention_of(network)  # of padded rows
         self.last_layer = last_layer(network) if self.is_decoder else None

@@ -111,7 +111,7 @@ def score_items(
 ) -> dict[int, ItemScores]:
     """Scores of the items by index, whichever rank computes them; a batch of items in `done` is not computed.
 
-    Batches follow from all items and the budget alone, so an item's score is the same, to the last bit, whether or not
+    Batches follow only from all items and the budget, so an item's score is the same, to the last bit, whether or not
     an earlier attempt was interrupted. `keep` is called with each batch's scores as soon as they are known.
 
     Raises:

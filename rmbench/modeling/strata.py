@@ -58,7 +58,7 @@ def stratified(
 def draw(
     distance: np.ndarray, names: Sequence[bytes], config: StrataConfig
 ) -> tuple[np.ndarray, list[dict[str, int | float]]]:
-    """Which pairs are drawn, ascending, and what each stratum holds and gave, the closest first.
+    """Which pairs are chosen, ascending, and what each stratum holds and gave, the closest first.
 
     Args:
         distance: `(pairs,)`.
@@ -83,13 +83,13 @@ def draw(
     if size < len(kept):
         raise UserError(f"dataset.strata.size={size}: fewer pairs than the {len(kept)} strata that are kept.")
     wanted = {stratum: (size + len(kept) - 1 - i) // len(kept) for i, stratum in enumerate(kept)}
-    drawn, facts = [], []
+    chosen, facts = [], []
     for stratum, part in enumerate(parts, start=1):
         by_lot = sorted(part, key=lambda i: _lot(config.seed, names[i]))
-        drawn += by_lot[: wanted.get(stratum, 0)]
+        chosen += by_lot[: wanted.get(stratum, 0)]
         limits = {"from": float(distance[part[0]]), "to": float(distance[part[-1]])}
         facts.append({"stratum": stratum, "pairs": len(part), "drawn": wanted.get(stratum, 0), **limits})
-    return np.sort(np.array(drawn, dtype=np.int64)), facts
+    return np.sort(np.array(chosen, dtype=np.int64)), facts
 
 
 def _lot(seed: int, name: bytes) -> bytes:

@@ -19,7 +19,7 @@ class ModelCost:
     """Floating-point operations of one forward pass, as matrix products need them.
 
     Recomputed activations, filled-up tokens and prompts computed twice do not count: they are what a layout saves. The
-    last layer counts whole, also where only the reads of it are computed.
+    last layer counts whole, also where only its pooled positions are computed.
     """
 
     per_token: int  # two for each weight of a matrix that a token passes through

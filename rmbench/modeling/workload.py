@@ -28,7 +28,7 @@ def most_work(config: TrainConfig) -> Workload:
     """What training computes at most; a frozen backbone's states are computed once, recomputed activations count.
 
     Raises:
-        UserError: the network's config cannot be had, or nothing but the data tells their number or length.
+        UserError: the network's config cannot be had, or only the data determine their number or length.
     """
     if config.dataset.name == "synthetic":
         raise UserError("the built-in texts are far shorter than any limit")
@@ -50,7 +50,7 @@ def _pairs(config: TrainConfig) -> int:
     """Training pairs, or more.
 
     Raises:
-        UserError: nothing says how many there are.
+        UserError: their number cannot be determined.
     """
     asked = config.dataset
     published = PUBLISHED.get(asked.name)
@@ -65,7 +65,7 @@ def _pairs(config: TrainConfig) -> int:
 
 
 def _without_weights(config: BackboneConfig) -> Any:
-    """The network that a run would train, its shapes alone.
+    """The network that a run would train, only its shapes.
 
     Raises:
         UserError: its config.json is neither here nor on the Hub.

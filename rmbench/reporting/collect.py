@@ -1,4 +1,4 @@
-"""Run folders -> runs, and groups of runs that differ in the seed alone."""
+"""Run folders -> runs, and groups of runs that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from yaml import YAMLError
 from rmbench.files import read_json
 from rmbench.tracking import seen_online
 
-# Words that say which repetition a run is or where it is kept, not what is compared.
+# Overrides that name a repetition or a place, not what is compared.
 NOT_COMPARED = ("seed", "run_dir", "sweep_dir", "sweep", "training.resume")
 HELD_OUT = "evaluation pairs"
 
@@ -61,14 +61,14 @@ class Summary:
 
 @dataclass
 class Group:
-    """The runs that differ in the seed alone; `words` are those that tell it from other groups."""
+    """The runs that differ only in the seed; `words` are the overrides that distinguish it from other groups."""
 
     words: dict[str, str]
     runs: list[Run]
 
     @property
     def label(self) -> str:
-        """The words as they were typed."""
+        """The overrides as they were typed."""
         return ", ".join(f"{key}={value}" for key, value in self.words.items()) or "defaults"
 
     def summary(self, table: str, column: str) -> Summary | None:
@@ -120,7 +120,7 @@ def find_runs(folder: Path) -> list[Run]:
 
 
 def passed_over(groups: Sequence[Group]) -> list[str]:
-    """In words, the finished runs that do not count since another of their setting and seed does."""
+    """The finished runs that do not count, since another run of their setting and seed does; as sentences."""
     return [
         f"{run.folder}: passed over, {counted.folder} has the same setting and seed."
         for group in groups
@@ -130,7 +130,7 @@ def passed_over(groups: Sequence[Group]) -> list[str]:
 
 
 def read_run(folder: Path) -> Run:
-    """A run folder's state, words and numbers; a file that cannot be read makes the run unfinished, with the reason."""
+    """A run folder's state, overrides and numbers; with an unreadable file the run is unfinished, with the reason."""
     try:
         metrics, failure = read_json(folder / "metrics.json"), read_json(folder / "failed.json")
         overrides = folder / ".hydra" / "overrides.yaml"
@@ -147,7 +147,7 @@ def read_run(folder: Path) -> Run:
 
 
 def group_runs(found: Sequence[Run]) -> list[Group]:
-    """Runs under what tells them apart besides the seed, in the order in which they were found."""
+    """Runs grouped by the overrides in which they differ, but for the seed, in the order in which they were found."""
     compared = compared_words(found)
     groups: dict[tuple[tuple[str, str], ...], Group] = {}
     for run in _known(found):
@@ -171,7 +171,7 @@ def shared_words(found: Sequence[Run]) -> dict[str, str]:
 
 
 def _known(found: Sequence[Run]) -> list[Run]:
-    """All but those that did not finish and do not say what they were."""
+    """All but unfinished ones without recorded overrides."""
     return [run for run in found if run.words or run.state == "finished"]
 
 

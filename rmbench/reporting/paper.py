@@ -74,7 +74,7 @@ def published_cell(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _config(group: Group) -> dict[str, Any]:
-    """Of a finished run of the group, as they differ in the seed alone; empty if it cannot be read."""
+    """Of a finished run of the group, as they differ only in the seed; empty if it cannot be read."""
     file = next((run.folder / "config.yaml" for run in group.runs if run.state == "finished"), None)
     if file is None:
         return {}

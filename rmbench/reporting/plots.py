@@ -19,7 +19,7 @@ from rmbench.reporting.verdicts import Verdict
 # a curve of each, under the first of its names that was logged
 CURVES = (("benchmark/score", "benchmark/micro_accuracy"), ("eval/accuracy", "accuracy"), ("loss",))
 DISTANCE_BINS = 5
-PAIRS_PER_BIN = 10  # fewer would say nothing
+PAIRS_PER_BIN = 10  # fewer are too noisy
 
 Figure = tuple[str, str]  # SVG, caption
 
@@ -27,7 +27,7 @@ Figure = tuple[str, str]  # SVG, caption
 def figures(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[Figure]:
     """Those for which there are numbers."""
     curves = (curve(groups, key) for key in _logged(groups))
-    return [drawn for drawn in (differences(verdicts), by_distance(groups), *curves) if drawn is not None]
+    return [chart for chart in (differences(verdicts), by_distance(groups), *curves) if chart is not None]
 
 
 def differences(verdicts: Sequence[Verdict]) -> Figure | None:
@@ -54,17 +54,17 @@ def by_distance(groups: Sequence[Group]) -> Figure | None:
     series = [_line(groups[place].label, x, np.array(bins).T, place) for place, bins in by_group.items()]
     svg = lines(series, "Accuracy by distance", "fifth of the pairs, closest first", "accuracy")
     return svg, (
-        "Accuracy by the distance between the two responses' embeddings; pairs are placed by their mean rank under "
-        f"{placed}, every loss alike, since a run's errors lie among its own closest pairs. Line: mean over seeds, "
+        "Accuracy by the distance between the two responses' embeddings; pairs are grouped by their mean rank under "
+        f"{placed}, every loss alike, since a run's errors are among its own closest pairs. Line: mean over seeds, "
         "band: range."
     )
 
 
 def accuracies_by_distance(groups: Sequence[Group]) -> tuple[str, dict[int, list[list[float]]]]:
-    """What places the pairs, in words; group's place -> for each seed the accuracy in each fifth, closest first.
+    """Which runs group the pairs, as text; group's place -> for each seed the accuracy in each fifth, closest first.
 
-    A margin is at most the distance times the head's norm, so a run's errors lie among its own closest pairs. Pairs are
-    therefore placed by their mean rank under all losses' runs of the other seeds, where there are any.
+    A margin is at most the distance times the head's norm, so a run's errors are among its own closest pairs. Pairs are
+    therefore grouped by their mean rank under all losses' runs of the other seeds, where there are any.
     """
     scored = {
         (i, seed): found for i, g in enumerate(groups) for seed, run in g.by_seed().items() if (found := _pairs(run))

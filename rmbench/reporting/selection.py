@@ -9,7 +9,7 @@ from rmbench.reporting.collect import HELD_OUT, Group
 
 
 def best_of(groups: Sequence[Group], key: str) -> tuple[list[Group], list[str]]:
-    """One group for each setting of the other words: that with the best mean held-out accuracy; and what was chosen.
+    """One group for each setting of the other overrides: the best by mean held-out accuracy; and what was chosen.
 
     Values of which fewer seeds are finished than of another are not candidates: one lucky seed is no mean.
 
@@ -25,13 +25,13 @@ def best_of(groups: Sequence[Group], key: str) -> tuple[list[Group], list[str]]:
     for group in groups:
         rest = tuple((name, value) for name, value in group.words.items() if name != key)
         candidates.setdefault(rest, []).append(group)
-    chosen, told = [], []
+    chosen, notes = [], []
     for others, tried in candidates.items():
         measured = [(s.n, s.mean, g) for g in tried if (s := g.summary(HELD_OUT, "all")) is not None]
         seeds, _, best = max(measured, key=lambda of: of[:2]) if measured else (0, 0.0, tried[0])
         kept = Group(dict(others), best.runs)
         chosen.append(kept)
         value = best.words.get(key, "the default")
-        told.append(f"{kept.label}: {key}={value} of {len(tried)}, best on held-out pairs, {seeds} seeds")
-    told.append("Held-out pairs made these choices, so their numbers are a little too good; a benchmark's are not.")
-    return chosen, told
+        notes.append(f"{kept.label}: {key}={value} of {len(tried)}, best on held-out pairs, {seeds} seeds")
+    notes.append("Held-out pairs made these choices, so their numbers are a little too good; a benchmark's are not.")
+    return chosen, notes

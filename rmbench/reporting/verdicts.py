@@ -47,7 +47,7 @@ class Verdict:
 
     @property
     def open(self) -> str:
-        """Why nothing can be said; empty if something can."""
+        """Why there is no verdict; empty if there is one."""
         if self.difference.seeds < 2:
             return "one seed: no verdict"
         if self.difference.clusters < FEWEST:
@@ -63,7 +63,7 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """better, worse, not distinguishable, or why nothing can be said."""
+        """better, worse, not distinguishable, or why there is none."""
         if self.open:
             return self.open
         if self.p_adjusted >= 1 - LEVEL:
@@ -75,15 +75,15 @@ class Verdict:
         d = self.difference
         low, high = d.interval()
         interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if self.known else ""
-        seeds = f"{d.seeds} seeds" if d.seeds > 1 else "over items alone, 1 seed"
+        seeds = f"{d.seeds} seeds" if d.seeds > 1 else "only over items, 1 seed"
         text = (
             f"{self.group} - {self.baseline} on {self.place}: {100 * d.value:+.1f} points{interval},"
             f" {seeds}, {self.items()}: {self.word}"
         )
         if self.word != "not distinguishable":
             return text
-        alone = " after Holm's correction" if d.p_value < 1 - LEVEL else ""  # the interval does not hold zero
-        return f"{text}{alone}; {self.more_seeds()}"
+        corrected = " after Holm's correction" if d.p_value < 1 - LEVEL else ""  # the interval does not hold zero
+        return f"{text}{corrected}; {self.more_seeds()}"
 
     def items(self) -> str:
         """`1,060 items of 80 sources`, or `1,200 items` where each is a source of its own."""
@@ -110,11 +110,11 @@ def headlines(found: Sequence[Verdict]) -> list[Verdict]:
 
 
 def verdicts(groups: Sequence[Group], baseline: Mapping[str, str]) -> tuple[list[Verdict], list[str]]:
-    """All groups that have a baseline beside them, and in words why others were left out.
+    """All groups that have a baseline beside them, and why others were left out, as sentences.
 
     Args:
-        groups: the runs by what tells them apart.
-        baseline: the words of the baseline; a group is compared with the one that has these in place of its own.
+        groups: the runs, grouped by the overrides in which they differ.
+        baseline: the overrides of the baseline; a group is compared with the one that has these in place of its own.
     """
     found: list[Verdict] = []
     left_out: list[str] = []
@@ -138,7 +138,7 @@ def verdicts(groups: Sequence[Group], baseline: Mapping[str, str]) -> tuple[list
 
 
 def default_baseline(groups: Sequence[Group]) -> dict[str, str]:
-    """Plain BT where losses or weightings are compared and it is among them, else the first group's words."""
+    """Plain BT where losses or weightings are compared and it is among them, else the first group's overrides."""
     plain: dict[str, str] = {}
     for key, value in (("loss", "bt"), ("loss.weighting", "none")):
         values = [group.words.get(key) for group in groups]
@@ -165,7 +165,7 @@ def _with_words(groups: Sequence[Group], words: Mapping[str, str]) -> Group | No
 
 
 def _of_plain_bt(words: dict[str, str]) -> dict[str, str]:
-    """Plain BT's words without the keys of other losses' parts, which its runs leave out; other words as they are."""
+    """Plain BT's overrides without the keys of other losses' parts, which its runs leave out; others as they are."""
     parts = [value for key, value in words.items() if key.startswith("loss.") and not of_loss_part(key)]
     plain = words.get("loss") == "bt" and all(value == "none" for value in parts)
     return {key: value for key, value in words.items() if not (plain and of_loss_part(key))}
@@ -245,7 +245,7 @@ def _compared(
 
 
 def _short(group: Group, baseline: Mapping[str, str]) -> str:
-    """The words without the key that is compared: `loss=normbt` -> `normbt`."""
+    """The overrides without the key that is compared: `loss=normbt` -> `normbt`."""
     shown = [value if key in baseline else f"{key}={value}" for key, value in group.words.items()]
     return ", ".join(shown) or "defaults"
 

@@ -35,7 +35,7 @@ class Spread:
 
     Args:
         value: the number.
-        variance: of the number, over draws of the clusters.
+        variance: of the number, over resamplings of the clusters.
         degrees: of freedom of `variance`, if all items vary alike.
         items: independent items of equal weight that the number would need to be as uneven in its weights.
         clusters: the same, of clusters.
@@ -52,7 +52,7 @@ class Spread:
     differing: int
 
     def of_score(self, level: float = LEVEL) -> Interval | None:
-        """Of a mean of values between 0 and 1; None where nothing can be said."""
+        """Of a mean of values between 0 and 1; None where there are too few clusters."""
         if self.degrees < FEWEST_DEGREES:
             return None
         p, q = self.value, self._quantile(level)
@@ -63,14 +63,14 @@ class Spread:
         return max(centre - half, 0.0), min(centre + half, 1.0)
 
     def of_mean(self, level: float = LEVEL) -> Interval | None:
-        """Of a mean of values of any unit, by the t distribution; None where nothing can be said."""
+        """Of a mean of values of any unit, by the t distribution; None where there are too few clusters."""
         if self.degrees < FEWEST_DEGREES:
             return None
         half = self._quantile(level) * math.sqrt(self.variance)
         return self.value - half, self.value + half
 
     def of_difference(self, level: float = LEVEL) -> Interval | None:
-        """Of a mean of differences between -1 and 1; None where nothing can be said."""
+        """Of a mean of differences between -1 and 1; None where there are too few clusters."""
         if not self.tells:
             return None
         value, error = self._shrunken
@@ -84,7 +84,7 @@ class Spread:
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of no difference: where `of_difference` would end at zero; 1 where nothing can be said."""
+        """Two-sided, of no difference: where `of_difference` would end at zero; 1 where there are too few clusters."""
         if not self.tells:
             return 1.0
         value, error = self._shrunken

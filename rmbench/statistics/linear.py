@@ -1,6 +1,6 @@
 """A weighted mean over cells as a sum of what each cluster of items adds to it: where every interval here starts.
 
-Items of one cluster (the pairs of one prompt, six languages of one task) vary together, so clusters are what is drawn.
+Items of one cluster (the pairs of one prompt, six languages of one task) vary together, so clusters are resampled.
 A stratum is a set of cells that share clusters: its clusters vary among themselves. A stratum of one cluster shows no
 variance, so all of these are taken as one stratum (the collapsed strata of survey sampling; Wolter, Introduction to
 Variance Estimation, 2007, section 2.5): right where their means are alike, and too wide, never too narrow, elsewhere.
@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 @dataclass(frozen=True)
 class Stratum:
-    """Clusters that are drawn together.
+    """Clusters that are resampled together.
 
     `contributions` `(..., clusters)`: what a cluster adds to the number beside its share of the mean; `shares`
     `(clusters,)`: the size of its weight in the number.
@@ -65,8 +65,8 @@ def linearised(
     in_cell, in_cluster = _membership(cell), _membership(cluster)
     shares = np.array([weights[name] for name in names])[cell] / in_cell.sum(axis=1)[cell]
     label = _strata(cell, cluster)
-    alone = (((in_cell @ in_cluster.T) > 0).sum(axis=1) == 1)[cell]  # no other cluster: only its stratum has a mean
-    means = np.where(alone, _means(values, _membership(label))[..., label], _means(values, in_cell)[..., cell])
+    lonely = (((in_cell @ in_cluster.T) > 0).sum(axis=1) == 1)[cell]  # no other cluster: only its stratum has a mean
+    means = np.where(lonely, _means(values, _membership(label))[..., label], _means(values, in_cell)[..., cell])
     contributions = (in_cluster @ (shares * (values - means)).T).T
     of_cluster = np.zeros(in_cluster.shape[0], dtype=int)
     of_cluster[cluster] = label

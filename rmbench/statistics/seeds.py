@@ -2,7 +2,7 @@
 
 A difference between two losses varies with the seed and with the items it is measured on; an interval that knows only
 one of them is too short. Seeds and items are crossed: every seed's models are scored on the same items, and both
-losses of one seed have the same first weights and the same order of pairs. The difference d of seed s on item i is
+losses of one seed have the same initial weights and the same order of pairs. The difference d of seed s on item i is
 taken as mean + a_s + b_i + e_si, all three random. The variance of the mean has two parts, of seeds and of items, and
 their standard error is multiplied by the mean of both parts' t quantiles, weighted by the parts (Cochran and Cox,
 Experimental Designs, 1950). With three seeds this covers 95 to 97.5 % in simulation, whichever part is the larger;
@@ -25,7 +25,7 @@ from rmbench.statistics.linear import Linear, linearised
 LEVEL = 0.95
 POWER = 0.8
 MOST_SEEDS = 1000
-SURE = -300.0  # log of the smallest tail probability that is told from none
+SURE = -300.0  # log of the smallest tail probability that is distinguished from 0
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Difference:
     """A mean difference over seeds and items with what it rests on. `seed_variance` and `item_variance` are the parts
     of its variance that go away with more seeds, for one seed, and with more items. Items of one source are a cluster.
 
-    With one seed the interval speaks of the items alone.
+    With one seed the interval is that of the items only.
     """
 
     value: float
@@ -98,7 +98,7 @@ class Difference:
 
     @property
     def finest(self) -> float:
-        """What `resolution` comes to with ever more seeds: the items are the limit then."""
+        """What `resolution` reaches with ever more seeds: the items are the limit then."""
         quantiles = student.isf((1 - LEVEL) / 2, self.item_degrees) + student.isf(1 - POWER, self.item_degrees)
         return float(quantiles) * math.sqrt(self.item_variance)
 
