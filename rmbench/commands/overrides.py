@@ -1,4 +1,4 @@
-"""The words after a command: read, checked and completed before Hydra sees them.
+"""The overrides after a command: read, checked and completed before Hydra sees them.
 
 Hydra itself accepts an added key and a deleted value in silence; here both are refused, and a key that does not
 exist is answered with the nearest one that does.
