@@ -123,7 +123,7 @@ def _write(folder: Path, columns: Columns, margins: dict[str, np.ndarray], track
 
 
 def _directions(rows: Rows) -> dict[str, Any]:
-    """Whether the update of the other pairs serves close pairs, under BT and under NormBT; angles between sections."""
+    """Whether the other pairs' update serves degenerate pairs, under BT and NormBT; angles between sections."""
     bt = rows.sketch()
     assert bt is not None
     distance = np.array(rows.columns["distance"])

@@ -6,8 +6,8 @@ backward pass of its own per pair. Norms of the two responses apart would be 1.6
 them cancels; that cancellation is what NormBT is about (arXiv 2512.06343).
 
     gradients = PairGradients(model)
-    with gradients.watch(rows):                        # both passes in here
-        output = run_inputs(model, rows)
+    with gradients.watch(inputs):                      # both passes in here
+        output = run_inputs(model, inputs)
         norms = gradients.collect(output.margin).norms  # ||grad(r_w - r_l)||, (pairs,); p.grad is not touched
         loss_of(output).sum().backward()                # the graph is still there
 
@@ -68,7 +68,7 @@ class Tap(torch.autograd.Function):
 class PairGradients:
     """Measures gradient norms by pair while a model computes.
 
-    Linear, embedding and norm layers have fast rules; what they say is compared once with autograd, on the first two
+    Linear, embedding and norm layers have fast rules; their result is compared once with autograd, on the first two
     pairs that are watched, and layers of other kinds, or used in ways that a rule does not see, take one backward pass
     per pair. Padded and shared rows, gradient checkpointing, autocast, LoRA, tied and frozen weights.
 
@@ -108,9 +108,9 @@ class PairGradients:
         return set(self._slow)
 
     @contextmanager
-    def watch(self, rows: BatchInputs) -> Iterator[None]:
-        """Around the forward and the backward pass over `rows`."""
-        self._pieces = Pieces(rows)
+    def watch(self, inputs: BatchInputs) -> Iterator[None]:
+        """Around the forward and the backward pass over `inputs`."""
+        self._pieces = Pieces(inputs)
         self._calls.clear()
         self._anchor = torch.zeros((), requires_grad=True, device=self.model.head.weight.device)
         hooks: list[Any] = []
@@ -140,6 +140,7 @@ class PairGradients:
         assert self._pieces is not None, "collect belongs inside watch"
         if not self._verified and values.requires_grad:
             self._verify(values)
+        # The slow layers first: they need the graph, which the step's own backward pass frees.
         slow = self._slow | self._tied_and_used()
         results = self._one_by_one(values, slow)
         results |= {name: result for name, result in self._fast(values, backward).items() if name not in slow}
@@ -156,19 +157,19 @@ class PairGradients:
         sketch = torch.cat(sketches, dim=1) if sketches else None
         return GradientNorms(squares or {"none": torch.zeros_like(values.detach())}, sketch)
 
-    def of_margins(self, rows: BatchInputs) -> tuple[PairOutput, GradientNorms]:
-        """A forward pass over `rows` and the norms of grad(r_w - r_l); `p.grad` is not touched."""
-        with self.watch(rows):
-            output = run_inputs(self.model, rows)
+    def of_margins(self, inputs: BatchInputs) -> tuple[PairOutput, GradientNorms]:
+        """A forward pass over `inputs` and the norms of grad(r_w - r_l); `p.grad` is not touched."""
+        with self.watch(inputs):
+            output = run_inputs(self.model, inputs)
             return output, self.collect(output.margin)
 
-    def inner_products(self, rows: BatchInputs) -> tuple[Tensor, Tensor, Tensor]:
+    def inner_products(self, inputs: BatchInputs) -> tuple[Tensor, Tensor, Tensor]:
         """G_ww, G_ll, G_wl, each `(pairs,)`: products of grad r_w and grad r_l of each pair.
 
         ||a grad r_w + b grad r_l||^2 = a^2 G_ww + b^2 G_ll + 2 a b G_wl for every loss, whatever its slopes a and b.
         """
-        with self.watch(rows):
-            output = run_inputs(self.model, rows)
+        with self.watch(inputs):
+            output = run_inputs(self.model, inputs)
             each = (output.rewards_chosen, output.rewards_rejected, output.margin)
             chosen, rejected, difference = (self.collect(values).norms.square() for values in each)
         return chosen, rejected, (chosen + rejected - difference) / 2
@@ -233,7 +234,7 @@ class PairGradients:
         return {name for names in used.values() if len(names) > 1 for name in names}
 
     def _one_by_one(self, values: Tensor, names: set[str]) -> dict[str, Result]:
-        """The slow way: one backward pass per pair, for the parameters of these layers alone; a tied one once."""
+        """The slow way: one backward pass per pair, only for the parameters of these layers; a tied one once."""
         parameters: dict[str, list[nn.Parameter]] = {}
         seen: set[int] = set()
         for name in (name for name in self._layers if name in names):

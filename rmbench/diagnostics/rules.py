@@ -28,15 +28,15 @@ Use = tuple[Tensor, Tensor]  # a layer's inputs and output gradients in one call
 class Pieces:
     """Which tokens of a forward pass belong to which pair."""
 
-    def __init__(self, rows: BatchInputs) -> None:
-        reads = rows.pooled_positions.numel() if rows.embeddings is None else rows.embeddings.shape[0]
-        self.pairs = reads // 2
-        self.tokens = rows.input_ids.numel()
-        self.packed = rows.packing is not None
-        spans = [span.tokens for span in rows.packing.spans] if rows.packing is not None else []
+    def __init__(self, inputs: BatchInputs) -> None:
+        pooled = inputs.pooled_positions.numel() if inputs.embeddings is None else inputs.embeddings.shape[0]
+        self.pairs = pooled // 2
+        self.tokens = inputs.input_ids.numel()
+        self.packed = inputs.packing is not None
+        spans = [span.tokens for span in inputs.packing.spans] if inputs.packing is not None else []
         self._sizes = [*spans, self.tokens - sum(spans)] if self.packed else []
-        # of tensors that hold the tokens at which rewards are read, and no others
-        self._read_sizes = [len(ends) for ends in rows.packing.ends()] if rows.packing is not None else []
+        # a last layer that computes pooled positions only: its tensors hold these tokens and no others
+        self._pooled_sizes = [len(ends) for ends in inputs.packing.ends()] if inputs.packing is not None else []
 
     def fits(self, x: Tensor) -> bool:
         """The sizes of `x` say which pair each of its rows belongs to."""
@@ -46,7 +46,7 @@ class Pieces:
         """`(..., features)` -> for each pair `(its tokens, features)`, both responses together."""
         features, along = x.shape[-1], self._packed_dim(x)
         if along is not None:
-            sizes = self._sizes if x.shape[along] == self.tokens else self._read_sizes
+            sizes = self._sizes if x.shape[along] == self.tokens else self._pooled_sizes
             parts = x[0].movedim(along - 1, 0).split(sizes)[: self.pairs]
             return list(parts) if x.dim() == 3 else [part.reshape(-1, features) for part in parts]
         if x.shape[0] == 2 * self.pairs or not self.packed:
@@ -57,7 +57,7 @@ class Pieces:
         """Where the tokens of a packed row are: `(1, tokens, ...)` or, heads first, `(1, heads, tokens, ...)`."""
         if not self.packed or x.dim() < 3 or x.shape[0] != 1:
             return None
-        for tokens in (self.tokens, sum(self._read_sizes)):
+        for tokens in (self.tokens, sum(self._pooled_sizes)):
             for dim in range(1, x.dim() - 1):
                 if x.shape[dim] == tokens:
                     return dim
@@ -219,7 +219,7 @@ def outer_square(a: Tensor, g: Tensor) -> Tensor:
     if tokens * (p + d) < p * d:
         of_a, of_g = a @ a.T, g @ g.T
         square = torch.dot(of_a.flatten(), of_g.flatten())
-        # The two responses of a close pair cancel; on a GPU a look at the number would cost more than it gives.
+        # The two responses of a degenerate pair cancel; on a GPU, reading `square` would cost more than it saves.
         if a.device.type != "cpu" or square > CANCELLED * torch.dot(of_a.diagonal(), of_g.diagonal()):
             return square.clamp(min=0)
     gradient = (g.T @ a).flatten()

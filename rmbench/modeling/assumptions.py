@@ -26,7 +26,7 @@ ASSUMPTIONS = (
     ),
     Assumption(
         "head",
-        "one Linear outside the backbone turns a pooled state into the reward: the last one, or a head of rmbench's own",
+        "one Linear outside the backbone turns a pooled state into the reward: the last one, or rmbench's own head",
         "modeling/heads.py:head_name",
         "a checkpoint without it is refused; a backbone gets a new head from the seed",
     ),
@@ -105,7 +105,7 @@ ASSUMPTIONS = (
     Assumption(
         "block names",
         "a number between dots in a layer's name is its block; embed, wte or wpe is the embedding",
-        "diagnostics/gradient_norms.py:block_of",
+        "diagnostics/norms.py:block_of",
         "the layer is counted as `other` in norms by block; no other number depends on it",
     ),
     Assumption(
