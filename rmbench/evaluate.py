@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import math
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -20,7 +19,7 @@ from rmbench.config import BenchmarkConfig, Compat, EvalConfig
 from rmbench.console import console
 from rmbench.data import hub
 from rmbench.errors import UserError
-from rmbench.files import read_json, write_json
+from rmbench.files import Json, read_json, write_json
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.lora import ADAPTER_CONFIG
@@ -29,7 +28,7 @@ from rmbench.modeling.model import compile_backbone
 logger = logging.getLogger(__name__)
 
 
-def evaluate(config: EvalConfig) -> dict[str, Any]:
+def evaluate(config: EvalConfig) -> Json:
     """Score a checkpoint, write scores.jsonl and results.json, print the table; or form the numbers of a score file.
 
     Raises:
@@ -65,7 +64,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     return results
 
 
-def from_scores(config: EvalConfig, path: Path) -> dict[str, Any]:
+def from_scores(config: EvalConfig, path: Path) -> Json:
     """The numbers of a score file, without the model; results.json goes beside it or to `run_dir`.
 
     Raises:
@@ -130,7 +129,7 @@ def default_folder(checkpoint: str, benchmark: str) -> Path:
     return Path("outputs/eval") / checkpoint.strip("/.").replace("/", "--") / benchmark
 
 
-def results_table(results: dict[str, Any]) -> Table:
+def results_table(results: Json) -> Table:
     """Sections, then the score, each with its interval, as a rich table."""
     table = Table(title=f"{results['benchmark']}: {results['n']} items, {results['ties']} ties")
     for column in ("section", "accuracy", "95 % interval"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rmbench.benchmarks.scores import ScoreRow, comparisons
+from rmbench.files import Json
 from rmbench.statistics import calibration as calibrate
 from rmbench.statistics.cells import Observation, Weights, cell_means, estimate, mean_of, sizes
 from rmbench.statistics.intervals import intervals as intervals_of
@@ -52,7 +53,7 @@ def subset_observations(rows: Sequence[ScoreRow], credit: Callable[[ScoreRow], f
     return [Observation(row.subset, row.source, credit(row)) for row in rows]
 
 
-def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, intervals: bool = True) -> dict[str, Any]:
+def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, intervals: bool = True) -> Json:
     """results.json but for its provenance, from score rows alone; `intervals` take the most time.
 
     An absent section is None and so is the score then, with a `reason`; under `compat` it counts 0, as RewardBench's
@@ -89,7 +90,7 @@ def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, inte
     }
 
 
-def counts(benchmark: Any, rows: Sequence[ScoreRow]) -> dict[str, Any]:
+def counts(benchmark: Any, rows: Sequence[ScoreRow]) -> Json:
     """What is counted of the rows: how many, by subset; ties, equal texts, NaN, infinite; the mean credit of all."""
     per_subset: dict[str, int] = {}
     for row in rows:
@@ -109,7 +110,7 @@ def _infinite(rows: Sequence[ScoreRow]) -> int:
     return sum(not row.finite and not row.nan for row in rows)
 
 
-def margins(rows: Sequence[ScoreRow]) -> dict[str, Any]:
+def margins(rows: Sequence[ScoreRow]) -> Json:
     """Calibration, spread, length bias and accuracy by distance of all comparisons of correct with other responses."""
     of = comparisons(rows)
     if not len(of.margin):
@@ -127,9 +128,9 @@ def margins(rows: Sequence[ScoreRow]) -> dict[str, Any]:
     }
 
 
-def _nested(values: dict[str, Any]) -> dict[str, Any]:
+def _nested(values: Json) -> Json:
     """`a/b` -> {a: {b: ...}}."""
-    tree: dict[str, Any] = {}
+    tree: Json = {}
     for path, value in values.items():
         name, _, rest = path.partition("/")
         if rest:

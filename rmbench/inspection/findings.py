@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import Any
+
+from rmbench.files import Json
 
 EXAMPLE_CHARACTERS = 400
 # From this share of the pairs on, a fault decides what a run learns or measures.
@@ -37,7 +38,7 @@ class Finding:
         """count / of."""
         return self.count / self.of if self.of else 0.0
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """For JSON."""
         return asdict(self) | {"severity": self.severity.value, "share": self.share}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from rmbench.data.messages import Message
+from rmbench.files import Json
 from rmbench.inspection.findings import Finding, by_share, short
 
 WORDS = 8  # in a sequence
@@ -17,7 +17,7 @@ RUINOUS_OVERLAP = 0.01
 
 def check_overlap(
     train: Iterable[list[Message]], tested: Sequence[list[Message]], name: str, mend: str
-) -> tuple[list[Finding], dict[str, Any]]:
+) -> tuple[list[Finding], Json]:
     """How many of the tested prompts are in the training prompts, exactly or nearly.
 
     Two prompts are the same if their words are, in any case and with any punctuation; nearly the same if one training

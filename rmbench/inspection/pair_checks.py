@@ -7,15 +7,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 from rmbench.data.formats import Pair
 from rmbench.data.messages import PLAIN, Message
 from rmbench.data.store import side_texts
+from rmbench.files import Json
 from rmbench.inspection.findings import Finding, Severity, by_share, percentiles, short
 
 
-def check_pairs(pairs: Sequence[Pair], special_tokens: Sequence[str]) -> tuple[list[Finding], dict[str, Any]]:
+def check_pairs(pairs: Sequence[Pair], special_tokens: Sequence[str]) -> tuple[list[Finding], Json]:
     """Duplicates, conflicting labels, sides that differ in white space or case alone, special tokens in the text.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from rmbench.console import progress
 from rmbench.data.text import TokenGroup, TokenItem, TokenPair
+from rmbench.files import Json
 from rmbench.modeling.layout import BatchInputs, Layout, PairOutput, token_batches
 from rmbench.modeling.memory import first_budget, halved, out_of_memory
 
@@ -219,7 +219,7 @@ def _forward(model: torch.nn.Module, rows: BatchInputs) -> tuple[Tensor, Tensor]
         return None
 
 
-def summarize(scores: PairScores, sections: Sequence[str]) -> dict[str, Any]:
+def summarize(scores: PairScores, sections: Sequence[str]) -> Json:
     """Accuracy (strict: a tie is a loss), mean BT loss, mean margin and distance; accuracy and distance by section.
 
     The loss is plain Bradley-Terry whatever the training loss is, so that runs can be compared.
