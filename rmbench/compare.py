@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -16,7 +15,7 @@ from rmbench.benchmarks.registry import Benchmark, rules_of
 from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreRow, read_scores
 from rmbench.console import console
 from rmbench.errors import UserError
-from rmbench.files import read_json, refuse_unwritable, write_json
+from rmbench.files import Json, read_json, refuse_unwritable, write_json
 from rmbench.statistics.cells import Observation, cell_means, estimate, sizes
 from rmbench.statistics.intervals import FEWEST_DEGREES, FEWEST_DIFFERING, Spread, spread
 from rmbench.statistics.paired import Discordant, holm, mcnemar
@@ -35,7 +34,7 @@ class Scored:
     rows: dict[str, ScoreRow]
 
 
-def compare(first: str, second: str, benchmark: str | None = None, out: Path | None = None) -> dict[str, Any]:
+def compare(first: str, second: str, benchmark: str | None = None, out: Path | None = None) -> Json:
     """Print the comparison of two run folders, results or score files; write it as JSON to `out`.
 
     Raises:
@@ -182,7 +181,7 @@ def _shown(name: str, among: Container[str]) -> bool:
     return not name.startswith("subsets/") and not (name == "mean_of_present_sections" and "score" in among)
 
 
-def _difference(found: Spread, p_holm: float | None) -> dict[str, Any]:
+def _difference(found: Spread, p_holm: float | None) -> Json:
     """The difference second - first: its value, interval, p-values and what they say."""
     interval = found.of_difference()
     return {
@@ -213,7 +212,7 @@ def same_items(first: Scored, second: Scored) -> list[str]:
     return list(first.rows)
 
 
-def _describes(row: ScoreRow) -> tuple[Any, ...]:
+def _describes(row: ScoreRow) -> tuple[object, ...]:
     """What must be the same in both files for an item to be the same."""
     return row.subset, row.correct, len(row.scores), row.characters, row.label
 
@@ -247,7 +246,7 @@ def verdict(found: Spread, p_holm: float | None) -> str:
     return "second is better" if found.value > 0 else "first is better"
 
 
-def show(name: str, first: str, second: str, result: dict[str, Any]) -> None:
+def show(name: str, first: str, second: str, result: Json) -> None:
     """Both numbers and their difference, then the subsets with their tests."""
     terminal = console()
     terminal.print(f"first:  {first}\nsecond: {second}", soft_wrap=True)

@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +21,7 @@ from rmbench.config import DiagnoseConfig, LossConfig, OnBadRow
 from rmbench.console import console
 from rmbench.data.dataset import load_dataset
 from rmbench.data.formats import Pair
+from rmbench.data.protocols import Tokenizer
 from rmbench.data.text import TokenPair, resolve_max_length, tokenize_pairs
 from rmbench.diagnostics import directions, study_figures
 from rmbench.diagnostics.closeness import likeness
@@ -33,7 +33,7 @@ from rmbench.diagnostics.study import Columns, norms_by_loss, study
 from rmbench.diagnostics.thirds import thirds
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
-from rmbench.files import read_json, write_json
+from rmbench.files import Json, read_json, write_json
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator, precision_name
 from rmbench.modeling.layout_choice import choose_layout
@@ -48,7 +48,7 @@ from rmbench.tracking import Tracker, open_tracker
 logger = logging.getLogger(__name__)
 
 
-def diagnose(config: DiagnoseConfig) -> dict[str, Any]:
+def diagnose(config: DiagnoseConfig) -> Json:
     """Measure every pair, write pairs.parquet, study.json and the figures, print what was found.
 
     Raises:
@@ -130,7 +130,7 @@ def _directions(rows: Rows) -> dict[str, Any]:
     error = np.array(rows.columns["prediction_error"])
     parts = thirds(distance)
     of_margins = bt / np.maximum(error, 1e-300)[:, None]
-    found: dict[str, Any] = {"pairs": len(bt), "mean_cosine_of_two_pairs": directions.mean_cosine(of_margins)}
+    found: Json = {"pairs": len(bt), "mean_cosine_of_two_pairs": directions.mean_cosine(of_margins)}
     for loss, gradients in (("bt", bt), ("normbt", bt / np.maximum(distance, 1e-12)[:, None])):
         cosine = directions.cosine_with_the_others(gradients)
         found[f"cosine_with_the_others_{loss}"] = {
@@ -142,7 +142,7 @@ def _directions(rows: Rows) -> dict[str, Any]:
     return found
 
 
-def _model(config: DiagnoseConfig, checkpoint: str | None) -> tuple[RewardModel, Any]:
+def _model(config: DiagnoseConfig, checkpoint: str | None) -> tuple[RewardModel, Tokenizer]:
     """What is studied; a frozen backbone stays so, since gradients are those of what is trained."""
     backbone, run = config.backbone, Path(checkpoint or "").parent
     if checkpoint is None:
@@ -158,7 +158,9 @@ def _model(config: DiagnoseConfig, checkpoint: str | None) -> tuple[RewardModel,
     return model, tokenizer
 
 
-def _pairs(config: DiagnoseConfig, model: RewardModel, tokenizer: Any, accelerator: Accelerator) -> list[TokenPair]:
+def _pairs(
+    config: DiagnoseConfig, model: RewardModel, tokenizer: Tokenizer, accelerator: Accelerator
+) -> list[TokenPair]:
     """Token ids of the data's pairs, evenly spread; pairs with two equal sides have no gradient and are dropped.
 
     Raises:
@@ -218,7 +220,7 @@ def _tracker(config: DiagnoseConfig, checkpoint: str | None, folder: Path) -> Tr
     tracking = config.tracking
     if checkpoint is not None and tracking.group is None:
         tracking = dataclasses.replace(tracking, group=runs.recorded(run, "tracking.group"))
-    plain: dict[str, Any] = OmegaConf.to_container(runs.as_omegaconf(config), enum_to_str=True)  # type: ignore[assignment]
+    plain: Json = OmegaConf.to_container(runs.as_omegaconf(config), enum_to_str=True)  # type: ignore[assignment]
     return open_tracker(tracking, folder, plain, f"{run.name or config.backbone.name_or_path or 'tiny'}: study")
 
 
@@ -238,7 +240,7 @@ def _folder(config: DiagnoseConfig, checkpoint: str | None) -> Path:
     return Path("outputs/diagnose") / name / data
 
 
-def _refuse_another_study(folder: Path, provenance: dict[str, Any]) -> None:
+def _refuse_another_study(folder: Path, provenance: Json) -> None:
     """One model on one set of pairs to a folder; the same study may be made again.
 
     Raises:
@@ -251,7 +253,7 @@ def _refuse_another_study(folder: Path, provenance: dict[str, Any]) -> None:
         raise UserError(f"{folder} holds another study ({listed}).\nChoose another run_dir, or remove the folder.")
 
 
-def _show(results: dict[str, Any], folder: Path, files: list[str]) -> None:
+def _show(results: Json, folder: Path, files: list[str]) -> None:
     """The main numbers, each with its 95 % interval."""
     correlation = results["correlation_of_distance_with_margin_gradient_norm"]
     fixed, variance = results["at_fixed_error"], results["variance_of_log_norm"]

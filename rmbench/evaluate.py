@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import math
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -30,7 +29,7 @@ from rmbench.modeling.model import compile_backbone
 logger = logging.getLogger(__name__)
 
 
-def evaluate(config: EvalConfig) -> dict[str, Any]:
+def evaluate(config: EvalConfig) -> Json:
     """Score a checkpoint, write scores.jsonl and results.json, print the table; or form the numbers of a score file.
 
     Raises:
@@ -208,7 +207,7 @@ def default_folder(checkpoint: str, benchmark: str) -> Path:
     return Path("outputs/eval") / checkpoint.strip("/.").replace("/", "--") / benchmark
 
 
-def results_table(results: dict[str, Any]) -> Table:
+def results_table(results: Json) -> Table:
     """Sections, then the score, each with its interval, as a rich table."""
     table = Table(title=f"{results['benchmark']}: {results['n']} items, {results['ties']} ties")
     for column in ("section", "accuracy", "95 % interval"):

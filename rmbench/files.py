@@ -12,8 +12,10 @@ from typing import Any
 
 from rmbench.errors import unwritable
 
+Json = dict[str, Any]  # a JSON object; mypy has no narrower type whose nested values can be read by key
 
-def write_json(path: Path, value: Any) -> None:
+
+def write_json(path: Path, value: object) -> None:
     """Atomic: a reader finds the old file or the new one, also after a power cut."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
@@ -49,7 +51,7 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def read_jsonl(path: Path) -> list[Json]:
     """Every complete line; a last line that a killed process left unfinished is passed over."""
     rows = []
     for line in path.read_text(encoding="utf-8").split("\n"):
@@ -66,7 +68,7 @@ def clear_temporary(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: object, prefix: str = "") -> Json:
     """A tree of dicts as dotted key -> value.
 
     >>> flat({"a": {"b": 1, "c": [2]}})
@@ -74,7 +76,7 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """
     if not isinstance(tree, dict):
         return {prefix: tree}
-    found: dict[str, Any] = {}
+    found: Json = {}
     for key, value in tree.items():
         found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return found

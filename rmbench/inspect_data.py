@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rmbench.benchmarks.registry import find
 from rmbench.config import GpuConfig, InspectConfig, LengthPolicy, OnBadRow
@@ -18,7 +17,7 @@ from rmbench.data.formats import Pair
 from rmbench.data.text import TokenRules, resolve_max_length
 from rmbench.data.tokens import UNCUT, TokenTable, tokenized, tokenizer_fingerprint
 from rmbench.errors import RunFailed
-from rmbench.files import write_json, write_text
+from rmbench.files import Json, write_json, write_text
 from rmbench.inspection.findings import Finding, Severity, worst_first
 from rmbench.inspection.label_checks import check_labels
 from rmbench.inspection.overlap import check_overlap
@@ -41,7 +40,7 @@ RULES = {
 }
 
 
-def inspect(config: InspectConfig) -> dict[str, Any]:
+def inspect(config: InspectConfig) -> Json:
     """Look at every pair, write inspection.json and inspection.html, print the findings.
 
     Raises:
@@ -112,11 +111,11 @@ def _tokens(
     return tokens, findings + refused[0], numbers | refused[1]
 
 
-def _texts(pairs: Sequence[Pair], reading: Reading) -> tuple[list[Finding], dict[str, Any]]:
+def _texts(pairs: Sequence[Pair], reading: Reading) -> tuple[list[Finding], Json]:
     return check_pairs(pairs, list(reading.tokenizer.all_special_tokens))
 
 
-def _overlaps(dataset: Dataset, config: InspectConfig) -> tuple[list[Finding], dict[str, Any]]:
+def _overlaps(dataset: Dataset, config: InspectConfig) -> tuple[list[Finding], Json]:
     """Of the evaluation pairs' prompts, and of a benchmark's, with the training prompts."""
     tested = {"eval": [pair.prompt for pair in dataset.eval]}
     if config.benchmark.name != "none":

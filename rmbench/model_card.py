@@ -6,7 +6,6 @@ import logging
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
@@ -14,9 +13,10 @@ from omegaconf import OmegaConf
 from rmbench import __version__, runs
 from rmbench.config import HeadKind, TrainConfig
 from rmbench.data import hub
+from rmbench.data.protocols import Tokenizer
 from rmbench.data.text import encode
 from rmbench.errors import UserError
-from rmbench.files import read_json, write_text
+from rmbench.files import Json, read_json, write_text
 from rmbench.losses import Description, PairLoss
 
 logger = logging.getLogger(__name__)
@@ -63,20 +63,20 @@ model, tokenizer = load_reward_model("{place}")
 """
 
 
-def write_card(folder: Path, config: TrainConfig, metrics: dict[str, Any], tokenizer: Any) -> None:
+def write_card(folder: Path, config: TrainConfig, metrics: Json, tokenizer: Tokenizer) -> None:
     """`folder`/checkpoint/README.md from the run in `folder`: data, loss, settings, results with intervals, loading."""
     facts = read_json(folder / "environment.json") or {}
     write_text(folder / "checkpoint" / CARD, card(config, facts, metrics, template_says_all(tokenizer)))
 
 
-def template_says_all(tokenizer: Any) -> bool:
+def template_says_all(tokenizer: Tokenizer) -> bool:
     """Whether the template writes every special token that training saw, or the tokenizer adds some to its text."""
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     alone = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
     return bool(list(alone) == encode([messages], tokenizer)[0])
 
 
-def card(config: TrainConfig, facts: dict[str, Any], metrics: dict[str, Any], by_template: bool = True) -> str:
+def card(config: TrainConfig, facts: Json, metrics: Json, by_template: bool = True) -> str:
     """The card's text: YAML for the Hub, then Markdown. Values of users are shown, never interpreted.
 
     `by_template`: the ids of `apply_chat_template` are those of training.
@@ -155,7 +155,7 @@ def _loss(said: Description) -> dict[str, object]:
     return {"loss of a pair": said.formula, "w": said.weight, "source": source, **said.plain_knobs()}
 
 
-def _data(config: TrainConfig, facts: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+def _data(config: TrainConfig, facts: Json, metrics: Json) -> Json:
     dataset = facts.get("dataset", {})
     return {
         "name": config.dataset.name,
@@ -166,7 +166,7 @@ def _data(config: TrainConfig, facts: dict[str, Any], metrics: dict[str, Any]) -
     }
 
 
-def _results(metrics: dict[str, Any]) -> dict[str, Any]:
+def _results(metrics: Json) -> Json:
     """Accuracies with Wilson intervals on the held-out pairs; a benchmark's numbers with their own."""
     evaluation = metrics["eval"]
     accuracy = _accuracy(evaluation["accuracy"], evaluation["n"])
@@ -197,19 +197,19 @@ def _settings(config: TrainConfig) -> str:
     return yaml.safe_dump({str(name): whole[name] for name in SHOWN}, sort_keys=False)
 
 
-def _made_with(facts: dict[str, Any]) -> dict[str, Any]:
+def _made_with(facts: Json) -> Json:
     versions = facts.get("versions", {})
     shown = {name: versions.get(name) for name in ("torch", "transformers", "accelerate", "peft") if versions.get(name)}
     keys = ("git_commit", "device", "processes", "precision", "layout", "parameters", "trained_parameters")
     return {name: facts[name] for name in keys if facts.get(name) is not None} | shown
 
 
-def _table(rows: dict[str, Any], columns: tuple[str, str] = ("what", "value")) -> str:
+def _table(rows: Json, columns: tuple[str, str] = ("what", "value")) -> str:
     lines = [f"| {columns[0]} | {columns[1]} |", "|---|---|"]
     lines += [f"| {_plain(name)} | {_plain(value)} |" for name, value in rows.items() if value is not None]
     return "\n".join(lines) + "\n"
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     """Text that neither Markdown nor HTML reads as anything else."""
     return re.sub(r"([|<>`\\])", r"\\\1", " ".join(str(value).split()))

@@ -10,12 +10,13 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+
+from rmbench.files import Json
 
 PACKAGES = ("rmbench", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "wandb")
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Json:
     """Versions, machine, git commit, command and working directory."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -22,7 +22,7 @@ from yaml import YAMLError
 from rmbench.config import TrainConfig
 from rmbench.config.names import RENAMED
 from rmbench.errors import UserError
-from rmbench.files import clear_temporary, flat, read_json, read_jsonl, refuse_unwritable, write_json, write_text
+from rmbench.files import Json, clear_temporary, flat, read_json, read_jsonl, refuse_unwritable, write_json, write_text
 from rmbench.provenance import environment
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def refuse_changed_data(folder: Path, facts: dict[str, Any]) -> None:
+def refuse_changed_data(folder: Path, facts: Json) -> None:
     """A run goes on with the data that it began with.
 
     Raises:
@@ -148,7 +148,7 @@ def refuse_changed_data(folder: Path, facts: dict[str, Any]) -> None:
         )
 
 
-def start(folder: Path, config: TrainConfig, facts: dict[str, Any]) -> None:
+def start(folder: Path, config: TrainConfig, facts: Json) -> None:
     """Write config.yaml, .hydra/ and environment.json (`facts`: what the job knows, such as the dataset's print)."""
     folder.mkdir(parents=True, exist_ok=True)
     clear_temporary(folder)
@@ -183,7 +183,7 @@ class History:
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._waiting = ""  # lines that the disk did not take yet
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def _rows(self) -> list[Json]:
         """The lines that are there.
 
         Raises:
@@ -198,7 +198,7 @@ class History:
                 raise UserError(f"{self.path}: {json.dumps(row):.60} is no line of a history.\n{HISTORY_REMEDY}")
         return rows
 
-    def append(self, row: dict[str, Any]) -> None:
+    def append(self, row: Json) -> None:
         """One line; where the disk is full it waits for the next one, and the run goes on."""
         self._waiting += json.dumps(row) + "\n"
         size = self.path.stat().st_size
@@ -211,7 +211,7 @@ class History:
             logger.error("%s: %s. The line is kept in memory; the run goes on.", self.path, error.strerror)
 
 
-def as_omegaconf(config: Any) -> DictConfig:
+def as_omegaconf(config: object) -> DictConfig:
     """A config object as OmegaConf, for YAML and for comparison."""
     return OmegaConf.structured(config)
 
@@ -250,7 +250,7 @@ def newest_run(root: Path = Path("outputs")) -> Path | None:
     return max(found, key=lambda p: p.stat().st_mtime).parent if found else None
 
 
-def _plain(config: DictConfig, without: tuple[str, ...]) -> Any:
+def _plain(config: DictConfig, without: tuple[str, ...]) -> object:
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     for key in without:
         *parents, last = key.split(".")
@@ -273,9 +273,9 @@ def _differences(old: Any, new: TrainConfig) -> list[str]:
     ]
 
 
-def _defaults(part: object, prefix: str = "") -> dict[str, Any]:
+def _defaults(part: object, prefix: str = "") -> Json:
     """Dotted key -> default, of every key of a config that has one."""
-    found: dict[str, Any] = {}
+    found: Json = {}
     for f in fields(part):  # type: ignore[arg-type]
         value = getattr(part, f.name)
         if is_dataclass(value):

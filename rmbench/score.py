@@ -23,7 +23,7 @@ from rmbench.data.messages import Row
 from rmbench.data.text import resolve_max_length, tokenize_items
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
-from rmbench.files import refuse_unwritable, write_json
+from rmbench.files import Json, refuse_unwritable, write_json
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.loading import load_reward_model
@@ -121,7 +121,7 @@ def best_of(prompts: list[Candidates], n: int) -> list[Row]:
     picked = []
     for prompt in prompts:
         choices = {name: _best(rewards[:n]) for name, rewards in prompt.rewards.items()}
-        columns: dict[str, Any] = {}
+        columns: Json = {}
         for name, best in choices.items():
             text = prompt.responses[best]
             columns[name] = {
@@ -197,7 +197,7 @@ def write_curves(prompts: list[Candidates], names: list[str], best_of: int, targ
     console().print(table)
 
 
-def draw(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
+def draw(curves: dict[str, list[Json]], path: Path) -> None:
     """Gold score against N, a line and a band for each checkpoint."""
     import matplotlib as mpl
     from matplotlib.figure import Figure

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from rmbench.config import TrackingConfig
 from rmbench.errors import UserError
-from rmbench.files import read_json, write_json, write_text
+from rmbench.files import Json, read_json, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ TABLE_ROWS = 2000  # of the recorded pairs
 class Tracker:
     """Tracks nothing; the base of those that do. Use as a context manager: it is closed whatever happens."""
 
-    def log(self, step: int, values: dict[str, Any]) -> None:
+    def log(self, step: int, values: Json) -> None:
         """Scalars of one step."""
 
     def images(self, step: int, files: dict[str, Path]) -> None:
@@ -43,7 +43,7 @@ class Tracker:
     def pair_table(self, step: int, table: pa.Table, name: str = "pairs", norm: str | None = None) -> None:
         """Recorded pairs: a table, and the scatter of gradient norm against distance."""
 
-    def summary(self, values: dict[str, Any]) -> None:
+    def summary(self, values: Json) -> None:
         """The run's final numbers, a tree of them."""
 
     def close(self, failed: bool = False) -> None:
@@ -59,7 +59,7 @@ class Tracker:
 class WandbTracker(Tracker):
     """A W&B run in `folder`/wandb, online or offline. After a first failure it is silent and the job goes on."""
 
-    def __init__(self, config: TrackingConfig, folder: Path, run_config: dict[str, Any], name: str) -> None:
+    def __init__(self, config: TrackingConfig, folder: Path, run_config: Json, name: str) -> None:
         self._run: Any = None
         self._init_seconds = INIT_SECONDS
         try:
@@ -67,7 +67,7 @@ class WandbTracker(Tracker):
         except Exception as error:
             self._give_up(error)
 
-    def _start(self, config: TrackingConfig, folder: Path, run_config: dict[str, Any], name: str) -> Any:
+    def _start(self, config: TrackingConfig, folder: Path, run_config: Json, name: str) -> object:
         mode = os.environ.get("WANDB_MODE")
         try:
             answers = mode in (None, "online") and _answers()
@@ -78,7 +78,7 @@ class WandbTracker(Tracker):
             logger.warning("W&B goes offline: %s", str(error).partition("\n")[0])
         return self._init("offline" if mode in (None, "online") else mode, config, folder, run_config, name)
 
-    def _init(self, mode: str, config: TrackingConfig, folder: Path, run_config: dict[str, Any], name: str) -> Any:
+    def _init(self, mode: str, config: TrackingConfig, folder: Path, run_config: Json, name: str) -> object:
         import wandb
 
         kept = folder / "wandb" / RUN_ID_FILE  # a resumed run is the same run to W&B
@@ -114,7 +114,7 @@ class WandbTracker(Tracker):
         logger.info("W&B: %s", run.url if mode == "online" else later if mode == "offline" else mode)
         return run
 
-    def log(self, step: int, values: dict[str, Any]) -> None:
+    def log(self, step: int, values: Json) -> None:
         """Scalars of one step."""
         self._attempt(lambda: self._run.log({"step": step, **values}))
 
@@ -148,7 +148,7 @@ class WandbTracker(Tracker):
 
         self._attempt(send)
 
-    def summary(self, values: dict[str, Any]) -> None:
+    def summary(self, values: Json) -> None:
         """The run's final numbers, under their paths in the tree."""
         self._attempt(lambda: self._run.summary.update(_flat(values)))
 
@@ -171,7 +171,7 @@ class WandbTracker(Tracker):
         self._run = None
 
 
-def open_tracker(config: TrackingConfig, folder: Path, run_config: dict[str, Any], name: str) -> Tracker:
+def open_tracker(config: TrackingConfig, folder: Path, run_config: Json, name: str) -> Tracker:
     """The tracker that the config names.
 
     Raises:
@@ -195,8 +195,8 @@ def seen_online(folder: Path) -> dict[str, str]:
     return {key: str(value) for key, value in record.items() if value}
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(tree: Json, prefix: str = "") -> Json:
+    flat: Json = {}
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value}
     return flat

@@ -9,7 +9,6 @@ import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -28,7 +27,7 @@ from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe, choose_probe
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.evaluate import results_table
-from rmbench.files import read_json, read_jsonl, write_json
+from rmbench.files import Json, read_json, read_jsonl, write_json
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.model import RewardModel
@@ -45,7 +44,7 @@ logger = logging.getLogger(__name__)
 PROBE_CANDIDATES = 1024  # evaluation pairs from which the probe set is chosen
 
 
-def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
+def train(config: TrainConfig, folder: Path) -> Json:
     """Train, evaluate and export one reward model into `folder`; its metrics.
 
     Raises:
@@ -57,7 +56,7 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
         return _train(Run(config, folder, accelerator))
 
 
-def _train(run: Run) -> dict[str, Any]:
+def _train(run: Run) -> Json:
     if runs.claim(run.folder, run.config):
         logger.info("%s is finished already", run.folder)
         _push(run)
@@ -106,7 +105,7 @@ def _train(run: Run) -> dict[str, Any]:
     return metrics
 
 
-def _trained(run: Run, trainer: Trainer) -> dict[str, Any]:
+def _trained(run: Run, trainer: Trainer) -> Json:
     """All steps; what training alone knows of the run's metrics, once the weights are in RUN/checkpoint.
 
     Raises:
@@ -141,12 +140,12 @@ def _tracker(run: Run, loss: PairLoss) -> Tracker:
     """Rank 0 tracks, the others do not."""
     if not run.is_main:
         return Tracker()
-    plain: dict[str, Any] = OmegaConf.to_container(runs.as_omegaconf(run.config), enum_to_str=True)  # type: ignore[assignment]
+    plain: Json = OmegaConf.to_container(runs.as_omegaconf(run.config), enum_to_str=True)  # type: ignore[assignment]
     plain["loss_description"] = loss.describe().plain()
     return open_tracker(run.config.tracking, run.folder, plain, run.folder.name)
 
 
-def _evaluate(run: Run, inputs: Inputs, model: RewardModel) -> dict[str, Any]:
+def _evaluate(run: Run, inputs: Inputs, model: RewardModel) -> Json:
     """The held-out pairs' numbers; their scores go to eval/held_out, so that runs can be compared pair by pair.
 
     Pairs of one prompt are a cluster; its name, a hash of the prompt, tells pairs of other files apart.
@@ -175,7 +174,7 @@ def _scorer(run: Run, inputs: Inputs, model: RewardModel) -> Scorer:
     return Scorer(model, run.accelerator, run.config.gpu.eval_tokens, run.config.layout, inputs.store)
 
 
-def _benchmark(run: Run, inputs: Inputs, model: RewardModel) -> dict[str, Any] | None:
+def _benchmark(run: Run, inputs: Inputs, model: RewardModel) -> Json | None:
     if inputs.benchmark is None:
         return None
     folder = run.folder / "eval" / run.config.benchmark.name
@@ -224,7 +223,7 @@ def _write_diagnostics(run: Run, recorder: PairRecorder, probe: Probe | None, st
     run.tracker.pair_table(step, table)
 
 
-def _show(metrics: dict[str, Any], folder: Path) -> None:
+def _show(metrics: Json, folder: Path) -> None:
     """The evaluation by section, the benchmark, and where everything is."""
     terminal = console()
     evaluation = metrics["eval"]

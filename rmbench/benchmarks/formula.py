@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rmbench.benchmarks.scores import ScoreRow, comparisons
+from rmbench.files import Json
 from rmbench.statistics import calibration as calibrate
 from rmbench.statistics.cells import Observation, Weights, cell_means, estimate, mean_of, sizes
 from rmbench.statistics.intervals import intervals as intervals_of
@@ -95,7 +96,7 @@ def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, inte
     }
 
 
-def counts(benchmark: Any, rows: Sequence[ScoreRow]) -> dict[str, Any]:
+def counts(benchmark: Any, rows: Sequence[ScoreRow]) -> Json:
     """What is counted of the rows: how many, by subset; ties, equal texts, NaN, infinite; the mean credit of all."""
     per_subset: dict[str, int] = {}
     for row in rows:
@@ -115,7 +116,7 @@ def _infinite(rows: Sequence[ScoreRow]) -> int:
     return sum(not row.finite and not row.nan for row in rows)
 
 
-def margins(rows: Sequence[ScoreRow]) -> dict[str, Any]:
+def margins(rows: Sequence[ScoreRow]) -> Json:
     """Calibration, spread, length bias and accuracy by distance of all comparisons of correct with other responses."""
     of = comparisons(rows)
     if not len(of.margin):
@@ -133,9 +134,9 @@ def margins(rows: Sequence[ScoreRow]) -> dict[str, Any]:
     }
 
 
-def _nested(values: dict[str, Any]) -> dict[str, Any]:
+def _nested(values: Json) -> Json:
     """`a/b` -> {a: {b: ...}}."""
-    tree: dict[str, Any] = {}
+    tree: Json = {}
     for path, value in values.items():
         name, _, rest = path.partition("/")
         if rest:

@@ -34,7 +34,7 @@ def write(folder: Path, checkpoint: str, prepared: Prepared, rows: list[ScoreRow
         write_text(folder / kind / f"{model}.json", text)
 
 
-def _pairs(prepared: Prepared, rows: list[ScoreRow]) -> dict[str, list[Any]]:
+def _pairs(prepared: Prepared, rows: list[ScoreRow]) -> dict[str, list[object]]:
     texts = _texts(prepared)
     return {
         "id": [_number(row.id) for row in rows],
@@ -68,7 +68,7 @@ def _number(name: str) -> int | str:
     return int(name) if name.isdecimal() else name
 
 
-WRITERS: dict[str, Callable[[Prepared, list[ScoreRow]], dict[str, list[Any]]]] = {
+WRITERS: dict[str, Callable[[Prepared, list[ScoreRow]], dict[str, list[object]]]] = {
     "rewardbench": _pairs,
     "rewardbench2": _best_of_four,
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rmbench.config import BenchmarkConfig
 from rmbench.data.dataset import hub_rows, load_pairs
@@ -94,13 +93,13 @@ def load_items(rows: Iterable[Placed], parse: Callable[[Row], Item]) -> list[Ite
     return list(items.values())
 
 
-def id_text(value: Any) -> str:
+def id_text(value: object) -> str:
     """An id as text; "" where there is none: null, NaN, or a blank cell of a csv file."""
     text = "" if value is None or value != value else str(value)
     return text if text.strip() else ""
 
 
-def user(text: Any, column: str = "prompt") -> list[Message]:
+def user(text: object, column: str = "prompt") -> list[Message]:
     """A prompt of one turn.
 
     Raises:
@@ -112,7 +111,7 @@ def user(text: Any, column: str = "prompt") -> list[Message]:
     return [{"role": "user", "content": text}]
 
 
-def assistant(text: Any, column: str) -> list[Message]:
+def assistant(text: object, column: str) -> list[Message]:
     """A response of one turn; it may be empty.
 
     Raises:
@@ -124,7 +123,7 @@ def assistant(text: Any, column: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
 
 
-def assistants(texts: Any, column: str) -> list[list[Message]]:
+def assistants(texts: object, column: str) -> list[list[Message]]:
     """A list of responses of one turn each.
 
     Raises:

@@ -10,7 +10,6 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,9 +21,10 @@ from rmbench.benchmarks.registry import find
 from rmbench.benchmarks.scores import ScoreLog, ScoreRow
 from rmbench.config import BenchmarkConfig, LayoutName
 from rmbench.data.items import Item
+from rmbench.data.protocols import Tokenizer
 from rmbench.data.text import TokenItem, resolve_max_length, tokenize_items
 from rmbench.errors import UserError
-from rmbench.files import read_json, write_json
+from rmbench.files import Json, read_json, write_json
 from rmbench.modeling.devices import precision_name
 from rmbench.modeling.features import FeatureStore
 from rmbench.modeling.layout import AsRewardBench, Layout, Padded
@@ -70,11 +70,11 @@ class Prepared:
     cut: dict[str, int]  # rule -> to how many items it was applied
     max_length: int
     compat: bool  # RewardBench's text path
-    tokenizer: Any
+    tokenizer: Tokenizer
 
 
 def prepare_benchmark(
-    benchmark: BenchmarkConfig, items: list[Item], tokenizer: Any, model: RewardModel, compat: bool = False
+    benchmark: BenchmarkConfig, items: list[Item], tokenizer: Tokenizer, model: RewardModel, compat: bool = False
 ) -> Prepared:
     """Token ids of all items.
 
@@ -89,7 +89,7 @@ def prepare_benchmark(
     return Prepared(benchmark, items, rows, dict(cut), max_length, compat, tokenizer)
 
 
-def run_benchmark(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: str) -> dict[str, Any]:
+def run_benchmark(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: str) -> Json:
     """Score the items and write `folder`/scores.jsonl, then `folder`/results.json; what is scored already is not again.
 
     Raises:
@@ -151,7 +151,7 @@ def benchmark_layout(prepared: Prepared, scorer: Scorer) -> Layout:
 
 
 def scored(
-    prepared: Prepared, scorer: Scorer, layout: Layout, folder: Path, provenance: dict[str, Any]
+    prepared: Prepared, scorer: Scorer, layout: Layout, folder: Path, provenance: Json
 ) -> tuple[list[ScoreRow], float | None]:
     """The items' score rows, in order, those that `folder` holds already included; scores.jsonl is written.
 
@@ -218,7 +218,7 @@ def forget_other_scores(folder: Path, model: RewardModel) -> None:
         shutil.rmtree(folder)
 
 
-def claim(folder: Path, provenance: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
+def claim(folder: Path, provenance: Json, accelerator: Accelerator) -> Json:
     """Make the folder these scores' own: provenance.json says whose they are. Returns what it holds.
 
     Raises:
@@ -238,6 +238,6 @@ def claim(folder: Path, provenance: dict[str, Any], accelerator: Accelerator) ->
     return provenance
 
 
-def _digest(value: Any) -> str:
+def _digest(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -16,7 +16,7 @@ import numpy as np
 
 from rmbench.data.rowfiles import read_rows
 from rmbench.errors import UserError
-from rmbench.files import read_jsonl, write_text
+from rmbench.files import Json, read_jsonl, write_text
 
 HELD_OUT_FOLDER = "held_out"  # the evaluation pairs of a run, below RUN/eval
 
@@ -64,10 +64,10 @@ class ScoreRow:
         """The cluster, or the item itself."""
         return self.cluster or self.id
 
-    def line(self) -> dict[str, Any]:
+    def line(self) -> Json:
         """The row as JSON; what is empty is left out."""
         if len(self.scores) == 2 and self.correct == 1:
-            scored: dict[str, Any] = {"score_chosen": self.scores[0], "score_rejected": self.scores[1]}
+            scored: Json = {"score_chosen": self.scores[0], "score_rejected": self.scores[1]}
             scored |= {"distance": self.distances[0]} if self.distances else {}
         else:
             scored = {"scores": list(self.scores), "correct": self.correct}

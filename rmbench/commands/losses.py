@@ -138,7 +138,7 @@ def weight_table(one: Card) -> Table:
     return table
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(getattr(value, "name", value))

@@ -25,6 +25,7 @@ from omegaconf import OmegaConf, open_dict
 from rmbench import runs
 from rmbench.config import GpuConfig, Strategy, TrainConfig
 from rmbench.errors import Stopped, UserError
+from rmbench.files import Json
 
 PARENT = "RMBENCH_PARENT"  # the process that started a group, for its ranks
 SAVING_SECONDS = 600  # that the ranks have for a last checkpoint after a signal
@@ -101,7 +102,7 @@ def train_in_group(config: TrainConfig, folder: Path) -> None:
 def _what_happened(place: Path, number: int | None) -> BaseException:
     """The first rank's own account, or else that of the launcher."""
     told = sorted(place.glob("rank-*.json"), key=lambda file: file.stat().st_mtime)
-    account: dict[str, Any] = json.loads(told[0].read_text("utf-8")) if told else {}
+    account: Json = json.loads(told[0].read_text("utf-8")) if told else {}
     message = account.get("message", "a process ended without a word: out of memory, perhaps, or killed")
     if account.get("kind") == "Stopped" or number is not None:
         return Stopped(account.get("message", "stopped;"), account.get("number") or number or signal.SIGTERM)

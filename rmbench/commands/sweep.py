@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -14,7 +13,7 @@ class SweepCallback(Callback):
 
     folder: Path | None = None
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         """Called by Hydra once, before the first job."""
         SweepCallback.folder = Path(config.hydra.sweep.dir)
 

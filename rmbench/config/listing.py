@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields
 from enum import Enum
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 from omegaconf import MISSING
 
@@ -42,7 +42,7 @@ def choices(schema: type, key: str) -> list[str]:
     return []
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, Enum):
         return value.name
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

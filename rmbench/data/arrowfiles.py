@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rmbench.data.formats import COLUMNS
 from rmbench.data.messages import BadRow, Row
 from rmbench.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
 
 ROWS_AT_ONCE = 1024
 _UNREADABLE = (ValueError, OverflowError, NotImplementedError)  # UnicodeDecodeError and most of Arrow's are ValueErrors
@@ -44,7 +47,7 @@ def read_arrow(path: Path) -> Iterator[Row | BadRow]:
         with pyarrow.memory_map(str(path)) as source:
             if source.read(6) == b"ARROW1":
                 file = pyarrow.ipc.open_file(source)
-                batches: Iterable[Any] = (file.get_batch(i) for i in range(file.num_record_batches))
+                batches: Iterable[pyarrow.RecordBatch] = (file.get_batch(i) for i in range(file.num_record_batches))
                 schema = file.schema
             else:
                 source.seek(0)
@@ -58,7 +61,7 @@ def read_arrow(path: Path) -> Iterator[Row | BadRow]:
         raise UserError(f"{path}: not readable as Arrow: {error}") from error
 
 
-def arrow_rows(batch: Any, validate: bool = False) -> Iterator[Row | BadRow]:
+def arrow_rows(batch: pyarrow.RecordBatch, validate: bool = False) -> Iterator[Row | BadRow]:
     """The rows of a record batch.
 
     A cell that Python cannot hold (no UTF-8, a date out of range) makes a `BadRow` of its row if its column is one of
@@ -78,12 +81,12 @@ def arrow_rows(batch: Any, validate: bool = False) -> Iterator[Row | BadRow]:
         yield row
 
 
-def _sliced(batch: Any) -> Iterator[Any]:
+def _sliced(batch: pyarrow.RecordBatch) -> Iterator[pyarrow.RecordBatch]:
     for start in range(0, batch.num_rows, ROWS_AT_ONCE):
         yield batch.slice(start, ROWS_AT_ONCE)
 
 
-def _cell_by_cell(batch: Any) -> Iterator[Row | BadRow]:
+def _cell_by_cell(batch: pyarrow.RecordBatch) -> Iterator[Row | BadRow]:
     columns = {name: _cells(name, batch.column(i)) for i, name in enumerate(batch.schema.names)}
     for i in range(batch.num_rows):
         row = {name: cells[i] for name, cells in columns.items()}
@@ -91,7 +94,7 @@ def _cell_by_cell(batch: Any) -> Iterator[Row | BadRow]:
         yield row if bad is None else bad
 
 
-def _cells(name: str, column: Any) -> Sequence[Any]:
+def _cells(name: str, column: pyarrow.Array) -> Sequence[Any]:
     try:
         column.validate(full=True)
         return list(column.to_pylist())
@@ -99,7 +102,7 @@ def _cells(name: str, column: Any) -> Sequence[Any]:
         return [_cell(name, column.slice(i, 1)) for i in range(len(column))]
 
 
-def _cell(name: str, column: Any) -> Any:
+def _cell(name: str, column: pyarrow.Array) -> Any:
     """The value of a column of one row."""
     try:
         column.validate(full=True)
@@ -110,20 +113,20 @@ def _cell(name: str, column: Any) -> Any:
         return BadRow("unreadable", f"{name} cannot be read: {str(error).splitlines()[0]}")
 
 
-def _depth(kind: Any) -> int:
+def _depth(kind: pyarrow.DataType) -> int:
     """How many structs stand one in the other. Rows share their fields, so those that a row has not are null there."""
     inner = [kind.field(i).type for i in range(kind.num_fields)]
     named = str(kind).startswith("struct")
     return int(named) + max(map(_depth, inner), default=0)
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: object) -> object:
     if isinstance(value, dict):
         return {key: _without_nulls(one) for key, one in value.items() if one is not None}
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
-def _refuse_twice(schema: Any, path: Path) -> None:
+def _refuse_twice(schema: pyarrow.Schema, path: Path) -> None:
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise UserError(f"{path}: the column {twice[0]!r} stands twice; rename or remove one.")

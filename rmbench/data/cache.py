@@ -32,7 +32,7 @@ GIB = 2**30
 ENTRY = re.compile(r"[a-z]+-([\d.]+-)?[0-9a-f]{24}")
 
 
-def entry_name(kind: str, versions: Sequence[int], *parts: Any) -> str:
+def entry_name(kind: str, versions: Sequence[int], *parts: object) -> str:
     """A name for an entry that follows from `parts` (anything that JSON can hold).
 
     `versions` are those of the code that makes the content; each stands beside that code.
@@ -53,7 +53,7 @@ class Entry:
     new: bool
     held: Hold | None
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _reopened, (self.path,)
 
 

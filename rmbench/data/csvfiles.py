@@ -9,7 +9,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO
 
 from rmbench.data.formats import FLAGS, NESTED, NUMBERS
 from rmbench.data.messages import BadRow, Row

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from rmbench.data.rowfiles import read_rows
 from rmbench.data.sources import Split, derived, from_files, from_hub, from_program, hub_rows
 from rmbench.data.store import PairTable, digests, fingerprint, prompt_digests
 from rmbench.errors import UserError
+from rmbench.files import Json
 
 __all__ = ["Dataset", "fingerprint", "hold_out", "hub_rows", "load_dataset", "load_pairs", "read_rows", "subsample"]
 
@@ -48,10 +49,10 @@ class Dataset:
     eval: Sequence[Pair]
     fingerprint: str
     dropped: dict[str, Dropped]
-    origin: dict[str, Any] = field(default_factory=dict)
+    origin: Json = field(default_factory=dict)
     noise: dict[str, int] = field(default_factory=dict)
-    counts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    strata: dict[str, Any] | None = None
+    counts: dict[str, Json] = field(default_factory=dict)
+    strata: Json | None = None
 
 
 def load_dataset(config: DatasetConfig) -> Dataset:

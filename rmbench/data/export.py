@@ -6,11 +6,11 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rmbench.data.formats import Pair
 from rmbench.data.messages import more_than_text
 from rmbench.errors import UserError
+from rmbench.files import Json
 
 ROWS_AT_ONCE = 1024
 
@@ -38,7 +38,7 @@ def export_pairs(train: Sequence[Pair], evaluation: Sequence[Pair], path: Path) 
     return written
 
 
-def rows(pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
+def rows(pairs: Sequence[Pair]) -> Iterator[Json]:
     """One row a pair. A column `margin` with gaps would be read as numbers by TRL, so it is there for all or none."""
     rated = all(pair.rating_margin is not None for pair in pairs)
     for pair in pairs:
@@ -66,7 +66,7 @@ def _write_parquet(path: Path, pairs: Sequence[Pair]) -> None:
     columns = [(name, messages) for name in ("prompt", "chosen", "rejected")]
     columns += [("margin", pa.float64())] * rated + [(name, pa.string()) for name in ("source", "section", "id")]
     with parquet.ParquetWriter(path, pa.schema(columns)) as writer:
-        batch: list[dict[str, Any]] = []
+        batch: list[Json] = []
         for row in rows(pairs):
             batch.append(row)
             if len(batch) == ROWS_AT_ONCE:

@@ -27,6 +27,7 @@ from itertools import takewhile
 from typing import Any
 
 from rmbench.data.messages import BadRow, Message, Row, Side, check_text, check_value, read_side
+from rmbench.files import Json
 
 RATINGS = (
     ("margin",),
@@ -72,7 +73,7 @@ class Pair:
     source: str = ""
     section: str = ""
     id: str = ""
-    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    template_kwargs: Json = field(default_factory=dict)
 
 
 def parse_row(row: Row, source: str = "") -> Pair:
@@ -217,7 +218,7 @@ def _refuse_other_prompts(row: Row) -> None:
             raise BadRow("missing_column", f"no column 'prompt', but {column!r}; name the prompt's column `prompt`")
 
 
-def read_template_kwargs(row: Row, prompt: list[Message]) -> dict[str, Any]:
+def read_template_kwargs(row: Row, prompt: list[Message]) -> Json:
     """What the row gives to the chat template beside its messages: `tools`, and the entries of `chat_template_kwargs`.
 
     Raises:
@@ -240,7 +241,7 @@ def read_template_kwargs(row: Row, prompt: list[Message]) -> dict[str, Any]:
     return template_kwargs
 
 
-def _unwritten(value: Any) -> Any:
+def _unwritten(value: object) -> Any:
     """What a text holds that is JSON: parquet has no other way to store objects of different forms."""
     if isinstance(value, BadRow):
         raise value
@@ -278,7 +279,7 @@ def _rating_margin(row: Row) -> float | None:
     return None
 
 
-def number(value: Any, column: str) -> float:
+def number(value: object, column: str) -> float:
     """A rating as a float; may be infinite or NaN.
 
     Raises:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
 
 from rmbench.data.formats import Pair
 from rmbench.data.messages import Message
+from rmbench.files import Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Item:
     correct: int = 1
     cluster: str = ""
     label: str = ""
-    template_kwargs: dict[str, Any] = field(default_factory=dict)  # as a `Pair` has them
+    template_kwargs: Json = field(default_factory=dict)  # as a `Pair` has them
 
     @classmethod
     def from_pair(cls, pair: Pair) -> Item:
@@ -44,7 +44,7 @@ class Item:
         """A hash of prompt and responses: equal for items that say the same under other ids."""
         return _hash([self.prompt, self.responses, self.correct, *self._given()])
 
-    def _given(self) -> list[dict[str, Any]]:
+    def _given(self) -> list[Json]:
         """What the row gives to the template; nothing for most, whose hashes are those of their messages."""
         return [self.template_kwargs] if self.template_kwargs else []
 
@@ -54,5 +54,5 @@ class Item:
         return tuple(sum(len(message["content"]) for message in response) for response in self.responses)
 
 
-def _hash(said: Any) -> str:
+def _hash(said: object) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]

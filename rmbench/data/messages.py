@@ -127,7 +127,7 @@ def _text_of_parts(parts: list[Any], where: str) -> str:
     return "".join(part["text"] for part in parts)
 
 
-def _are_calls(calls: Any) -> bool:
+def _are_calls(calls: object) -> bool:
     """Whether these are tool calls: {function: {name, arguments}}, or name and arguments alone."""
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         return False
@@ -135,7 +135,7 @@ def _are_calls(calls: Any) -> bool:
     return all(isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions)
 
 
-def check_value(value: Any, where: str) -> None:
+def check_value(value: object, where: str) -> None:
     """Refuse what is neither text, number, list nor object all through.
 
     Raises:

@@ -242,7 +242,7 @@ PUBLISHED: dict[str, Published] = {
 }
 
 
-def _preferred(sides: list[Any], gap: float) -> tuple[Any, Any, float]:
+def _preferred(sides: list[object], gap: float) -> tuple[object, object, float]:
     """Chosen, rejected and their margin, where `gap` above 0 says that the first is better."""
     if gap == 0:
         raise NoPreference("tie", "both sides are rated alike")
@@ -250,7 +250,7 @@ def _preferred(sides: list[Any], gap: float) -> tuple[Any, Any, float]:
     return chosen, rejected, abs(gap)
 
 
-def _column(row: Row, column: str) -> Any:
+def _column(row: Row, column: str) -> object:
     if column not in row:
         raise BadRow("missing_column", f"no column {column!r}; found {', '.join(map(repr, row)) or 'none'}")
     if isinstance(row[column], BadRow):
@@ -280,7 +280,7 @@ def _strength(row: Row, column: str) -> float:
     return value
 
 
-def _with_task(conversation: Any) -> Any:
+def _with_task(conversation: Any) -> object:
     """The first turn with the task before it; what is no conversation is left for `parse_row` to refuse."""
     first = conversation[0] if isinstance(conversation, list) and conversation else None
     if not isinstance(first, dict) or not isinstance(first.get("content"), str):

@@ -17,12 +17,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
-from typing import Any
 
 from rmbench.config import Ranked
 from rmbench.data.formats import ONE_RATING, ONE_RESPONSE, RATED, RESPONSES, Pair, explicit, labels, number
 from rmbench.data.formats import read_template_kwargs as template_kwargs_of
 from rmbench.data.messages import BadRow, Message, Row, read_side
+from rmbench.files import Json
 
 _TEXT_OF_RESPONSE = ("text", "completion", "response", "content", "answer")
 
@@ -46,7 +46,7 @@ class Responses:
     has_gaps: bool
     source: str
     section: str
-    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    template_kwargs: Json = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -146,7 +146,7 @@ def _one_of(row: Row, names: Sequence[str]) -> str:
     return next(name for name in names if name in row)
 
 
-def _rated_object(value: Any, where: str) -> tuple[Any, float]:
+def _rated_object(value: object, where: str) -> tuple[object, float]:
     """Response and rating of one object in the list."""
     if not isinstance(value, dict):
         raise BadRow("missing_column", f"{where} has no rating; give scores, ratings or ranks beside the responses")
@@ -158,7 +158,7 @@ def _rated_object(value: Any, where: str) -> tuple[Any, float]:
     return value[text], _rating(value[rated], f"{where}.{rated}")
 
 
-def _rating(value: Any, where: str) -> float:
+def _rating(value: object, where: str) -> float:
     """A rating of which more is better."""
     rating = number(value, where)
     if not math.isfinite(rating):
@@ -166,7 +166,7 @@ def _rating(value: Any, where: str) -> float:
     return -rating if where.rpartition(".")[2] in ("rank", "ranks") else rating
 
 
-def _conversations(row: Row, responses: Sequence[Any], column: str) -> tuple[list[Message], list[list[Message]]]:
+def _conversations(row: Row, responses: Sequence[object], column: str) -> tuple[list[Message], list[list[Message]]]:
     name = next((name for name in ("prompt", "context") if name in row), None)
     if name is None:
         raise BadRow("missing_column", f"no column 'prompt' beside {column!r}; found {', '.join(map(repr, row))}")

@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from rmbench.config import OnBadRow, OnTie, Ranked
 from rmbench.data.formats import Pair, is_empty, parse_row
@@ -16,6 +15,7 @@ from rmbench.data.ranking import Responses, is_ranking, is_single, pairs_of, par
 from rmbench.data.rowfiles import Placed
 from rmbench.data.store import unique_ids
 from rmbench.errors import UserError
+from rmbench.files import Json
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +61,12 @@ class Tally:
     comparisons: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def from_dict(cls, stored: dict[str, Any]) -> Tally:
+    def from_dict(cls, stored: Json) -> Tally:
         """What `as_dict` gave."""
-        counters = {name: Counter(stored[name]) for name in ("dropped", "comparisons")}
+        counters: Json = {name: Counter(stored[name]) for name in ("dropped", "comparisons")}
         return cls(**(stored | counters))
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """For JSON."""
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 

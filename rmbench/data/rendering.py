@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jinja2
 
 from rmbench.data.messages import PLAIN, Message, more_than_text
+from rmbench.data.protocols import Tokenizer
 
 # What tells a tool's answer apart from others'; templates leave it out where the order determines it.
 _NAMES_OF_ANSWERS = ("name", "tool_call_id")
@@ -30,7 +30,7 @@ class LeftOut:
 
 
 def render(
-    conversations: Sequence[list[Message]], tokenizer: Any, template_kwargs: Sequence[Mapping[str, Any]] = ()
+    conversations: Sequence[list[Message]], tokenizer: Tokenizer, template_kwargs: Sequence[Mapping[str, object]] = ()
 ) -> list[str]:
     """The text of each conversation as the template writes it, special tokens included.
 
@@ -57,7 +57,7 @@ def render(
         raise jinja2.TemplateRuntimeError(f"{type(error).__name__}: {error}") from error
 
 
-def left_out(conversation: list[Message], tokenizer: Any, template_kwargs: Mapping[str, Any]) -> LeftOut:
+def left_out(conversation: list[Message], tokenizer: Tokenizer, template_kwargs: Mapping[str, object]) -> LeftOut:
     """Which fields of the messages, and whether the tools, are missing from the text.
 
     Raises:
@@ -90,7 +90,9 @@ def _fields(message: Message) -> list[str]:
     return [name for name in message if name not in PLAIN and name not in names]
 
 
-def _matters(conversation: list[Message], name: str, tokenizer: Any, template_kwargs: Mapping[str, Any]) -> bool:
+def _matters(
+    conversation: list[Message], name: str, tokenizer: Tokenizer, template_kwargs: Mapping[str, object]
+) -> bool:
     """Whether the text changes when no message has this field; a template that then refuses it reads the field."""
     whole = render([conversation], tokenizer, [template_kwargs])
     bare = [

@@ -8,12 +8,13 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from rmbench.data.arrowfiles import arrow_rows, read_arrow, read_parquet
 from rmbench.data.csvfiles import csv_rows
 from rmbench.data.messages import BadRow, Row
 from rmbench.errors import UserError
+from rmbench.files import Json
 
 __all__ = ["Placed", "arrow_rows", "json_lines", "kind_of", "read_rows"]
 
@@ -123,7 +124,7 @@ def _json_row(line: bytes) -> Row | BadRow:
         return BadRow("unreadable", f"not JSON: {error}")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | BadRow:
+def _object(pairs: list[tuple[str, object]]) -> Json | BadRow:
     """A JSON object; a `BadRow` in its place, and in that of every object around it, if a key stands twice."""
     made = dict(pairs)
     if len(made) < len(pairs):
@@ -135,13 +136,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | BadRow:
     return made
 
 
-def _bad_in(value: Any) -> BadRow | None:
+def _bad_in(value: object) -> BadRow | None:
     if isinstance(value, list):
         return next((bad for bad in map(_bad_in, value) if bad is not None), None)
     return value if isinstance(value, BadRow) else None
 
 
-def _checked_object(value: Any) -> Row | BadRow:
+def _checked_object(value: object) -> Row | BadRow:
     if isinstance(value, (dict, BadRow)):
         return value
     return BadRow("unreadable", f"a JSON object with named columns was expected, not {type(value).__name__}")

@@ -21,6 +21,7 @@ from rmbench.data.rowfiles import Placed, arrow_rows, read_rows
 from rmbench.data.splits import EVAL_NAMES, Asked, files_of, training_files
 from rmbench.data.store import PairTable, write_pairs
 from rmbench.errors import UserError
+from rmbench.files import Json
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,8 @@ class Split:
 
     pairs: PairTable
     dropped: Dropped
-    origin: dict[str, Any]
-    counts: dict[str, Any] = field(default_factory=dict)  # a `Tally`
+    origin: Json
+    counts: Json = field(default_factory=dict)  # a `Tally`
 
 
 def from_files(config: DatasetConfig, split: str) -> Split | None:
@@ -76,7 +77,7 @@ def from_files(config: DatasetConfig, split: str) -> Split | None:
     state = [cache.file_state(file) if file.is_file() else [str(file)] for file in files]
     path = str(config.eval_path or config.path if split == "eval" else config.path)
     name = files[0].name if len(files) == 1 else f"{path} {split_name}".rstrip() + f" ({len(files)} files)"
-    origin: dict[str, Any] = {"file": path} if len(files) == 1 and not split_name else {
+    origin: Json = {"file": path} if len(files) == 1 and not split_name else {
         "path": path, "split": split_name, "files": [str(file) for file in files]
     }  # fmt: skip
     if split_name:
@@ -199,7 +200,7 @@ def table_rows(table: Any, name: str) -> Iterator[Placed]:
 
 
 def derived(
-    config: DatasetConfig, name: str, follows_from: Any, pairs: Callable[[Counter[str]], Iterable[Pair]]
+    config: DatasetConfig, name: str, follows_from: object, pairs: Callable[[Counter[str]], Iterable[Pair]]
 ) -> tuple[PairTable, dict[str, int]]:
     """Pairs made from other pairs, kept like those that were read, and what `pairs` counted while it made them.
 

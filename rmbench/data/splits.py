@@ -198,7 +198,7 @@ def _stated_in_readme(folder: Path, subset: str | None) -> Splits | None:
     return _stated_files(folder, named[wanted]["data_files"])
 
 
-def _stated_files(folder: Path, stated: Any) -> Splits:
+def _stated_files(folder: Path, stated: object) -> Splits:
     """`data_files`: a pattern, a list of them, or splits with theirs."""
     if isinstance(stated, dict):
         stated = [{"split": split, "path": path} for split, path in stated.items()]

@@ -43,7 +43,7 @@ class ArrowWriter:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema, self._file = schema, pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_file(self._file, schema)
-        self._rows: list[tuple[Any, ...]] = []
+        self._rows: list[tuple[object, ...]] = []
 
     def __enter__(self) -> ArrowWriter:
         return self
@@ -56,7 +56,7 @@ class ArrowWriter:
         self._writer.close()
         self._file.close()
 
-    def add(self, *row: Any) -> None:
+    def add(self, *row: object) -> None:
         """One row, in the order of the schema."""
         self._rows.append(row)
         if len(self._rows) == BATCH:
@@ -129,7 +129,7 @@ class PairTable(Sequence[Pair]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return PairTable, (self._entry, self.rows)
 
     def take(self, places: np.ndarray) -> PairTable:

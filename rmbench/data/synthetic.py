@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from random import Random
-from typing import Any
 
 from rmbench.config import SyntheticConfig
+from rmbench.files import Json
 
 VERSION = 1  # raise it when the same seed gives other rows
 TEST_SHARE = 0.2  # of each sub-task's prompts
@@ -190,7 +190,7 @@ TASKS: dict[str, tuple[Callable[[Random], Draft], ...]] = {  # a section's sub-t
 }
 
 
-def make_rows(config: SyntheticConfig, size: int, split: str) -> list[dict[str, Any]]:
+def make_rows(config: SyntheticConfig, size: int, split: str) -> list[Json]:
     """Make the first `size` pairs of a split, "train" or "test"; no knob but the seed changes "test", so runs compare.
 
     Returns:
@@ -201,7 +201,7 @@ def make_rows(config: SyntheticConfig, size: int, split: str) -> list[dict[str, 
     return [_row(config, f"{config.seed}-{split}-{i}", split) for i in range(size)]
 
 
-def _row(config: SyntheticConfig, name: str, split: str) -> dict[str, Any]:
+def _row(config: SyntheticConfig, name: str, split: str) -> Json:
     shares = {section: getattr(config, section) if split == "train" else 1.0 for section in TASKS}
     section = Random(f"{name}-section").choices(list(shares), list(shares.values()))[0]
     rng = Random(f"{name}-{section}")

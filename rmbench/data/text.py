@@ -19,6 +19,7 @@ from rmbench.data.formats import Pair
 from rmbench.data.groups import TokenGroup, TokenItem, TokenPair, common_prefix
 from rmbench.data.items import Item
 from rmbench.data.messages import Message
+from rmbench.data.protocols import Tokenizer
 from rmbench.data.reasons import check_some_left, listed, no_place, warn_of_cuts, why_equal
 from rmbench.data.rendering import left_out, plain, render
 from rmbench.errors import UserError
@@ -47,9 +48,9 @@ DEFAULT_TEMPLATE = (
 
 def encode(
     conversations: Sequence[list[Message]],
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     keep_doubled_bos: bool = False,
-    template_kwargs: Sequence[Mapping[str, Any]] = (),
+    template_kwargs: Sequence[Mapping[str, object]] = (),
 ) -> list[list[int]]:
     """Token ids of each conversation, special tokens included, uncut.
 
@@ -84,7 +85,7 @@ def cut(ids: list[int], max_length: int, policy: LengthPolicy, special: frozense
 
 def tokenize_pairs(
     pairs: Sequence[Pair],
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     max_length: int,
     policy: LengthPolicy = LengthPolicy.truncate_prompt_left,
     *,
@@ -164,7 +165,7 @@ def token_pairs(
 
 
 def tokenize_items(
-    items: Sequence[Item], tokenizer: Any, max_length: int, name: str, keep_doubled_bos: bool = False
+    items: Sequence[Item], tokenizer: Tokenizer, max_length: int, name: str, keep_doubled_bos: bool = False
 ) -> tuple[list[TokenItem], Counter[str]]:
     """Token ids of every item, in order, and to how many a rule was applied; nothing is dropped.
 
@@ -193,7 +194,7 @@ def tokenize_items(
     return rows, counts
 
 
-def _encode_items(items: Sequence[Item], tokenizer: Any, keep_doubled_bos: bool) -> list[list[int]]:
+def _encode_items(items: Sequence[Item], tokenizer: Tokenizer, keep_doubled_bos: bool) -> list[list[int]]:
     """All responses of all items at once; one by one only to find which conversation the template refuses."""
     conversations = [[[*item.prompt, *response] for response in item.responses] for item in items]
     given = [item.template_kwargs for item in items for _ in item.responses]
@@ -211,20 +212,20 @@ def _encode_items(items: Sequence[Item], tokenizer: Any, keep_doubled_bos: bool)
         raise
 
 
-def _refuse_lost(items: Sequence[Item], conversations: Sequence[list[list[Message]]], tokenizer: Any) -> None:
+def _refuse_lost(items: Sequence[Item], conversations: Sequence[list[list[Message]]], tokenizer: Tokenizer) -> None:
     for item, of_item in zip(items, conversations, strict=True):
         lost = next((out.lost for c in of_item if (out := left_out(c, tokenizer, item.template_kwargs)).lost), None)
         if lost:
             raise UserError(f"item {item.id!r}: {no_place(lost)}")
 
 
-def context_length(tokenizer: Any, config: Any) -> int | None:
+def context_length(tokenizer: Tokenizer, config: Any) -> int | None:
     """Tokens that the model can take, or None if neither the tokenizer nor the config states it."""
     stated = [getattr(config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
     return min((int(n) for n in stated if n is not None and 0 < n < 10**9), default=None)
 
 
-def resolve_max_length(asked: int | None, tokenizer: Any, config: Any, key: str) -> int:
+def resolve_max_length(asked: int | None, tokenizer: Tokenizer, config: object, key: str) -> int:
     """`asked`, or min(model's context, 2048).
 
     Raises:
@@ -238,7 +239,7 @@ def resolve_max_length(asked: int | None, tokenizer: Any, config: Any, key: str)
     return asked
 
 
-def _encode_sides(batch: Sequence[tuple[int, Pair]], tokenizer: Any) -> list[list[int]]:
+def _encode_sides(batch: Sequence[tuple[int, Pair]], tokenizer: Tokenizer) -> list[list[int]]:
     """Token ids of the first pair's chosen, its rejected, the second pair's chosen, ..."""
     if not batch:
         return []
@@ -247,7 +248,7 @@ def _encode_sides(batch: Sequence[tuple[int, Pair]], tokenizer: Any) -> list[lis
     return encode(conversations, tokenizer, template_kwargs=given)
 
 
-def lost_fields(pair: Pair, tokenizer: Any) -> list[str]:
+def lost_fields(pair: Pair, tokenizer: Tokenizer) -> list[str]:
     """Fields of a pair's messages, `tools` among them, for which the template has no place.
 
     Raises:
@@ -258,7 +259,7 @@ def lost_fields(pair: Pair, tokenizer: Any) -> list[str]:
 
 
 def _with_every_field(
-    batch: Sequence[tuple[int, Pair]], tokenizer: Any, drop_refused: bool, counts: Counter[str]
+    batch: Sequence[tuple[int, Pair]], tokenizer: Tokenizer, drop_refused: bool, counts: Counter[str]
 ) -> list[tuple[int, Pair]]:
     """Those pairs, with their places, of which the template renders every field; the others are refused, or counted."""
     whole, without = [], Counter[str]()
@@ -278,7 +279,7 @@ def _with_every_field(
 
 
 def _accepted_by_template(
-    batch: Sequence[tuple[int, Pair]], tokenizer: Any, drop_refused: bool, counts: Counter[str]
+    batch: Sequence[tuple[int, Pair]], tokenizer: Tokenizer, drop_refused: bool, counts: Counter[str]
 ) -> list[tuple[int, Pair]]:
     """Those pairs, with their places, whose conversations the template renders."""
     accepted = []

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +19,7 @@ from rmbench.console import progress
 from rmbench.data import store, text
 from rmbench.data.cache import Cache, Entry, entry_name
 from rmbench.data.formats import Pair
+from rmbench.data.protocols import Tokenizer
 from rmbench.data.reasons import check_some_left, listed, warn_of_cuts
 from rmbench.data.store import ArrowRows, ArrowWriter, fingerprint
 from rmbench.data.text import TokenPair, TokenRules, token_pairs
@@ -103,7 +103,7 @@ def lengths(pairs: Sequence[TokenPair]) -> Sequence[int] | np.ndarray:
     return pairs.lengths if isinstance(pairs, TokenTable) else [pair.length for pair in pairs]
 
 
-def tokenizer_fingerprint(tokenizer: Any) -> str:
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """A hash of vocabulary, rules, special tokens and template, and of the day if the template writes it."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = _rules(backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab()))

@@ -10,10 +10,11 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from rmbench.data.formats import Pair
+from rmbench.data.protocols import Tokenizer
 from rmbench.data.text import common_prefix
 
 
-def likeness(pairs: Sequence[Pair], tokenizer: Any) -> dict[str, np.ndarray]:
+def likeness(pairs: Sequence[Pair], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     """Of each pair's two responses, without the prompt, in tokens; `(pairs,)` each, between 0 and 1.
 
     token_overlap: tokens in common, with their counts, of all tokens (multiset Jaccard); edit_distance: Levenshtein's
@@ -35,7 +36,7 @@ def _likeness(chosen: list[int], rejected: list[int]) -> dict[str, float]:
     }
 
 
-def _tokens(messages: Sequence[Any], tokenizer: Any) -> list[int]:
+def _tokens(messages: Sequence[Any], tokenizer: Tokenizer) -> list[int]:
     text = "\n".join(message["content"] for message in messages)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids

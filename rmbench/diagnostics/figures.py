@@ -14,6 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from rmbench.files import Json
+
 STYLE: dict[Any, Any] = {
     "figure.dpi": 200,
     "font.size": 9,
@@ -29,7 +31,7 @@ ERROR_COLOURS = "viridis"  # perceptually even, also in grey
 SHOWN_PAIRS = 4000
 
 
-def write_diagnostics(table: pa.Table, folder: Path, history: list[dict[str, Any]] | None = None) -> dict[str, Path]:
+def write_diagnostics(table: pa.Table, folder: Path, history: list[Json] | None = None) -> dict[str, Path]:
     """Draw what a run recorded into `folder`, as PNG and SVG; name -> PNG.
 
     The gradient figure is left out where no gradient norm was recorded, the dynamics where `history` has fewer than two
@@ -134,7 +136,7 @@ DYNAMICS: dict[str, tuple[dict[str, str], float | None]] = {
 }
 
 
-def dynamics(history: list[dict[str, Any]]) -> Figure:
+def dynamics(history: list[Json]) -> Figure:
     """Over training: correlation, share of the update that the closest third takes, mean weight, clipping."""
     figure = Figure(figsize=(6.6, 4.4), layout="constrained")
     for ax, (title, (series, even)) in zip(figure.subplots(2, 2, sharex=True).flat, DYNAMICS.items(), strict=True):

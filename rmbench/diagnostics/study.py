@@ -7,12 +7,12 @@ k = ||grad(r_w - r_l)|| / ||h_w - h_l|| is 1 for only the head and sqrt(1 + (L |
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
 from rmbench.errors import UserError
+from rmbench.files import Json
 
 Columns = dict[str, np.ndarray]
 
@@ -23,7 +23,7 @@ NORMS = ("head_bt", "head_normbt", "backbone_bt", "backbone_normbt", "all_bt", "
 REASONS = ("token_overlap", "edit_distance", "length_difference", "shared_prefix")
 
 
-def study(columns: Columns, seed: int = 0) -> dict[str, Any]:
+def study(columns: Columns, seed: int = 0) -> Json:
     """All of the below, as one tree of numbers; an interval is 95 %, percentile bootstrap over pairs.
 
     Args:
@@ -42,7 +42,7 @@ def study(columns: Columns, seed: int = 0) -> dict[str, Any]:
     if n < 3:
         raise UserError(f"{n} of {len(usable)} pairs have a distance and a gradient; a study needs at least 3.")
     kept |= norms_by_loss(kept)
-    found: dict[str, Any] = {
+    found: Json = {
         "pairs": n,
         "without_gradient": int((~usable).sum()),
         "accuracy": float((columns["margin"] > 0).mean()),
@@ -60,7 +60,7 @@ def study(columns: Columns, seed: int = 0) -> dict[str, Any]:
     return found
 
 
-def _estimates(columns: Columns, seed: int) -> dict[tuple[str, ...], dict[str, Any]]:
+def _estimates(columns: Columns, seed: int) -> dict[tuple[str, ...], Json]:
     """Each of `_statistics`: its value, and its interval over resampled pairs."""
     numeric = {name: values for name, values in columns.items() if values.dtype.kind == "f"}
     numeric |= {_ratio(norm): columns[norm] / columns["prediction_error"] for norm in NORMS}
@@ -215,7 +215,7 @@ def explained_by_ranks(distance: np.ndarray, reasons: list[np.ndarray]) -> float
     return float(1 - rest.var() / y.var()) if y.var() > 0 else float("nan")
 
 
-def by_error_bin(columns: Columns) -> list[dict[str, Any]]:
+def by_error_bin(columns: Columns) -> list[Json]:
     """In each bin of prediction error, mean norms of its closest to its farthest fifth of pairs."""
     rows = []
     for where in error_bins(columns["prediction_error"]):
@@ -259,7 +259,7 @@ def none_if_nan(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _spread_of_k(columns: Columns) -> dict[str, Any]:
+def _spread_of_k(columns: Columns) -> Json:
     k = columns["margin_gradient_norm"] / columns["distance"]
     low, middle, high = np.percentile(k, [5, 50, 95])
     slope = float((columns["distance"] * columns["margin_gradient_norm"]).sum() / (columns["distance"] ** 2).sum())

@@ -12,11 +12,12 @@ from matplotlib.ticker import MaxNLocator
 
 from rmbench.diagnostics.figures import ERROR_COLOURS, SHOWN_PAIRS, by_section_boxes, ending, save
 from rmbench.diagnostics.study import ERROR_BINS, Columns, error_bins, norms_by_loss, spearman_within_bins
+from rmbench.files import Json
 
 DISTANCE_BINS = 8
 RUN_COLOURS = ("#0072b2", "#d55e00")  # of Okabe and Ito
 LOSSES = {"bt": "BT", "normbt": "NormBT"}
-POINTS: dict[str, Any] = {"markersize": 4, "capsize": 2, "linewidth": 1}
+POINTS: Json = {"markersize": 4, "capsize": 2, "linewidth": 1}
 PARTS = {"head": "head", "all": "all parameters"}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import Any
+
+from rmbench.files import Json
 
 EXAMPLE_CHARACTERS = 400
 # From this share of the pairs on, a fault decides what a run learns or measures.

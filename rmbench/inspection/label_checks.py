@@ -13,6 +13,7 @@ from scipy import sparse
 from scipy.optimize import minimize
 
 from rmbench.data.formats import Pair
+from rmbench.files import Json
 from rmbench.inspection.findings import Finding, Severity, by_share, percentiles, short
 
 SCALES_APART = 3.0  # root mean squares of the margins of two sources
@@ -21,7 +22,7 @@ PROBE_PAIRS, PROBE_SMALLEST, PROBE_SOURCES, PROBE_FEATURES = 2000, 100, 12, 2**1
 STANDARD_ERRORS = 5.0
 
 
-def check_labels(pairs: Sequence[Pair]) -> tuple[list[Finding], dict[str, Any]]:
+def check_labels(pairs: Sequence[Pair]) -> tuple[list[Finding], Json]:
     """Ties, negative margins, scales of the margins, length against label, sources whose labels are inverted.
 
     Returns:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from rmbench.data.messages import Message
+from rmbench.files import Json
 from rmbench.inspection.findings import Finding, by_share, short
 
 WORDS = 8  # in a sequence

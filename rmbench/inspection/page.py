@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
@@ -12,18 +11,19 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rmbench.files import Json
 from rmbench.inspection.token_checks import MARKS
 
 STYLES = {"ruin": "bold red", "warning": "yellow", "note": "dim"}
 SHOWN_CHARACTERS = 1500
 
 
-def as_tables(report: dict[str, Any]) -> list[RenderableType]:
+def as_tables(report: Json) -> list[RenderableType]:
     """First rows, lengths and policies, findings with the worst last, where a terminal's reader looks first."""
     return [*_rows(report), _numbers(report), _findings(report)]
 
 
-def as_html(report: dict[str, Any]) -> str:
+def as_html(report: Json) -> str:
     """The page."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "percent": percent, "marked": _marked}
@@ -59,7 +59,7 @@ def _marked(text: str) -> Markup:
     return Markup(marked) if marked.count("<mark>") == marked.count("</mark>") == 1 else escape(text)
 
 
-def _rows(report: dict[str, Any]) -> list[RenderableType]:
+def _rows(report: Json) -> list[RenderableType]:
     shown: list[RenderableType] = []
     for row in report["rows"]:
         table = Table(
@@ -72,7 +72,7 @@ def _rows(report: dict[str, Any]) -> list[RenderableType]:
     return shown
 
 
-def _numbers(report: dict[str, Any]) -> Table:
+def _numbers(report: Json) -> Table:
     numbers = report["numbers"]
     table = Table(
         title=f"{report['pairs']['train']} training pairs, {report['pairs']['eval']} for evaluation", box=box.SIMPLE
@@ -91,7 +91,7 @@ def _numbers(report: dict[str, Any]) -> Table:
     return table
 
 
-def _findings(report: dict[str, Any]) -> Table:
+def _findings(report: Json) -> Table:
     table = Table(title="findings", box=box.SIMPLE, show_lines=True)
     for column in ("", "rows", "what", "how to fix it"):
         table.add_column(column, justify="right" if column == "rows" else "left")

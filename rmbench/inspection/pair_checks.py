@@ -7,11 +7,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 from rmbench.data.formats import Pair
 from rmbench.data.messages import PLAIN, Message
 from rmbench.data.store import side_texts
+from rmbench.files import Json
 from rmbench.inspection.findings import Finding, Severity, by_share, percentiles, short
 
 

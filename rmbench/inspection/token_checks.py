@@ -10,10 +10,12 @@ import jinja2
 
 from rmbench.config import LengthPolicy
 from rmbench.data.formats import Pair
+from rmbench.data.protocols import Tokenizer
 from rmbench.data.reasons import HEAVY_CUT_SHARE, why_equal
 from rmbench.data.rendering import plain
 from rmbench.data.text import TokenPair, cut, encode, lost_fields, render
 from rmbench.data.tokens import TokenTable, depends_on_date
+from rmbench.files import Json
 from rmbench.inspection.findings import Finding, Severity, by_share, percentiles, short
 
 UNKNOWN_SHARE = 0.01
@@ -25,14 +27,14 @@ MARKS = ("⟦", "⟧")  # around the token at which the reward is read
 class Reading:
     """How this backbone reads: its tokenizer as training uses it, and what the tokenizer came with."""
 
-    tokenizer: Any
+    tokenizer: Tokenizer
     own_pad_id: int | None
     reads_last: bool  # the reward is read at the last token, not at the first
     max_length: int
     policy: LengthPolicy
 
 
-def first_rows(tokens: Sequence[TokenPair], reading: Reading, n: int) -> list[dict[str, Any]]:
+def first_rows(tokens: Sequence[TokenPair], reading: Reading, n: int) -> list[Json]:
     """The first pairs as the model sees them: special tokens written out, the pooled token between `MARKS`."""
     return [
         {
@@ -187,7 +189,7 @@ def check_tokenizer(pairs: Sequence[Pair], reading: Reading) -> list[Finding]:
 
 
 def check_refused(
-    pairs: Sequence[Pair], tokens: TokenTable, tokenizer: Any, drops_bad_rows: bool
+    pairs: Sequence[Pair], tokens: TokenTable, tokenizer: Tokenizer, drops_bad_rows: bool
 ) -> tuple[list[Finding], dict[str, int]]:
     """Conversations that the chat template refuses: `tokens` lacks them. With the order of their roles."""
     absent = sorted(set(range(len(pairs))) - set(tokens.places.tolist()))
@@ -219,7 +221,7 @@ def check_refused(
     return findings, {"refused": len(absent)}
 
 
-def _refusal(pair: Pair, tokenizer: Any) -> tuple[str, str]:
+def _refusal(pair: Pair, tokenizer: Tokenizer) -> tuple[str, str]:
     """The finding that a pair without token ids belongs to, and why."""
     try:
         lost = lost_fields(pair, tokenizer)
@@ -243,7 +245,7 @@ def differing(pair: TokenPair) -> int:
     return max(map(len, rest)) - suffix
 
 
-def _difference(pair: TokenPair, tokenizer: Any) -> str:
+def _difference(pair: TokenPair, tokenizer: Tokenizer) -> str:
     start = max(0, pair.prefix - 8)
     sides = [tokenizer.decode(ids[start : pair.prefix + 8]) for ids in pair.sequences]
     return f"...{sides[0]!r} / ...{sides[1]!r}"
@@ -253,7 +255,7 @@ def _equal_after(pair: TokenPair, max_length: int, policy: LengthPolicy, special
     return cut(pair.chosen, max_length, policy, special) == cut(pair.rejected, max_length, policy, special)
 
 
-def _renderable(pairs: Sequence[Pair], tokenizer: Any) -> Any:
+def _renderable(pairs: Sequence[Pair], tokenizer: Tokenizer) -> Any:
     """Conversations that the template takes, of rows that give it nothing else."""
     for pair in pairs:
         if pair.template_kwargs:

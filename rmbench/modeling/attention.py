@@ -132,7 +132,7 @@ def packed_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     position_bias: Tensor | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Attention of a packed row, with the signature that transformers' models call.
 

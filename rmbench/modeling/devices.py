@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rmbench.config import Device, GpuConfig, Precision, Strategy
 from rmbench.errors import UserError
+from rmbench.files import Json
 from rmbench.foreign.accelerate import forget_accelerator
 from rmbench.modeling.memory import keep_freed_memory
 
@@ -73,7 +74,7 @@ def _plugins(strategy: Strategy, device: str, precision: Precision, max_grad_nor
     return {"deepspeed_plugin": DeepSpeedPlugin(hf_ds_config=deepspeed_config(strategy, precision, max_grad_norm))}
 
 
-def deepspeed_config(strategy: Strategy, precision: Precision, max_grad_norm: float) -> dict[str, Any]:
+def deepspeed_config(strategy: Strategy, precision: Precision, max_grad_norm: float) -> Json:
     """DeepSpeed's own settings. The batch size is a formality: the loop divides its batches itself."""
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -88,7 +89,7 @@ def deepspeed_config(strategy: Strategy, precision: Precision, max_grad_norm: fl
     }
 
 
-def wrapped(accelerator: Accelerator, strategy: Strategy, model: nn.Module, optimizer: Any) -> tuple[Any, Any]:
+def wrapped(accelerator: Accelerator, strategy: Strategy, model: nn.Module, optimizer: object) -> tuple[Any, Any]:
     """Model and optimizer as the strategy needs them; a model that is sharded already is taken as it is.
 
     Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from rmbench.config import HeadInit, HeadKind
 from rmbench.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MODEL_TYPE = "rmbench_reward_model"  # unknown to transformers, so that it refuses
 BACKBONE_FOLDER = "backbone"
@@ -101,7 +104,7 @@ def last_linear(head: nn.Module) -> nn.Linear:
     return linears[-1]
 
 
-def head_name(network: Any) -> str | None:
+def head_name(network: PreTrainedModel) -> str | None:
     """Where a sequence-classification network has its head: ours, or its last Linear outside the backbone."""
     found = None
     for child_name, child in network.named_children():
@@ -114,10 +117,11 @@ def head_name(network: Any) -> str | None:
     return found
 
 
-def save_with_own_head(network: Any, head: RewardHead, folder: Path) -> None:
+def save_with_own_head(network: PreTrainedModel, head: RewardHead, folder: Path) -> None:
     """The backbone as plain transformers, everything around it in `head.safetensors`, and what says that we did so."""
     folder.mkdir(parents=True, exist_ok=True)
-    network.base_model.save_pretrained(folder / BACKBONE_FOLDER)
+    backbone: Any = network.base_model
+    backbone.save_pretrained(folder / BACKBONE_FOLDER)
     prefix = f"{network.base_model_prefix}."
     around = {k: v.contiguous() for k, v in network.state_dict().items() if not k.startswith(prefix)}
     save_file(around, folder / HEAD_WEIGHTS)
@@ -159,7 +163,7 @@ def find_own_head(name: str, revision: str | None) -> OwnHead | None:
     return OwnHead(HeadKind[described["head"]], int(described["head_width"]), Path(weights))
 
 
-def load_own_head(network: Any, own: OwnHead) -> None:
+def load_own_head(network: PreTrainedModel, own: OwnHead) -> None:
     """Put the head on the network, in place, and all else that stands around the backbone.
 
     Raises:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rmbench.files import Json
 from rmbench.modeling.attention import Packing
 
 
@@ -51,7 +52,7 @@ class LastLayer:
         return None if self._at is None else (inputs[0][:, self._at], *inputs[1:])
 
     @torch.compiler.disable
-    def _put_back(self, _part: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
+    def _put_back(self, _part: nn.Module, _inputs: tuple[object, ...], output: object) -> object:
         if self._at is None:
             return None
         if not isinstance(output, Tensor):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rmbench.data.text import TokenGroup
+from rmbench.files import Json
 from rmbench.modeling.attention import Packing, Span
 from rmbench.modeling.output import PairOutput, Readings
 
@@ -49,7 +50,7 @@ class BatchInputs:
         return self._mapped(Tensor.pin_memory)
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> BatchInputs:
-        changed: dict[str, Any] = {k: change(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        changed: Json = {k: change(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **changed)
 
 

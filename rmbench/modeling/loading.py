@@ -15,14 +15,16 @@ from torch import Tensor
 
 from rmbench.config import BackboneConfig, HeadKind
 from rmbench.data import hub
+from rmbench.data.protocols import Tokenizer
 from rmbench.errors import UserError
+from rmbench.files import Json
 from rmbench.modeling import heads, lora
 from rmbench.modeling.model import RewardModel, head_of
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 from rmbench.modeling.tokenizer import mend_tokenizer, stated_pad_id
 
 
-def new_reward_model(config: BackboneConfig, attention: str, seed: int) -> tuple[RewardModel, Any]:
+def new_reward_model(config: BackboneConfig, attention: str, seed: int) -> tuple[RewardModel, Tokenizer]:
     """The backbone with a scalar head for training, and its tokenizer.
 
     A linear head that the folder already holds is kept, as is one of the kind that is asked for; a new one's weights
@@ -63,7 +65,7 @@ def load_reward_model(
     trust_remote_code: bool = False,
     attention: str = "sdpa",
     bits: int | None = None,
-) -> tuple[RewardModel, Any]:
+) -> tuple[RewardModel, Tokenizer]:
     """A trained reward model and its tokenizer, from a local folder or the Hub; `bits`: 4, 8, or float32.
 
     Raises:
@@ -83,7 +85,9 @@ def load_reward_model(
     return model, tokenizer
 
 
-def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path, whole: dict[str, Tensor] | None = None) -> None:
+def save_reward_model(
+    model: RewardModel, tokenizer: Tokenizer, folder: Path, whole: dict[str, Tensor] | None = None
+) -> None:
     """A plain transformers folder in float32: loading it with transformers alone gives the same rewards.
 
     With a head that transformers does not know, a folder that it refuses. Adapters are merged into the weights, and lie
@@ -160,7 +164,7 @@ def _load(
             base[0].resize_token_embeddings(len(tokenizer), mean_resizing=False)
         return lora.merged(base[0], adapter, _head_weight(base[0])), tokenizer, False
     quantized = lora.quantization(bits)
-    where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    where: Json = {"revision": revision, "trust_remote_code": trust_remote_code}
     inside = {"subfolder": heads.BACKBONE_FOLDER} if own_head else {}
     num_labels = 1 if own_head else num_labels
     labels = {} if num_labels is None else {"num_labels": num_labels}

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from rmbench.console import progress
 from rmbench.data.text import TokenGroup, TokenItem, TokenPair
+from rmbench.files import Json
 from rmbench.modeling.layout import BatchInputs, Layout, PairOutput, token_batches
 from rmbench.modeling.memory import first_budget, halved, out_of_memory
 
@@ -226,7 +227,7 @@ def _forward(model: torch.nn.Module, inputs: BatchInputs) -> tuple[Tensor, Tenso
         return None
 
 
-def summarize(scores: PairScores, sections: Sequence[str]) -> dict[str, Any]:
+def summarize(scores: PairScores, sections: Sequence[str]) -> Json:
     """Accuracy (strict: a tie is a loss), mean BT loss, mean margin and distance; accuracy and distance by section.
 
     The loss is plain Bradley-Terry whatever the training loss is, so that runs can be compared.

@@ -10,7 +10,6 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -23,6 +22,7 @@ from rmbench.data.store import digests, fingerprint
 from rmbench.data.text import TokenRules, resolve_max_length
 from rmbench.data.tokens import tokenized
 from rmbench.errors import UserError
+from rmbench.files import Json
 from rmbench.modeling.devices import precision_name
 from rmbench.modeling.features import FeatureStore, feature_cache
 from rmbench.modeling.layout_choice import choose_layout
@@ -98,7 +98,7 @@ def _lot(seed: int, name: bytes) -> bytes:
 
 def _distances(
     pairs: Sequence[Pair], config: DatasetConfig, backbone: BackboneConfig, gpu: GpuConfig, accelerator: Accelerator
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, np.ndarray, Json]:
     """Places in `pairs` of those that the model can tell apart, ||h_w - h_l|| of each, and whose embeddings h are.
 
     A model of its own, with the seed of the strata: random weights of the run's would follow from the run's seed.
@@ -124,7 +124,7 @@ def _distances(
     name = backbone.name_or_path or "tiny"
     if not np.isfinite(distance).all():
         raise UserError(f"dataset.strata: {int((~np.isfinite(distance)).sum())} embeddings of {name} are not finite.")
-    facts: dict[str, Any] = {
+    facts: Json = {
         "embeddings": name,
         "weights": store.backbone,
         "precision": store.precision,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # A backward pass computes two products for each one of the forward pass.
 FORWARD, FORWARD_AND_BACKWARD = 1, 3
@@ -30,7 +33,7 @@ class ModelCost:
         return passes * (self.per_token * tokens + self.per_attended * attended)
 
 
-def model_cost(network: Any) -> ModelCost:
+def model_cost(network: PreTrainedModel) -> ModelCost:
     """What a token costs in a stock transformer: every matrix of the backbone but the embedding tables."""
     tables = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
     weights = sum(p.numel() for p in network.base_model.parameters() if p.dim() == 2 and id(p) not in tables)

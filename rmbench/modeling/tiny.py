@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
+from rmbench.data.protocols import Tokenizer
 from rmbench.data.synthetic import WORDS
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
 
 TEMPLATE = (
     "{{ bos_token }}{% if tools %}<|system|>{{ tools | tojson }}{% endif %}"
@@ -15,7 +19,7 @@ TEMPLATE = (
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
-def tiny_tokenizer() -> Any:
+def tiny_tokenizer() -> Tokenizer:
     """A byte-level BPE tokenizer: any text can be written, and each word of the built-in data is one token.
 
     It is trained on the fixed word list alone, so its ids do not depend on the data of a run.
@@ -46,7 +50,7 @@ def tiny_tokenizer() -> Any:
     )
 
 
-def tiny_config(tokenizer: Any) -> Any:
+def tiny_config(tokenizer: Tokenizer) -> LlamaConfig:
     """Two layers, hidden size 64, four heads; about 0.15 million parameters."""
     from transformers import LlamaConfig
 

@@ -10,7 +10,9 @@ from torch import nn
 
 from rmbench.config import BackboneConfig
 from rmbench.data import hub
+from rmbench.data.protocols import Tokenizer
 from rmbench.data.text import DEFAULT_TEMPLATE
+from rmbench.files import Json
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -19,7 +21,7 @@ logger = logging.getLogger(__name__)
 PAD_TOKENS = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>")
 
 
-def load_tokenizer(config: BackboneConfig) -> tuple[Any, Any, int | None, bool]:
+def load_tokenizer(config: BackboneConfig) -> tuple[Tokenizer, Any, int | None, bool]:
     """A backbone's tokenizer as training uses it, without its weights.
 
     Returns:
@@ -31,6 +33,7 @@ def load_tokenizer(config: BackboneConfig) -> tuple[Any, Any, int | None, bool]:
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+    tokenizer: Tokenizer
     if config.name_or_path is None:
         tokenizer = tiny_tokenizer()
         return tokenizer, tiny_config(tokenizer), tokenizer.pad_token_id, True
@@ -38,7 +41,7 @@ def load_tokenizer(config: BackboneConfig) -> tuple[Any, Any, int | None, bool]:
     if local is None:
         hub.prepare()
     name = config.name_or_path if local is None else str(local)
-    where: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    where: Json = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     try:
         network_config = AutoConfig.from_pretrained(name, num_labels=1, **where)
         tokenizer = AutoTokenizer.from_pretrained(name, **where)
@@ -53,7 +56,7 @@ def load_tokenizer(config: BackboneConfig) -> tuple[Any, Any, int | None, bool]:
     return tokenizer, network_config, own_pad_id, isinstance(getattr(network, "score", None), nn.Linear)
 
 
-def mend_tokenizer(tokenizer: Any, network: Any) -> None:
+def mend_tokenizer(tokenizer: Tokenizer, network: Any) -> None:
     """`_mend_text`, and a row of the embedding for a pad token that is new."""
     _mend_text(tokenizer)
     if tokenizer.pad_token_id >= network.get_input_embeddings().num_embeddings:
@@ -62,7 +65,7 @@ def mend_tokenizer(tokenizer: Any, network: Any) -> None:
     network.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
-def stated_pad_id(tokenizer: Any, config: Any) -> int | None:
+def stated_pad_id(tokenizer: Tokenizer, config: Any) -> int | None:
     """The pad id that RewardBench would use: the config's, else the tokenizer's; without one in both, EOS."""
     if tokenizer.pad_token_id is None:
         return tokenizer.eos_token_id
@@ -70,7 +73,7 @@ def stated_pad_id(tokenizer: Any, config: Any) -> int | None:
     return tokenizer.pad_token_id if stated is None else stated
 
 
-def _mend_text(tokenizer: Any) -> None:
+def _mend_text(tokenizer: Tokenizer) -> None:
     """A chat template, right padding, and a pad token that never occurs in text.
 
     Plain transformers pools a decoder at the last id that is not the pad id; with pad = EOS that is one token early.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,6 +14,9 @@ from rmbench.data.text import CONTEXT_LIMIT_TOKENS
 from rmbench.errors import UserError
 from rmbench.modeling.throughput import FORWARD, FORWARD_AND_BACKWARD, model_cost
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
 from scipy.stats import t as student
 from yaml import YAMLError
 
-from rmbench.files import read_json
+from rmbench.files import Json, read_json
 from rmbench.tracking import seen_online
 
 # Overrides that name a repetition or a place, not what is compared.
@@ -212,7 +211,7 @@ def _facts(run: Run) -> dict[str, str | None]:
     }
 
 
-def _tables(metrics: dict[str, Any]) -> dict[str, Numbers]:
+def _tables(metrics: Json) -> dict[str, Numbers]:
     """The numbers of metrics.json by table: the evaluation pairs, and the benchmark."""
     evaluation = metrics["eval"]
     tables = {HELD_OUT: {"all": evaluation["accuracy"], **evaluation["sections"]}}
@@ -222,7 +221,7 @@ def _tables(metrics: dict[str, Any]) -> dict[str, Numbers]:
     return {name: {column: _number(value) for column, value in row.items()} for name, row in tables.items()}
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     """None for what is absent or NaN.
 
     Raises:

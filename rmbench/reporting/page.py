@@ -6,12 +6,11 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from rmbench.files import read_json
+from rmbench.files import Json, read_json
 from rmbench.reporting.collect import Group, Run, columns, compared_words, provenance, shared_words, table_names
 from rmbench.reporting.paper import HEADER, HOW_PUBLISHED, beside_published
 from rmbench.reporting.plots import figures
@@ -52,7 +51,7 @@ def _title(groups: Sequence[Group]) -> str:
     return f"{len(groups)} settings of {', '.join(keys)}" if keys else "Runs of one setting"
 
 
-def _table(found: Sequence[Run], groups: Sequence[Group], name: str) -> dict[str, Any]:
+def _table(found: Sequence[Run], groups: Sequence[Group], name: str) -> Json:
     """A table of means; each cell with its interval and number of seeds for whoever points at it."""
     names = columns(found, name)
     rows = []
@@ -73,7 +72,7 @@ def _table(found: Sequence[Run], groups: Sequence[Group], name: str) -> dict[str
     return {"name": name, "columns": names, "rows": rows}
 
 
-def _run(run: Run, compared: Sequence[str]) -> dict[str, Any]:
+def _run(run: Run, compared: Sequence[str]) -> Json:
     """What is shown of one run when it is opened."""
     metrics = read_json(run.folder / "metrics.json") if run.state == "finished" else {}
     return {

@@ -6,13 +6,12 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from yaml import YAMLError
 
 from rmbench.config import RegularizerConfig
-from rmbench.files import flat
+from rmbench.files import Json, flat
 from rmbench.reporting.collect import Group, Summary
 
 COLUMNS = {"Reasoning": "Reasoning", "average": "score"}  # the paper's name -> ours
@@ -63,7 +62,7 @@ def beside_published(groups: Sequence[Group]) -> list[Beside]:
     return found
 
 
-def published_cell(config: Mapping[str, Any]) -> dict[str, Any] | None:
+def published_cell(config: Mapping[str, object]) -> Json | None:
     """The cell whose setting a run's config (dotted key -> value) is, or None."""
     paper = _paper()
     for cell in paper["cells"]:
@@ -84,10 +83,10 @@ def _config(group: Group) -> dict[str, Any]:
         return {}
 
 
-def _says(config: Mapping[str, Any], conditions: Mapping[str, Any]) -> bool:
+def _says(config: Mapping[str, object], conditions: Mapping[str, object]) -> bool:
     """Whether the config has each value at its key; `loss.regularizer.*: default` is every one off."""
 
-    def at(key: str, value: Any) -> bool:
+    def at(key: str, value: object) -> bool:
         """Whether it says so there."""
         if value != "default":
             return bool(config.get(key) == value)
@@ -98,5 +97,5 @@ def _says(config: Mapping[str, Any], conditions: Mapping[str, Any]) -> bool:
 
 
 @functools.cache
-def _paper() -> dict[str, Any]:
+def _paper() -> Json:
     return dict(yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text("utf-8")))

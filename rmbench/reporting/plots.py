@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
 from rmbench.benchmarks.scores import HELD_OUT_FOLDER
-from rmbench.files import read_jsonl
+from rmbench.files import Json, read_jsonl
 from rmbench.reporting.charts import Bar, Line, forest, lines
 from rmbench.reporting.collect import Group, Run
 from rmbench.reporting.verdicts import Verdict
@@ -129,6 +128,6 @@ def _logged(groups: Sequence[Group]) -> list[str]:
     return [next(name for name in names if name in keys) for names in CURVES if keys.intersection(names)]
 
 
-def _history(run: Run) -> list[dict[str, Any]]:
+def _history(run: Run) -> list[Json]:
     file = run.folder / "history.jsonl"
     return [row for row in read_jsonl(file) if isinstance(row, dict)] if file.is_file() else []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from rmbench.files import Json
 from rmbench.statistics.cells import Observation
 from rmbench.statistics.intervals import spread
 
@@ -32,7 +32,7 @@ def expected_gold(proxy: Sequence[float], gold: Sequence[float], n: int) -> floa
     return float(np.dot(chances, ordered[: len(chances)]))
 
 
-def curve(prompts: Sequence[tuple[Sequence[float], Sequence[float]]], best_of: int) -> list[dict[str, Any]]:
+def curve(prompts: Sequence[tuple[Sequence[float], Sequence[float]]], best_of: int) -> list[Json]:
     """Gold score of the choice against N = 1, 2, 4, ... up to `best_of`, with a t interval over prompts.
 
     Args:

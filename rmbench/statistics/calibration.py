@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy.special import expit
 from scipy.stats import binomtest, spearmanr
+
+from rmbench.files import Json
 
 CALIBRATION_BINS = 15
 QUANTILE_BINS = 5
@@ -35,7 +35,7 @@ def distribution(margin: np.ndarray) -> dict[str, float]:
     return {name: float(v) for name, v in {"mean": margin.mean(), "sd": margin.std(), **quantiles}.items()}
 
 
-def length_bias(margin: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
+def length_bias(margin: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> Json:
     """Accuracy where chosen is the longer and where it is the shorter, by bins of the difference, and Spearman's rho.
 
     Args:
@@ -54,7 +54,7 @@ def length_bias(margin: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) ->
     }
 
 
-def binned_accuracy(margin: np.ndarray, by: np.ndarray, bins: int = QUANTILE_BINS) -> list[dict[str, Any]]:
+def binned_accuracy(margin: np.ndarray, by: np.ndarray, bins: int = QUANTILE_BINS) -> list[Json]:
     """Accuracy in bins of equal size of a quantity, the lowest first; fewer bins where values repeat."""
     edges = np.unique(np.quantile(by, np.linspace(0, 1, bins + 1)))
     place = np.clip(np.searchsorted(edges, by, side="right") - 1, 0, max(len(edges) - 2, 0))
@@ -65,7 +65,7 @@ def binned_accuracy(margin: np.ndarray, by: np.ndarray, bins: int = QUANTILE_BIN
     ]
 
 
-def accuracy(margin: np.ndarray) -> dict[str, Any]:
+def accuracy(margin: np.ndarray) -> Json:
     """Share of margins above 0 with its 95 % Wilson interval; None of none."""
     wins, n = int((margin > 0).sum()), len(margin)
     if n == 0:

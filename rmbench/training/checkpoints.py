@@ -14,7 +14,6 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, load
@@ -23,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rmbench.errors import UserError
-from rmbench.files import read_json, write_json
+from rmbench.files import Json, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def keep_trained_alone(accelerator: Accelerator) -> None:
     accelerator.register_load_state_pre_hook(_load_trained)
 
 
-def save(accelerator: Accelerator, folder: Path, state: dict[str, Any], tensors: dict[str, Tensor], keep: int) -> bool:
+def save(accelerator: Accelerator, folder: Path, state: Json, tensors: dict[str, Tensor], keep: int) -> bool:
     """Write `folder`/step-N: weights, optimiser and random states through Accelerate, and what is given beside them.
 
     Args:
@@ -85,7 +84,7 @@ def save(accelerator: Accelerator, folder: Path, state: dict[str, Any], tensors:
     return True
 
 
-def load_newest(accelerator: Accelerator, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+def load_newest(accelerator: Accelerator, folder: Path) -> tuple[Json, dict[str, Tensor]] | None:
     """Restore the newest undamaged checkpoint below `folder`; its state and tensors, or None if there is none.
 
     Raises:
@@ -177,7 +176,7 @@ def disk_fault(error: Exception) -> bool:
     return by_torch or isinstance(error, (OSError, SafetensorError))
 
 
-def fault_of_any_rank(action: Callable[[], Any]) -> str | None:
+def fault_of_any_rank(action: Callable[[], object]) -> str | None:
     """Do it on every rank; the first rank's disk fault, if any: the same answer on all, once all are done."""
     fault = None
     try:

@@ -10,12 +10,11 @@ import logging
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
 from rmbench.errors import UserError
-from rmbench.files import read_json, write_json
+from rmbench.files import Json, read_json, write_json
 from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.model import RewardModel
 from rmbench.runs import TRAINED_FILE
@@ -45,7 +44,7 @@ def refuse_full_disk(run: Run, model: RewardModel) -> None:
         )
 
 
-def keep(run: Run, trainer: Trainer, best: Path | None, results: dict[str, Any]) -> None:
+def keep(run: Run, trainer: Trainer, best: Path | None, results: Json) -> None:
     """Put the last model, or `best`, into RUN/checkpoint and say in trained.json that training is over.
 
     Where the disk is full this waits for room, until a signal or PATIENCE_SECONDS end it.
@@ -75,7 +74,7 @@ def keep(run: Run, trainer: Trainer, best: Path | None, results: dict[str, Any])
         time.sleep(RETRY_SECONDS)
 
 
-def recall(run: Run) -> dict[str, Any] | None:
+def recall(run: Run) -> Json | None:
     """The `results` that `keep` was given, if training is over and its weights are whole."""
     return broadcast_object_list([_read(run.folder) if run.is_main else None])[0]
 
@@ -96,7 +95,7 @@ def forget(run: Run) -> None:
     (run.folder / TRAINED_FILE).unlink(missing_ok=True)
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def _read(folder: Path) -> Json | None:
     try:
         stored = read_json(folder / TRAINED_FILE)
     except ValueError as error:
@@ -109,7 +108,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     if changed:
         logger.warning("%s/checkpoint is damaged (%s changed); it is made again", folder, ", ".join(changed))
         return None
-    results: dict[str, Any] = stored["results"]
+    results: Json = stored["results"]
     return results
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
 
+from rmbench.data.protocols import Tokenizer
 from rmbench.modeling.devices import sharded, whole_state
 from rmbench.modeling.loading import save_reward_model
 from rmbench.training.checkpoints import replace_folder
 
 
-def export(accelerator: Accelerator, model: nn.Module, tokenizer: Any, folder: Path) -> None:
+def export(accelerator: Accelerator, model: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
     """Write the model, as Accelerate has wrapped it, to `folder`, atomically and by rank 0; every rank calls it."""
     state = whole_state(accelerator, model) if sharded(accelerator, model) else None
     if accelerator.is_main_process:

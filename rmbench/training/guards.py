@@ -7,12 +7,11 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 
-from rmbench.files import read_jsonl, write_text
+from rmbench.files import Json, read_jsonl, write_text
 from rmbench.losses import PairBatch, PairLoss, rating_margins
 from rmbench.modeling.layout import Layout, run_inputs
 from rmbench.modeling.model import RewardModel
@@ -25,10 +24,10 @@ REPORT = "nonfinite.jsonl"
 
 def not_finite(
     model: RewardModel, loss: PairLoss, parts: Sequence[MicroBatch], layout: Layout, device: torch.device
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """The pairs of all ranks' `parts` whose rewards, loss or gradient are not finite, and what these are."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    found: list[dict[str, Any]] = []
+    found: list[Json] = []
     for pair in [pair for part in parts for pair in part.pairs]:
         output = run_inputs(model, layout.inputs([pair]).to(device))
         batch = PairBatch(output, rating_margins([pair]), torch.ones_like(output.margin))
@@ -44,7 +43,7 @@ def not_finite(
         if not all(map(math.isfinite, seen.values())):
             about = {"pair_id": pair.pair.id, "source": pair.pair.source, "section": pair.pair.section}
             found.append(about | {name: v if math.isfinite(v) else str(v) for name, v in seen.items()})
-    gathered: list[dict[str, Any]] = gather_object(found)
+    gathered: list[Json] = gather_object(found)
     return gathered
 
 
@@ -61,7 +60,7 @@ def stop_after(limit: int, skipped: int, folder: Path) -> None:
         )
 
 
-def report(folder: Path, rows: list[dict[str, Any]], step: int) -> None:
+def report(folder: Path, rows: list[Json], step: int) -> None:
     """Add the rows of `step`, which was skipped, to nonfinite.jsonl, and say it."""
     file = folder / REPORT
     before = read_jsonl(file) if file.is_file() else []

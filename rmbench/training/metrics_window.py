@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from rmbench.files import Json
 from rmbench.losses import LossTerms
 from rmbench.modeling.layout import BatchInputs
 from rmbench.modeling.throughput import FORWARD_AND_BACKWARD, ModelCost
@@ -29,10 +29,10 @@ class TrainState:
     stopped_early: bool = False
     skipped_steps: int = 0  # for a loss or gradient that was not finite
     budget_tokens: int = 1  # of a forward pass, as found
-    scheduler: dict[str, Any] = field(default_factory=dict)
+    scheduler: Json = field(default_factory=dict)
 
     @classmethod
-    def restored(cls, state: dict[str, Any]) -> TrainState:
+    def restored(cls, state: Json) -> TrainState:
         """The state that a checkpoint holds, sums under former names included."""
         window = {FORMER_NAMES.get(name, name): value for name, value in state["window"].items()}
         return cls(**state | {"window": window})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from accelerate import Accelerator
 
@@ -14,10 +13,12 @@ from rmbench.benchmarks.run import Prepared, prepare_benchmark
 from rmbench.config import DatasetConfig, Gradient, HeadKind, OnBadRow, Strategy, TrainConfig
 from rmbench.data.cache import data_cache
 from rmbench.data.dataset import Dataset, load_dataset
+from rmbench.data.protocols import Tokenizer
 from rmbench.data.ratings import with_scaled_ratings
 from rmbench.data.text import TokenPair, TokenRules, resolve_max_length
 from rmbench.data.tokens import TokenTable, tokenized, tokenizer_fingerprint
 from rmbench.errors import UserError
+from rmbench.files import Json
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import precision_name
 from rmbench.modeling.estimate import estimate
@@ -37,7 +38,7 @@ class Inputs:
     """What a run starts from, checked."""
 
     model: RewardModel
-    tokenizer: Any
+    tokenizer: Tokenizer
     loss: PairLoss
     train_pairs: Sequence[TokenPair]
     eval_pairs: Sequence[TokenPair]
@@ -45,7 +46,7 @@ class Inputs:
     eval_layout: Layout
     benchmark: Prepared | None = None
     store: FeatureStore | None = None  # of a frozen backbone
-    facts: dict[str, Any] = field(default_factory=dict)  # for environment.json
+    facts: Json = field(default_factory=dict)  # for environment.json
 
 
 def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
@@ -115,7 +116,7 @@ def _scale_ratings(dataset: Dataset, config: TrainConfig) -> None:
 
 
 def _token_ids(
-    dataset: Dataset, tokenizer: Any, max_length: int, config: DatasetConfig
+    dataset: Dataset, tokenizer: Tokenizer, max_length: int, config: DatasetConfig
 ) -> tuple[tuple[TokenTable, Counter[str]], tuple[TokenTable, Counter[str]]]:
     """Training and held-out pairs, each with what happened to them; equal responses teach nothing but are evaluated."""
     policy, drop, cache = config.length_policy, config.on_bad_row is OnBadRow.drop, data_cache(config)
@@ -140,7 +141,7 @@ def _take_features(inputs: Inputs, config: TrainConfig, accelerator: Accelerator
     inputs.store = store
 
 
-def _memory(inputs: Inputs, config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
+def _memory(inputs: Inputs, config: TrainConfig, accelerator: Accelerator) -> Json:
     """The estimate of what a forward pass and the optimiser take, printed where memory is the device's own."""
     few = pairs_of_all_lengths(inputs.train_pairs, 2)
     with accelerator.autocast():
@@ -151,7 +152,7 @@ def _memory(inputs: Inputs, config: TrainConfig, accelerator: Accelerator) -> di
     return asdict(memory) | {"tokens": budget, "total": memory.total(budget)}
 
 
-def _about(dataset: Dataset, tokenizer: Any) -> dict[str, Any]:
+def _about(dataset: Dataset, tokenizer: Tokenizer) -> Json:
     """Where the pairs come from and what was done to them."""
     return {
         "fingerprint": dataset.fingerprint,

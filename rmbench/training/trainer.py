@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from accelerate import DistributedType
@@ -24,6 +24,7 @@ from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.errors import Stopped
+from rmbench.files import Json
 from rmbench.losses import Statistics
 from rmbench.modeling.devices import sharded, wrapped
 from rmbench.modeling.memory import first_budget, halved
@@ -201,7 +202,7 @@ class Trainer:
         self.recorder.forget()
         self.state.skipped_steps += 1
         self.state.count(skipped_steps=1.0)
-        rows: list[dict[str, Any]] = []
+        rows: list[Json] = []
         if not self.sharded:  # no rank can try a pair alone there
             parts = self.feed.at(self.state.step, self.state.budget_tokens).micro_batches
             network = self.accelerator.unwrap_model(self.model)
@@ -217,7 +218,7 @@ class Trainer:
             "epoch": self.state.step / self.batches.steps_per_epoch,
         }
 
-    def _evaluate(self) -> dict[str, Any]:
+    def _evaluate(self) -> Json:
         metrics = self.evaluate()
         accuracy = metrics["accuracy"]
         better = self.state.best_accuracy is None or accuracy > self.state.best_accuracy
@@ -238,7 +239,7 @@ class Trainer:
             logger.error("the best model, of step %d, is not kept: %s. The run goes on.", self.state.step, fault)
         return fault is None
 
-    def evaluate(self) -> dict[str, Any]:
+    def evaluate(self) -> Json:
         """`scoring.summarize` of the evaluation pairs under the model as it is now."""
         scores = self.run.score(self._scored(), self.inputs.eval_pairs, self.inputs.eval_layout)
         return summarize(scores, [p.pair.section for p in self.inputs.eval_pairs])
@@ -257,7 +258,7 @@ class Trainer:
         """The model as it is now as a plain transformers folder, written atomically by rank 0."""
         export(self.accelerator, self.model, self.inputs.tokenizer, folder)
 
-    def _log(self, row: dict[str, Any]) -> None:
+    def _log(self, row: Json) -> None:
         if self.run.is_main:
             self.history.append({"step": self.state.step, **row})
             self.run.tracker.log(self.state.step, row)
