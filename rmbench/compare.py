@@ -133,7 +133,7 @@ def compare_scores(first: Scored, second: Scored) -> Compared:
     )
 
 
-def corrected(compared: Mapping[str, Compared]) -> dict[str, dict[str, Any]]:
+def corrected(compared: Mapping[str, Compared]) -> dict[str, Json]:
     """By benchmark all numbers and tests as JSON; Holm's correction is over all benchmarks together.
 
     The numbers that are shown are one family, the subsets' exact tests are another.

@@ -122,7 +122,7 @@ def _write(folder: Path, columns: Columns, margins: dict[str, np.ndarray], track
     return sorted(files)
 
 
-def _directions(rows: Rows) -> dict[str, Any]:
+def _directions(rows: Rows) -> Json:
     """Whether the other pairs' update serves degenerate pairs, under BT and NormBT; angles between sections."""
     bt = rows.sketch()
     assert bt is not None

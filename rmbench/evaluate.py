@@ -19,8 +19,9 @@ from rmbench.benchmarks.suite_table import MEAN, Number, SuiteTable
 from rmbench.config import BenchmarkConfig, Compat, EvalConfig
 from rmbench.console import console
 from rmbench.data import hub
+from rmbench.data.protocols import Tokenizer
 from rmbench.errors import UserError
-from rmbench.files import read_json, write_json, write_text
+from rmbench.files import Json, read_json, write_json, write_text
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.lora import ADAPTER_CONFIG
@@ -55,7 +56,7 @@ def evaluate(config: EvalConfig) -> Json:
     return results
 
 
-def _scorer(config: EvalConfig, checkpoint: str) -> tuple[Scorer, Any]:
+def _scorer(config: EvalConfig, checkpoint: str) -> tuple[Scorer, Tokenizer]:
     """The model where it scores, and its tokenizer."""
     accelerator = make_accelerator(config.gpu)
     model, tokenizer = load_reward_model(
@@ -67,7 +68,7 @@ def _scorer(config: EvalConfig, checkpoint: str) -> tuple[Scorer, Any]:
     return Scorer(model, accelerator, config.gpu.eval_tokens, config.layout), tokenizer
 
 
-def _scored(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: str) -> dict[str, Any]:
+def _scored(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: str) -> Json:
     """results.json of one benchmark, with the files for RewardBench's tools beside it."""
     results = run_benchmark(prepared, scorer, folder, checkpoint)
     if scorer.accelerator.is_main_process and prepared.benchmark.name in rewardbench_files.WRITERS:
@@ -75,7 +76,7 @@ def _scored(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: str) -
     return results
 
 
-def evaluate_suite(config: EvalConfig) -> dict[str, Any]:
+def evaluate_suite(config: EvalConfig) -> Json:
     """Score a checkpoint on several benchmarks, each into a folder as alone, and write one table of all.
 
     Raises:
@@ -88,7 +89,7 @@ def evaluate_suite(config: EvalConfig) -> dict[str, Any]:
         name: Path(config.run_dir) / name if config.run_dir else default_folder(checkpoint, name)
         for name in found.configs
     }
-    results: dict[str, Any] = {}
+    results: Json = {}
     for name in list(found.items):
         items = found.items.pop(name)
         try:
@@ -109,7 +110,7 @@ def evaluate_suite(config: EvalConfig) -> dict[str, Any]:
 
 
 def _write_suite(
-    config: EvalConfig, checkpoint: str, results: dict[str, Any], missing: dict[str, str], folders: dict[str, Path]
+    config: EvalConfig, checkpoint: str, results: Json, missing: dict[str, str], folders: dict[str, Path]
 ) -> None:
     """suite.json, .md, .csv and .tex, and the table in the terminal."""
     numbers = {
@@ -142,7 +143,7 @@ def _write_suite(
     console().print(f"written to {folder}", soft_wrap=True)
 
 
-def from_scores(config: EvalConfig, path: Path) -> dict[str, Any]:
+def from_scores(config: EvalConfig, path: Path) -> Json:
     """The numbers of a score file, without the model; results.json goes beside it or to `run_dir`.
 
     Raises:

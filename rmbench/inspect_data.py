@@ -98,9 +98,7 @@ def inspect(config: InspectConfig) -> Json:
     return report
 
 
-def _tokens(
-    pairs: Sequence[Pair], reading: Reading, config: InspectConfig
-) -> tuple[TokenTable, list[Finding], dict[str, Any]]:
+def _tokens(pairs: Sequence[Pair], reading: Reading, config: InspectConfig) -> tuple[TokenTable, list[Finding], Json]:
     """Token ids of all pairs, uncut; pairs that the template refuses are left out and counted."""
     tokens, _ = tokenized(
         pairs, reading.tokenizer, TokenRules(UNCUT, LengthPolicy.drop, drop_refused=True), data_cache(config.dataset),

@@ -134,7 +134,7 @@ def assistants(texts: object, column: str) -> list[list[Message]]:
     return [assistant(text, f"{column}[{i}]") for i, text in enumerate(texts)]
 
 
-def conversation(messages: Any, column: str) -> list[Message]:
+def conversation(messages: object, column: str) -> list[Message]:
     """A prompt of any number of turns, as roles and texts alone; a text may be empty.
 
     Raises:
@@ -156,7 +156,7 @@ def conversation(messages: Any, column: str) -> list[Message]:
     return kept
 
 
-def one_turn(text: Any, column: str) -> list[Message]:
+def one_turn(text: object, column: str) -> list[Message]:
     """A prompt of one turn, which may be empty.
 
     Raises:

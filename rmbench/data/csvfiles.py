@@ -107,7 +107,7 @@ def _row(header: list[str], cells: list[str]) -> Row | BadRow:
     return {column: _cell(column, cell) for column, cell in zip(header, cells, strict=True)}
 
 
-def _cell(column: str, cell: str) -> Any:
+def _cell(column: str, cell: str) -> object:
     """csv has only text: lists are known by their JSON form, numbers by their column; an empty number is null."""
     if column in NUMBERS:
         return _number(cell) if cell.strip() else None

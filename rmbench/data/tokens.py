@@ -55,7 +55,7 @@ class TokenTable(Sequence[TokenPair]):
 
 
 def tokenized(
-    pairs: Sequence[Pair], tokenizer: Any, rules: TokenRules, cache: Cache, *, name: str
+    pairs: Sequence[Pair], tokenizer: Tokenizer, rules: TokenRules, cache: Cache, *, name: str
 ) -> tuple[TokenTable, Counter[str]]:
     """`tokenize_pairs`, kept in `cache` and read from there if it was done before.
 

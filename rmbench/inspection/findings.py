@@ -38,7 +38,7 @@ class Finding:
         """count / of."""
         return self.count / self.of if self.of else 0.0
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """For JSON; `mend` is the former name of `fix`."""
         return asdict(self) | {"mend": self.fix, "severity": self.severity.value, "share": self.share}
 

@@ -17,7 +17,7 @@ RUINOUS_OVERLAP = 0.01
 
 def check_overlap(
     train: Iterable[list[Message]], tested: Sequence[list[Message]], name: str, fix: str
-) -> tuple[list[Finding], dict[str, Any]]:
+) -> tuple[list[Finding], Json]:
     """How many of the tested prompts are in the training prompts, exactly or nearly.
 
     Two prompts are the same if their words are, in any case and with any punctuation; nearly the same if one training

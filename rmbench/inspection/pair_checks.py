@@ -15,7 +15,7 @@ from rmbench.files import Json
 from rmbench.inspection.findings import Finding, Severity, by_share, percentiles, short
 
 
-def check_pairs(pairs: Sequence[Pair], special_tokens: Sequence[str]) -> tuple[list[Finding], dict[str, Any]]:
+def check_pairs(pairs: Sequence[Pair], special_tokens: Sequence[str]) -> tuple[list[Finding], Json]:
     """Duplicates, conflicting labels, sides that differ only in white space or case, special tokens in the text.
 
     Args:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rmbench.files import Json
 from rmbench.modeling.attention import Packing
 
 

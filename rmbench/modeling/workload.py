@@ -18,6 +18,8 @@ from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    pass
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -67,7 +69,7 @@ def _pairs(config: TrainConfig) -> int:
     return found
 
 
-def _without_weights(config: BackboneConfig) -> Any:
+def _without_weights(config: BackboneConfig) -> PreTrainedModel:
     """The network that a run would train, only its shapes.
 
     Raises:

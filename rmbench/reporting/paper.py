@@ -72,7 +72,7 @@ def published_cell(config: Mapping[str, object]) -> Json | None:
     return None
 
 
-def _config(group: Group) -> dict[str, Any]:
+def _config(group: Group) -> Json:
     """Of a finished run of the group, as they differ only in the seed; empty if it cannot be read."""
     file = next((run.folder / "config.yaml" for run in group.runs if run.state == "finished"), None)
     if file is None:
