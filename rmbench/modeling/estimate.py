@@ -66,6 +66,13 @@ def estimate(
     """The memory of a step of AdamW; `pairs`, a few, go through the model once to see what it keeps for a token.
 
     What is not in it: the libraries themselves (about 0.5 GB on CUDA), and what the backward pass holds for a moment.
+
+    Args:
+        model: on its device.
+        layout: how pairs become inputs.
+        pairs: a few, of all lengths.
+        strategy: decides what is sharded.
+        devices: among how many.
     """
     weights = sum(tensor.nbytes for tensor in {*model.parameters(), *model.buffers()})
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)

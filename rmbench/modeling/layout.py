@@ -179,6 +179,12 @@ def token_batches(
     """Indices of groups in batches that compute at most `budget_tokens` tokens (or hold one group).
 
     Longest first, so that a batch that does not fit into memory fails at the start, and alike lengths stand together.
+
+    Args:
+        groups: any order; a batch holds groups of like length.
+        layout: what a batch costs.
+        budget_tokens: computed tokens of a batch.
+        max_groups: of a batch, if any.
     """
     batches: list[list[int]] = []
     total = longest = 0

@@ -34,7 +34,14 @@ def as_csv(found: Sequence[Run]) -> str:
 def as_markdown(
     found: Sequence[Run], groups: Sequence[Group], verdicts: Sequence[Verdict] = (), left_out: Sequence[str] = ()
 ) -> str:
-    """Verdicts, tables and what a reader who was not there needs to know."""
+    """Verdicts, tables and what a reader who was not there needs to know.
+
+    Args:
+        found: all runs.
+        groups: those that are compared.
+        verdicts: on each group against the baseline.
+        left_out: why others have none.
+    """
     finished = [run for run in found if run.state == "finished"]
     lines = [
         "# Report",
