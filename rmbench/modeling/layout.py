@@ -165,9 +165,9 @@ class Shared:
         )
 
 
-def run_inputs(model: Model, rows: BatchInputs) -> PairOutput:
+def run_inputs(model: Model, inputs: BatchInputs) -> PairOutput:
     """One forward pass over both sides of every pair."""
-    rewards, embeddings, kl, log_probs = Readings(*model(rows))
+    rewards, embeddings, kl, log_probs = Readings(*model(inputs))
     of_pairs = None if kl is None else kl[::2] + kl[1::2]
     likelihoods = () if log_probs is None else (log_probs[::2], log_probs[1::2])
     return PairOutput(rewards[::2], rewards[1::2], embeddings[::2], embeddings[1::2], of_pairs, *likelihoods)
