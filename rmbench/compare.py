@@ -37,6 +37,11 @@ class Scored:
 def compare(first: str, second: str, benchmark: str | None = None, out: Path | None = None) -> Json:
     """Print the comparison of two run folders, results or score files; write it as JSON to `out`.
 
+    Args:
+        first, second: run folders, results.json or scores.jsonl.
+        benchmark: compare only this one; None: every one that both have.
+        out: a JSON file, or None.
+
     Raises:
         UserError: nothing was scored there, or the two have no benchmark, or not the same items, in common.
     """

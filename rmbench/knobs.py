@@ -20,7 +20,14 @@ def knob(
     high: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """A config field: default, one line of documentation, and the range that a value must lie in."""
+    """A config field: default, one line of documentation, and the range that a value must lie in.
+
+    Args:
+        default: of the field; a list is copied for each config.
+        doc: one line, shown by `rmbench config` and the shell.
+        low, high: inclusive ends of the range.
+        above, below: exclusive ends of the range.
+    """
     bounds = {"low": low, "above": above, "high": high, "below": below}
     metadata = {"doc": doc} | {k: v for k, v in bounds.items() if v is not None}
     if isinstance(default, list):

@@ -55,8 +55,8 @@ def report(folders: list[Path], baseline: Mapping[str, str] | None = None, selec
 
 
 def _check_baseline(baseline: Mapping[str, str], groups: Sequence[Group]) -> None:
-    known = [run.words for group in groups for run in group.runs]
-    if any(all(words.get(key, "") == value for key, value in baseline.items()) for words in known):
+    known = [run.overrides for group in groups for run in group.runs]
+    if any(all(typed.get(key, "") == value for key, value in baseline.items()) for typed in known):
         return
     asked = " ".join(f"{key}={value}" for key, value in baseline.items())
     raise UserError(f"--baseline {asked}: no run has that. There are: {'; '.join(group.label for group in groups)}.")

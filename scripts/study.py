@@ -37,7 +37,7 @@ def rates(folder: Path) -> Iterator[tuple[str, str]]:
     """Each loss with the rate that is best on the validation pairs of the runs below `folder`."""
     chosen, _ = best_of(group_runs(find_runs(folder)), RATE)
     for group in chosen:
-        yield group.words["loss"], group.runs[0].words[RATE]
+        yield group.overrides["loss"], group.runs[0].overrides[RATE]
 
 
 def groups_of(folder: Path) -> list[Group]:
@@ -48,11 +48,11 @@ def groups_of(folder: Path) -> list[Group]:
     """
     groups = group_runs(find_runs(folder))
     if folder.name == "final":
-        groups = [Group({k: v for k, v in group.words.items() if k != RATE}, group.runs) for group in groups]
+        groups = [Group({k: v for k, v in group.overrides.items() if k != RATE}, group.runs) for group in groups]
         twice = [label for label, n in Counter(group.label for group in groups).items() if n > 1]
         if twice:
             raise UserError(f"{folder}: {twice[0]} has runs at two learning rates; move the old ones away.")
-    return sorted(groups, key=lambda group: group.words.get("loss", "bt") != "bt")
+    return sorted(groups, key=lambda group: group.overrides.get("loss", "bt") != "bt")
 
 
 def as_table(header: list[str], rows: list[list[str]]) -> str:
@@ -81,7 +81,7 @@ def results(folder: Path) -> str:
     columns = _columns(groups)
     header = ["", "learning rate", "seeds", *columns.values()]
     rows = [
-        [g.label, g.runs[0].words.get(RATE, ""), g.seeds, *(g.cell(name, column) for name, column in columns)]
+        [g.label, g.runs[0].overrides.get(RATE, ""), g.seeds, *(g.cell(name, column) for name, column in columns)]
         for g in groups
     ]
     return f"{as_table(header, rows)}\n\n{told(verdicts(groups, {'loss': 'bt'})[0])}"
@@ -90,11 +90,11 @@ def results(folder: Path) -> str:
 def controls(folder: Path) -> str:
     """Everything against NormBT, whatever else differs."""
     groups = groups_of(folder)
-    normbt = next((group for group in groups if group.words.get("loss") == "normbt"), None)
+    normbt = next((group for group in groups if group.overrides.get("loss") == "normbt"), None)
     if normbt is None:
         return "NormBT has no runs yet."
-    baseline = {key: "" for group in groups for key in group.words} | normbt.words
-    shown = {", ".join(group.words.values()): group.label.removeprefix("loss=") for group in groups}
+    baseline = {key: "" for group in groups for key in group.overrides} | normbt.overrides
+    shown = {", ".join(group.overrides.values()): group.label.removeprefix("loss=") for group in groups}
     found, _ = verdicts(groups, baseline)
     return told([replace(v, group=shown[v.group], baseline=shown[v.baseline]) for v in found])
 

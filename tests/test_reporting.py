@@ -120,7 +120,7 @@ def test_open_comparisons_do_not_count_in_holms_correction(compared):
 def test_a_baseline_that_no_run_has_and_runs_without_one_beside_them_are_said(compared):
     with pytest.raises(UserError, match=r"--baseline loss=btt: no run has that\. There are: loss=bt; loss=normbt"):
         report([compared], {"loss": "btt"})
-    alone = [g for g in group_runs(find_runs(compared)) if g.words["loss"] == "bt"]
+    alone = [g for g in group_runs(find_runs(compared)) if g.overrides["loss"] == "bt"]
     assert len(report([run.folder for run in alone[0].runs], {"loss": "bt"})) == 5  # every run has it
     write_run(compared / "far", ["loss=hinge", "seed=0", "training.epochs=2"], [True] * 200)
     _, left_out = verdicts(group_runs(find_runs(compared)), {"loss": "bt"})
@@ -179,7 +179,7 @@ def test_one_lucky_seed_does_not_choose_a_value(tmp_path):
             words = ["loss=bt", f"training.learning_rate={rate}", f"seed={seed}"]
             write_run(tmp_path / f"{rate}-{seed}", words, [True, False] * 20, accuracy)
     chosen, told = best_of(group_runs(find_runs(tmp_path)), "training.learning_rate")
-    assert chosen[0].runs[0].words["training.learning_rate"] == "1e-3"
+    assert chosen[0].runs[0].overrides["training.learning_rate"] == "1e-3"
     assert "training.learning_rate=1e-3 of 2, best on held-out pairs, 3 seeds" in told[0]
 
 
@@ -315,7 +315,7 @@ def test_a_runs_own_errors_do_not_place_its_pairs(tmp_path):
     # seed 0 loses pairs 0 to 19, which seed 1 places at 60 to 79; seed 1 loses 40 to 59, where seed 0 places them
     drawn = plots.accuracies_by_distance(groups)[1]
     assert drawn == {0: [[1, 1, 1, 0, 1], [1, 1, 0, 1, 1]], 1: [[1, 1, 1, 0, 1], [1, 1, 0, 1, 1]]}
-    _, caption = plots.by_distance([Group(g.words, g.runs[:1]) for g in groups])
+    _, caption = plots.by_distance([Group(g.overrides, g.runs[:1]) for g in groups])
     assert "under all runs" in caption
 
 

@@ -63,6 +63,12 @@ def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, inte
 
     An absent section is None and so is the score then, with a `reason`; under `compat` it counts 0, as RewardBench's
     tools have it. With a NaN score, no score is reported.
+
+    Args:
+        benchmark: an entry of the registry.
+        rows: of scores.jsonl, in any order.
+        compat: an absent section counts 0.
+        intervals: with confidence intervals.
     """
     observations = benchmark.observations(rows)
     cells = sizes(observations)

@@ -17,6 +17,12 @@ from rmbench.errors import UserError
 def placed_rows(config: BenchmarkConfig, hub_id: str, split: str, needs: tuple[str, ...]) -> tuple[str, list[Placed]]:
     """Name and rows of `benchmark.path`, or of a split on the Hub.
 
+    Args:
+        config: `benchmark.path`, if it is given, else the Hub's set at `revision`.
+        hub_id: of the published set.
+        split: of it, unless `benchmark.split` is given.
+        needs: columns that the first row must have.
+
     Raises:
         UserError: no such file or dataset, no rows, or a missing column (of `needs`).
     """

@@ -78,6 +78,13 @@ def prepare_benchmark(
 ) -> Prepared:
     """Token ids of all items.
 
+    Args:
+        benchmark: an entry of the registry.
+        items: its prompts with their responses.
+        tokenizer: the model's.
+        model: for the length of its context.
+        compat: texts and lengths as in RewardBench's own scripts.
+
     Raises:
         UserError: `benchmark.max_length` is beyond the model's context, or the chat template refuses a conversation.
     """
@@ -133,7 +140,15 @@ def run_benchmark(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: 
 def numbers_now(
     prepared: Prepared, layout: Layout, device: torch.device, eval_tokens: int | None, model: torch.nn.Module
 ) -> dict[str, float]:
-    """The score and its sections of a model that is still being trained, without intervals; nothing is written."""
+    """The score and its sections of a model that is still being trained, without intervals; nothing is written.
+
+    Args:
+        prepared: the benchmark's token ids.
+        layout: how items become inputs.
+        device: where `model` is.
+        eval_tokens: of a forward pass; None is what suits the device.
+        model: still in training; it stays in its mode.
+    """
     scores = score_items(ForwardPasses(model, layout, device, eval_tokens), prepared.rows)
     rows = [score_row(row, scores[i]) for i, row in enumerate(prepared.rows)]
     formed = form_results(find(prepared.benchmark.name), rows, prepared.compat, intervals=False)

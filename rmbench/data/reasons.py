@@ -45,6 +45,11 @@ def _fields_of(pair: Pair) -> str:
 def check_some_left(n_kept: int, n_pairs: int, name: str, counts: Counter[str]) -> None:
     """Refuse to go on without any pair.
 
+    Args:
+        n_kept, n_pairs: after and before.
+        name: of the pairs, for the message.
+        counts: what was dropped, by reason.
+
     Raises:
         UserError: `n_kept` is 0.
     """
@@ -56,7 +61,14 @@ def check_some_left(n_kept: int, n_pairs: int, name: str, counts: Counter[str]) 
 
 
 def warn_of_cuts(name: str, counts: Counter[str], n: int, max_length: int) -> None:
-    """Say it loudly where many of `n` pairs or items are longer than `max_length`."""
+    """Say it loudly where many of `n` pairs or items are longer than `max_length`.
+
+    Args:
+        name: of the pairs or items, for the message.
+        counts: what was cut or dropped, by reason.
+        n: how many there are.
+        max_length: tokens.
+    """
     n_long = sum(number for rule, number in counts.items() if rule.startswith("cut (") or "max_length" in rule)
     if n_long >= HEAVY_CUT_SHARE * n > 0:
         what = "cut" if any(rule.startswith("cut (") for rule in counts) else "dropped"

@@ -185,7 +185,15 @@ def hub_table(of: HubSplit, remedy: str) -> Any:
 
 
 def hub_rows(name: str, subset: str | None, split: str, revision: str | None, remedy: str) -> Iterable[Placed]:
-    """Rows of a dataset on the Hub with their places; errors as for `hub_table`."""
+    """Rows of a dataset on the Hub with their places; errors as for `hub_table`.
+
+    Args:
+        name: the set's id on the Hub.
+        subset: a folder of it; None is its default.
+        split: of the subset.
+        revision: branch, tag or commit; None is the newest.
+        remedy: the keys for data that are not from the Hub.
+    """
     return table_rows(hub_table(HubSplit(name, subset, split, revision), remedy), f"{name} {split}")
 
 
@@ -232,6 +240,7 @@ def _kept(of: Source, config: DatasetConfig, split: str) -> Split:
 
     versions = [store.VERSION, records.VERSION]
     settings = [config.on_bad_row.name, config.on_tie.name, config.ranked.name]
+    # All that the pairs depend on; what is missing here would let a run read another configuration's pairs.
     follows_from = [config.name, section, of.state, split, *settings]
     entry = cache.data_cache(config).entry(cache.entry_name("pairs", versions, *follows_from), build)
     pairs, counts = PairTable(entry), json.loads((entry.path / "counts.json").read_text(encoding="utf-8"))

@@ -146,7 +146,7 @@ def token_pairs(
         try:
             batch = _with_every_field(batch, tokenizer, rules.drop_refused, counts)
             ids = _encode_sides(batch, tokenizer)
-        except jinja2.TemplateError:
+        except jinja2.TemplateError:  # rare: only then is each conversation rendered by itself
             batch = _accepted_by_template(batch, tokenizer, rules.drop_refused, counts)
             batch = _with_every_field(batch, tokenizer, rules.drop_refused, counts)
             ids = _encode_sides(batch, tokenizer)

@@ -86,6 +86,7 @@ def tokenized(
 
     max_length = rules.max_length
     settings = [max_length, rules.policy.name, rules.drop_identical, rules.drop_refused]
+    # All that the ids depend on; what is missing here would let a run read another tokenizer's ids.
     versions = [store.VERSION, text.VERSION]
     follows_from = [fingerprint(pairs), tokenizer_fingerprint(tokenizer), settings]
     entry = cache.entry(entry_name("tokens", versions, *follows_from), build)

@@ -116,6 +116,7 @@ class Rows:
 
     def gathered(self) -> Rows:
         """Those of all processes, the first process's pairs first."""
+        # A collective call: every process makes it, also one whose share of the pairs is empty.
         every: list[Rows] = gather_object([self])
         whole = Rows()
         for rows in every:

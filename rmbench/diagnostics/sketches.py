@@ -52,6 +52,13 @@ def count_sketch(rows: Tensor, key: str, size: int, places: Tensor | None = None
     Entry (i, j) of a matrix w wide goes, with the sign s_i t_j, to number (i w + j) mod `size`. With a prime `size` no
     row and no column of the matrix lies on a few numbers only. An inner product of two unit matrices is off by about
     1 / sqrt(size). `places`: which rows of a matrix of that `height` are given, the others being 0.
+
+    Args:
+        rows: `(rows, width)`; the whole matrix, or its rows at `places`.
+        key: fixes the signs; equal for the same parameter of every pair, so that sketches can be compared.
+        size: the most numbers that are kept.
+        places: which rows of the matrix are given, the others being 0; None if all are.
+        height: rows of the whole matrix, beside `places`.
     """
     height = len(rows) if height is None else height
     width = rows.shape[1]

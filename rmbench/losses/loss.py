@@ -88,6 +88,7 @@ class PairLoss:
         if not self.needs_global_batch:
             mu = None if self.mu is None else batch.output.margin.new_tensor(self.mu)
             return Statistics(mu=mu)
+        # Sums over processes, in the order below: every process has to form all of them, even without pairs of its own.
         batch = batch.float32()
         output, over = batch.output, GlobalBatch(batch.output, total)
         parts = {name: r.part for name, (_, r) in self.regularizers.items() if r.part is not None}
@@ -119,6 +120,7 @@ class PairLoss:
         denominator, weight = self._weight(batch, statistics)
         rating = self._rating(batch, chosen)
         coordinate = self.pairwise.coordinate(chosen, rejected)
+        # The weight carries no gradient, or the loss could fall by pushing embeddings apart instead of rewards.
         loss = weight * self.pairwise.value(coordinate.x, rating, self.config)
         with torch.no_grad():
             slope = weight * self.pairwise.slope(coordinate.x, rating, self.config)
@@ -144,6 +146,7 @@ class PairLoss:
             mean_denominator: the global batch's mean of what the weights divide by.
             statistics: what the step used; weights with a state need it.
         """
+        # Only now, so that all micro-batches of a step, and a step that is repeated, divide by the same mean.
         beta = self.config.distance.beta
         self.mu = mean_denominator if self.mu is None else beta * self.mu + (1 - beta) * mean_denominator
         if self.weight is not None and statistics is not None:
@@ -168,6 +171,7 @@ class PairLoss:
         with torch.no_grad():
             denominator = self.weight.denominator(batch, statistics.of_weight)
             assert statistics.mu is not None
+            # Limited, divided by the mean weight, limited again: max_weight holds for what a pair really gets.
             weight = pair_weight(denominator, statistics.mu, frame)
             if statistics.mean_weight is not None:
                 weight = limited(weight / statistics.mean_weight, frame)

@@ -92,6 +92,12 @@ def deepspeed_config(strategy: Strategy, precision: Precision, max_grad_norm: fl
 def wrapped(accelerator: Accelerator, strategy: Strategy, model: nn.Module, optimizer: object) -> tuple[Any, Any]:
     """Model and optimizer as the strategy needs them; a model that is sharded already is taken as it is.
 
+    Args:
+        accelerator: of the run.
+        strategy: how several devices share the model.
+        model: on its device.
+        optimizer: of the model's trained parameters.
+
     Raises:
         RuntimeError: Accelerate made something else of the model than was asked for.
     """

@@ -66,6 +66,13 @@ def estimate(
     """The memory of a step of AdamW; `pairs`, a few, go through the model once to see what it keeps for a token.
 
     What is not in it: the libraries themselves (about 0.5 GB on CUDA), and what the backward pass holds for a moment.
+
+    Args:
+        model: on its device.
+        layout: how pairs become inputs.
+        pairs: a few, of all lengths.
+        strategy: decides what is sharded.
+        devices: among how many.
     """
     weights = sum(tensor.nbytes for tensor in {*model.parameters(), *model.buffers()})
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
@@ -93,11 +100,11 @@ def _kept_per_token(model: RewardModel, layout: Layout, pairs: Sequence[TokenGro
         return tensor
 
     device = next(model.parameters()).device
-    rows = layout.inputs(pairs).to(device)
+    inputs = layout.inputs(pairs).to(device)
     was_training = model.training
     model.train()
     with torch.random.fork_rng(enabled=device.type == "cpu"), torch.autograd.graph.saved_tensors_hooks(pack, _same):
-        output = run_inputs(model, rows)  # alive until all is counted, so that no address is used twice
+        output = run_inputs(model, inputs)  # alive until all is counted, so that no address is used twice
     model.train(was_training)
     del output
     return sum(kept.values()) / max(1, sum(layout.cost(pair) for pair in pairs))

@@ -29,7 +29,7 @@ SCALED_LOGITS = ("logits_scaling", "logit_scale")  # MiniCPM3, Cohere
 
 
 class WithLikelihood:
-    """A layout whose rows also say which tokens the likelihood of each response is made of.
+    """A layout whose inputs also name the tokens that the likelihood of each response is made of.
 
     A response's first own token is predicted at the last common one; without a common token it is not counted.
     """
@@ -43,28 +43,28 @@ class WithLikelihood:
 
     def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
         """The layout's, with `predicting`, `predicted` and `own_tokens`."""
-        rows = self.layout.inputs(groups)
+        inputs = self.layout.inputs(groups)
         predicting: list[int] = []
         predicted: list[int] = []
         own_tokens: list[int] = []
-        ends = iter(rows.pooled_positions.tolist())
+        ends = iter(inputs.pooled_positions.tolist())
         for group in groups:
             last_common = None
             for ids in group.sequences:
                 own, end = len(ids) - group.prefix, next(ends)
-                if last_common is None or rows.packing is None:  # packed rows hold the common tokens once
+                if last_common is None or inputs.packing is None:  # packed rows hold the common tokens once
                     last_common = end - own
                 at = range(end - own + 1, end + 1)
                 skipped = int(group.prefix == 0)
                 predicting += [last_common, *at[:-1]][skipped : len(at)]
                 predicted += at[skipped:]
                 own_tokens.append(len(at[skipped:]))
-        packing = None if rows.packing is None else replace(rows.packing, reads_only=False)
+        packing = None if inputs.packing is None else replace(inputs.packing, reads_only=False)
         return replace(
-            rows,
+            inputs,
             packing=packing,
             predicting=torch.tensor(predicting, dtype=torch.long),
-            predicted=rows.input_ids.flatten()[torch.tensor(predicted, dtype=torch.long)],
+            predicted=inputs.input_ids.flatten()[torch.tensor(predicted, dtype=torch.long)],
             own_tokens=tuple(own_tokens),
         )
 
@@ -81,20 +81,20 @@ class LanguageHead:
     def __init__(self, weight: Tensor, bias: Tensor | None = None, cap: float | None = None) -> None:
         self.weight, self.bias, self.cap = weight, bias, cap
 
-    def log_probs(self, states: Tensor, rows: BatchInputs) -> Tensor:
+    def log_probs(self, states: Tensor, inputs: BatchInputs) -> Tensor:
         """Log-probability of each response, summed over its own tokens, `(responses,)`, float32 or wider.
 
         Args:
             states: after the last norm, `(tokens, hidden)`.
-            rows: of a layout `WithLikelihood`.
+            inputs: of a layout `WithLikelihood`.
         """
-        assert rows.predicting is not None
-        assert rows.predicted is not None
+        assert inputs.predicting is not None
+        assert inputs.predicted is not None
         self.weight = self.weight.to(states.device)
         self.bias = None if self.bias is None else self.bias.to(states.device)
-        chunks = zip(rows.predicting.split(CHUNK_TOKENS), rows.predicted.split(CHUNK_TOKENS), strict=True)
+        chunks = zip(inputs.predicting.split(CHUNK_TOKENS), inputs.predicted.split(CHUNK_TOKENS), strict=True)
         each = [checkpoint(self._of_tokens, states[at], ids, use_reentrant=False) for at, ids in chunks]
-        return torch.stack([own.sum() for own in torch.cat(each).split(rows.own_tokens)])
+        return torch.stack([own.sum() for own in torch.cat(each).split(inputs.own_tokens)])
 
     def _of_tokens(self, states: Tensor, ids: Tensor) -> Tensor:
         logits = linear(states.to(self.weight.dtype), self.weight, self.bias)

@@ -166,9 +166,9 @@ class Shared:
         )
 
 
-def run_inputs(model: Model, rows: BatchInputs) -> PairOutput:
+def run_inputs(model: Model, inputs: BatchInputs) -> PairOutput:
     """One forward pass over both sides of every pair."""
-    rewards, embeddings, kl, log_probs = Readings(*model(rows))
+    rewards, embeddings, kl, log_probs = Readings(*model(inputs))
     of_pairs = None if kl is None else kl[::2] + kl[1::2]
     likelihoods = () if log_probs is None else (log_probs[::2], log_probs[1::2])
     return PairOutput(rewards[::2], rewards[1::2], embeddings[::2], embeddings[1::2], of_pairs, *likelihoods)
@@ -180,6 +180,12 @@ def token_batches(
     """Indices of groups in batches that compute at most `budget_tokens` tokens (or hold one group).
 
     Longest first, so that a batch that does not fit into memory fails at the start, and alike lengths stand together.
+
+    Args:
+        groups: any order; a batch holds groups of like length.
+        layout: what a batch costs.
+        budget_tokens: computed tokens of a batch.
+        max_groups: of a batch, if any.
     """
     batches: list[list[int]] = []
     total = longest = 0

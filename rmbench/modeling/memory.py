@@ -58,6 +58,12 @@ def out_of_memory(error: Exception) -> bool:
 def halved(budget_tokens: int, tokens: int, pairs: int, remedy: str) -> int:
     """The next budget to try after a forward pass with `tokens` of `pairs` ran out of memory.
 
+    Args:
+        budget_tokens: of the pass that failed.
+        tokens: that it computed.
+        pairs: that it held.
+        remedy: for the message where nothing smaller can be tried.
+
     Raises:
         UserError: it held one pair already, so that no smaller budget would help.
     """

@@ -60,7 +60,7 @@ class RewardModel(nn.Module):
 
     @property
     def pad_id(self) -> int:
-        """The id that fills up rows; masked, so it never changes a reward."""
+        """The id that pads rows; masked, so it never changes a reward."""
         return int(self.network.config.get_text_config().pad_token_id)
 
     @property

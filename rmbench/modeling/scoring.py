@@ -114,6 +114,12 @@ def score_items(
     Batches follow only from all items and the budget, so an item's score is the same, to the last bit, whether or not
     an earlier attempt was interrupted. `keep` is called with each batch's scores as soon as they are known.
 
+    Args:
+        passes: model, layout, device and budget.
+        items: all of them, those in `done` included.
+        done: indices whose scores are known.
+        keep: called with each batch's scores as soon as they are known.
+
     Raises:
         UserError: a single item does not fit into memory.
     """

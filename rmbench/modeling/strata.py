@@ -40,6 +40,13 @@ def stratified(
 
     `Dataset.strata` then says whose embeddings they were, where the strata part, and how many pairs each gave.
 
+    Args:
+        dataset: with all training pairs.
+        config: `strata`, and the length policy of their token ids.
+        backbone: whose embeddings are taken, unless `strata.embeddings` names another.
+        gpu: attention and tokens of a forward pass.
+        accelerator: device, precision, processes.
+
     Raises:
         UserError: a stratum holds fewer pairs than are asked of it, or the embeddings cannot be had.
     """
@@ -112,7 +119,9 @@ def _distances(
     model, tokenizer = new_reward_model(backbone, gpu.attention, config.strata.seed)
     context = resolve_max_length(None, tokenizer, model.network.config, "dataset.max_length")
     max_length = min(config.max_length or context, context)
-    rules = TokenRules(max_length, config.length_policy, True, config.on_bad_row is OnBadRow.drop)
+    rules = TokenRules(
+        max_length, config.length_policy, drop_identical=True, drop_refused=config.on_bad_row is OnBadRow.drop
+    )
     tokens, counts = tokenized(pairs, tokenizer, rules, data_cache(config), name="pairs to be grouped by distance")
     device = accelerator.device
     model.to(device)

@@ -30,14 +30,14 @@ class Run:
 
     folder: Path
     state: str  # finished, failed, unfinished
-    words: dict[str, str]  # the overrides it was started with
+    overrides: dict[str, str]  # the overrides it was started with
     tables: dict[str, Numbers] = field(default_factory=dict)  # table -> column -> value
     reason: str = ""
 
     @property
     def seed(self) -> str:
         """The run's seed; 0 is the default."""
-        return self.words.get("seed", "0")
+        return self.overrides.get("seed", "0")
 
     @property
     def online(self) -> dict[str, str]:
@@ -60,15 +60,15 @@ class Summary:
 
 @dataclass
 class Group:
-    """The runs that differ only in the seed; `words` are the overrides that distinguish it from other groups."""
+    """The runs that differ only in the seed; `overrides` are those that distinguish it from other groups."""
 
-    words: dict[str, str]
+    overrides: dict[str, str]
     runs: list[Run]
 
     @property
     def label(self) -> str:
         """The overrides as they were typed."""
-        return ", ".join(f"{key}={value}" for key, value in self.words.items()) or "defaults"
+        return ", ".join(f"{key}={value}" for key, value in self.overrides.items()) or "defaults"
 
     def summary(self, table: str, column: str) -> Summary | None:
         """Over the finished runs, one for each seed; None if none of them has this number."""
@@ -147,31 +147,31 @@ def read_run(folder: Path) -> Run:
 
 def group_runs(found: Sequence[Run]) -> list[Group]:
     """Runs grouped by the overrides in which they differ, but for the seed, in the order in which they were found."""
-    compared = compared_words(found)
+    compared = compared_overrides(found)
     groups: dict[tuple[tuple[str, str], ...], Group] = {}
     for run in _known(found):
-        words = {key: run.words[key] for key in compared if key in run.words}
-        groups.setdefault(tuple(words.items()), Group(words, [])).runs.append(run)
+        overrides = {key: run.overrides[key] for key in compared if key in run.overrides}
+        groups.setdefault(tuple(overrides.items()), Group(overrides, [])).runs.append(run)
     return list(groups.values())
 
 
-def compared_words(found: Sequence[Run]) -> list[str]:
+def compared_overrides(found: Sequence[Run]) -> list[str]:
     """Override keys whose values are not the same in all runs."""
     known = _known(found)
-    keys = dict.fromkeys(key for run in known for key in run.words if key not in NOT_COMPARED)
-    return [key for key in keys if len({run.words.get(key) for run in known}) > 1]
+    keys = dict.fromkeys(key for run in known for key in run.overrides if key not in NOT_COMPARED)
+    return [key for key in keys if len({run.overrides.get(key) for run in known}) > 1]
 
 
 def shared_words(found: Sequence[Run]) -> dict[str, str]:
     """Override keys whose values are the same in all runs."""
     known = _known(found)
-    first = known[0].words if known else {}
-    return {k: v for k, v in first.items() if k not in NOT_COMPARED and all(r.words.get(k) == v for r in known)}
+    first = known[0].overrides if known else {}
+    return {k: v for k, v in first.items() if k not in NOT_COMPARED and all(r.overrides.get(k) == v for r in known)}
 
 
 def _known(found: Sequence[Run]) -> list[Run]:
     """All but unfinished ones without recorded overrides."""
-    return [run for run in found if run.words or run.state == "finished"]
+    return [run for run in found if run.overrides or run.state == "finished"]
 
 
 def table_names(found: Sequence[Run]) -> list[str]:

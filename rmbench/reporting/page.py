@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from rmbench.files import Json, read_json
-from rmbench.reporting.collect import Group, Run, columns, compared_words, provenance, shared_words, table_names
+from rmbench.reporting.collect import Group, Run, columns, compared_overrides, provenance, shared_words, table_names
 from rmbench.reporting.paper import HEADER, HOW_PUBLISHED, beside_published
 from rmbench.reporting.plots import figures
 from rmbench.reporting.text import HOW_VERDICTS
@@ -39,7 +39,7 @@ def as_html(
         beside_header=HEADER,
         how_published=HOW_PUBLISHED,
         figures=[{"svg": Markup(svg), "caption": caption} for svg, caption in figures(groups, verdicts)],
-        runs=[_run(run, compared_words(found)) for run in found],
+        runs=[_run(run, compared_overrides(found)) for run in found],
         shared=shared_words(found),
         missing=[run for run in found if run.state != "finished"],
         provenance=provenance(found),
@@ -47,7 +47,7 @@ def as_html(
 
 
 def _title(groups: Sequence[Group]) -> str:
-    keys = list(dict.fromkeys(key for group in groups for key in group.words))
+    keys = list(dict.fromkeys(key for group in groups for key in group.overrides))
     return f"{len(groups)} settings of {', '.join(keys)}" if keys else "Runs of one setting"
 
 
@@ -79,7 +79,7 @@ def _run(run: Run, compared: Sequence[str]) -> Json:
         "name": run.folder.name,
         "state": run.state,
         "seed": run.seed,
-        "words": {key: run.words[key] for key in compared if key in run.words},
+        "overrides": {key: run.overrides[key] for key in compared if key in run.overrides},
         "tables": run.tables,
         "reason": run.reason,
         "online": run.online.get("url"),

@@ -16,14 +16,14 @@ def best_of(groups: Sequence[Group], key: str) -> tuple[list[Group], list[str]]:
     Raises:
         UserError: no group has the key.
     """
-    if not any(key in group.words for group in groups):
-        known = sorted({word for group in groups for word in group.words})
+    if not any(key in group.overrides for group in groups):
+        known = sorted({word for group in groups for word in group.overrides})
         raise UserError(
             f"--select {key}: the runs do not differ in it; they differ in {', '.join(known) or 'nothing'}."
         )
     candidates: dict[tuple[tuple[str, str], ...], list[Group]] = {}
     for group in groups:
-        rest = tuple((name, value) for name, value in group.words.items() if name != key)
+        rest = tuple((name, value) for name, value in group.overrides.items() if name != key)
         candidates.setdefault(rest, []).append(group)
     chosen, notes = [], []
     for others, tried in candidates.items():
@@ -31,7 +31,7 @@ def best_of(groups: Sequence[Group], key: str) -> tuple[list[Group], list[str]]:
         seeds, _, best = max(measured, key=lambda of: of[:2]) if measured else (0, 0.0, tried[0])
         kept = Group(dict(others), best.runs)
         chosen.append(kept)
-        value = best.words.get(key, "the default")
+        value = best.overrides.get(key, "the default")
         notes.append(f"{kept.label}: {key}={value} of {len(tried)}, best on held-out pairs, {seeds} seeds")
     notes.append("Held-out pairs made these choices, so their numbers are a little too good; a benchmark's are not.")
     return chosen, notes

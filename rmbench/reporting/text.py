@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from rmbench.reporting.collect import Group, Run, columns, compared_words, provenance, shared_words, table_names
+from rmbench.reporting.collect import Group, Run, columns, compared_overrides, provenance, shared_words, table_names
 from rmbench.reporting.paper import HEADER, HOW_PUBLISHED, beside_published
 from rmbench.reporting.verdicts import Verdict, headlines
 
 
 def as_csv(found: Sequence[Run]) -> str:
     """One line per run: folder, state, seed, what is compared, every number."""
-    compared = compared_words(found)
+    compared = compared_overrides(found)
     cells = [(table, column) for table in table_names(found) for column in columns(found, table)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -26,7 +26,7 @@ def as_csv(found: Sequence[Run]) -> str:
         numbers = [run.tables.get(t, {}).get(c) for t, c in cells]
         shown = ["" if n is None else repr(n) for n in numbers]
         writer.writerow(
-            [run.folder.name, run.state, run.seed, *(run.words.get(k, "") for k in compared), *shown, run.reason]
+            [run.folder.name, run.state, run.seed, *(run.overrides.get(k, "") for k in compared), *shown, run.reason]
         )
     return text.getvalue()
 
@@ -34,7 +34,14 @@ def as_csv(found: Sequence[Run]) -> str:
 def as_markdown(
     found: Sequence[Run], groups: Sequence[Group], verdicts: Sequence[Verdict] = (), left_out: Sequence[str] = ()
 ) -> str:
-    """Verdicts, tables and what a reader who was not there needs to know."""
+    """Verdicts, tables and what a reader who was not there needs to know.
+
+    Args:
+        found: all runs.
+        groups: those that are compared.
+        verdicts: on each group against the baseline.
+        left_out: why others have none.
+    """
     finished = [run for run in found if run.state == "finished"]
     lines = [
         "# Report",

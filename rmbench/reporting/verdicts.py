@@ -141,34 +141,34 @@ def default_baseline(groups: Sequence[Group]) -> dict[str, str]:
     """Plain BT where losses or weightings are compared and it is among them, else the first group's overrides."""
     plain: dict[str, str] = {}
     for key, value in (("loss", "bt"), ("loss.weighting", "none")):
-        values = [group.words.get(key) for group in groups]
+        values = [group.overrides.get(key) for group in groups]
         if value in values:
             plain[key] = value
         elif None in values and len({*values}) > 1:  # it is the default
             plain[key] = ""
     if plain:
         return plain
-    first = next((group.words for group in groups), {})
+    first = next((group.overrides for group in groups), {})
     return dict([*first.items()][:1])
 
 
 def _baseline_of(group: Group, groups: Sequence[Group], baseline: Mapping[str, str]) -> Group | None:
     if not baseline:
         return None
-    wanted = {**group.words, **baseline}
+    wanted = {**group.overrides, **baseline}
     wanted = {key: value for key, value in wanted.items() if value}
-    return _with_words(groups, wanted) or _with_words(groups, _of_plain_bt(wanted))
+    return _with_overrides(groups, wanted) or _with_overrides(groups, _of_plain_bt(wanted))
 
 
-def _with_words(groups: Sequence[Group], words: Mapping[str, str]) -> Group | None:
-    return next((group for group in groups if group.words == words), None)
+def _with_overrides(groups: Sequence[Group], overrides: Mapping[str, str]) -> Group | None:
+    return next((group for group in groups if group.overrides == overrides), None)
 
 
-def _of_plain_bt(words: dict[str, str]) -> dict[str, str]:
+def _of_plain_bt(overrides: dict[str, str]) -> dict[str, str]:
     """Plain BT's overrides without the keys of other losses' parts, which its runs leave out; others as they are."""
-    parts = [value for key, value in words.items() if key.startswith("loss.") and not of_loss_part(key)]
-    plain = words.get("loss") == "bt" and all(value == "none" for value in parts)
-    return {key: value for key, value in words.items() if not (plain and of_loss_part(key))}
+    parts = [value for key, value in overrides.items() if key.startswith("loss.") and not of_loss_part(key)]
+    plain = overrides.get("loss") == "bt" and all(value == "none" for value in parts)
+    return {key: value for key, value in overrides.items() if not (plain and of_loss_part(key))}
 
 
 def _benchmarks(group: Group) -> list[str]:
@@ -246,7 +246,7 @@ def _compared(
 
 def _short(group: Group, baseline: Mapping[str, str]) -> str:
     """The overrides without the key that is compared: `loss=normbt` -> `normbt`."""
-    shown = [value if key in baseline else f"{key}={value}" for key, value in group.words.items()]
+    shown = [value if key in baseline else f"{key}={value}" for key, value in group.overrides.items()]
     return ", ".join(shown) or "defaults"
 
 
