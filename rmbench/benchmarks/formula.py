@@ -47,6 +47,11 @@ def strict_wins(row: ScoreRow) -> float:
     return float(not row.nan and min(row.right) > max(row.wrong))
 
 
+def nothing_further(rows: Sequence[ScoreRow]) -> dict[str, Any]:
+    """Nothing: every number of the benchmark is a mean."""
+    return {}
+
+
 def subset_observations(rows: Sequence[ScoreRow], credit: Callable[[ScoreRow], float]) -> list[Observation]:
     """Each row's credit in the cell of its subset."""
     return [Observation(row.subset, row.source, credit(row)) for row in rows]
@@ -86,6 +91,7 @@ def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, inte
         "intervals": known,
         **counts(benchmark, rows),
         **margins(rows),
+        **benchmark.further(rows),
     }
 
 

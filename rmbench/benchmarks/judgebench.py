@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rmbench.benchmarks.formula import Formula, strict_wins
+from rmbench.benchmarks.formula import Formula, nothing_further, strict_wins
 from rmbench.benchmarks.rows import assistant, id_text, load_items, placed_rows, user
 from rmbench.benchmarks.scores import ScoreRow
 from rmbench.config import BenchmarkConfig
@@ -82,3 +82,6 @@ def formula(cells: dict[str, int]) -> Formula:
     sections = {section: by_size(members) if members else {} for section, members in inside.items()}
     one_game = {f"{name}: one game": weight for name, weight in by_size(sources).items()}
     return Formula(sections, by_size(sources), {"one_game": one_game})
+
+
+further = nothing_further

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rmbench.benchmarks.formula import Formula, strict_wins, subset_observations
+from rmbench.benchmarks.formula import Formula, nothing_further, strict_wins, subset_observations
 from rmbench.benchmarks.rows import load_pair_items, placed_rows
 from rmbench.benchmarks.scores import ScoreRow
 from rmbench.config import BenchmarkConfig
@@ -47,3 +47,6 @@ def observations(rows: Sequence[ScoreRow]) -> list[Observation]:
 def formula(cells: dict[str, int]) -> Formula:
     """Every subset is its own section; the score is the accuracy over all rows."""
     return Formula({name: {name: 1.0} for name in cells}, by_size(cells))
+
+
+further = nothing_further

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-from rmbench.benchmarks import judgebench, pairs, rewardbench, rewardbench2, rm_bench, synthetic
+from rmbench.benchmarks import (
+    judgebench,
+    pairs,
+    ppe_correctness,
+    ppe_preference,
+    rewardbench,
+    rewardbench2,
+    rm_bench,
+    rmb,
+    synthetic,
+)
 from rmbench.benchmarks.formula import Formula
 from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreRow
 from rmbench.config import BenchmarkConfig
@@ -33,6 +43,9 @@ class Benchmark(Protocol):
     def formula(self, cells: dict[str, int]) -> Formula:
         """The weights of every number, given how many observations each cell has."""
 
+    def further(self, rows: Sequence[ScoreRow]) -> dict[str, Any]:
+        """What is no mean, such as counts and curves, by its key in results.json; empty for most."""
+
 
 BENCHMARKS: dict[str, Benchmark] = {
     "synthetic": synthetic,
@@ -40,6 +53,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "rewardbench2": rewardbench2,
     "rm_bench": rm_bench,
     "judgebench": judgebench,
+    "rmb": rmb,
+    "ppe_preference": ppe_preference,
+    "ppe_correctness": ppe_correctness,
     "pairs": pairs,
 }
 

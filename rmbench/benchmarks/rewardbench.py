@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from rmbench.benchmarks.formula import Formula, strict_wins, subset_observations
+from rmbench.benchmarks.formula import Formula, nothing_further, strict_wins, subset_observations
 from rmbench.benchmarks.rows import load_pair_items, placed_rows
 from rmbench.benchmarks.scores import ScoreRow
 from rmbench.config import BenchmarkConfig
@@ -132,3 +132,6 @@ def section_weights(cells: dict[str, int], weights: dict[str, int]) -> Weights:
     """The weighted mean over the subsets that there are; nothing without any."""
     present = {subset: weight for subset, weight in weights.items() if subset in cells}
     return {subset: weight / sum(present.values()) for subset, weight in present.items()}
+
+
+further = nothing_further

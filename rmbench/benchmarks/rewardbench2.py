@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from rmbench.benchmarks.formula import Formula, strict_wins
+from rmbench.benchmarks.formula import Formula, nothing_further, strict_wins
 from rmbench.benchmarks.rows import assistants, id_text, load_items, placed_rows, user
 from rmbench.benchmarks.scores import ScoreRow
 from rmbench.config import BenchmarkConfig
@@ -126,3 +126,6 @@ def formula(cells: dict[str, int]) -> Formula:
     sections[TIES] = dict(TIES_WEIGHTS) if complete else {}
     parts = {f"ties_parts/{name.removeprefix('Ties: ')}": {name: 1.0} for name in TIES_WEIGHTS} if complete else {}
     return Formula(sections, mean_of(sections.values()), parts)
+
+
+further = nothing_further

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rmbench.benchmarks.formula import Formula
+from rmbench.benchmarks.formula import Formula, nothing_further
 from rmbench.benchmarks.rows import assistants, id_text, load_items, placed_rows, user
 from rmbench.benchmarks.scores import ScoreRow
 from rmbench.config import BenchmarkConfig
@@ -121,3 +121,6 @@ def formula(cells: dict[str, int]) -> Formula:
         **{f"styles/{STYLES[i]} over {STYLES[j]}": weights for (i, j), weights in over_domains.items()},
     }
     return Formula(sections, mean_of(sections.values()), others)
+
+
+further = nothing_further

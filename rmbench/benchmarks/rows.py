@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from rmbench.config import BenchmarkConfig
 from rmbench.data.dataset import hub_rows, load_pairs
 from rmbench.data.items import Item
 from rmbench.data.messages import BadRow, Message, Row, check_text
-from rmbench.data.rowfiles import Placed, read_rows
+from rmbench.data.rowfiles import Placed, kind_of, read_rows
 from rmbench.errors import UserError
 
 
@@ -38,6 +38,27 @@ def placed_rows(config: BenchmarkConfig, hub_id: str, split: str, needs: tuple[s
             f" the file has {', '.join(there)}."
         )
     return name, [first, *rows]
+
+
+def files_below(path: str | Path) -> list[Path]:
+    """The file itself, or every file of rows below a folder, in order of their names.
+
+    Raises:
+        UserError: there is none in the folder.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.is_file() and kind_of(file))
+    if not found:
+        raise UserError(f"{path}: no file of rows in this folder (.jsonl, .json, .csv, .parquet).")
+    return found
+
+
+def file_rows(files: Iterable[Path]) -> Iterator[Placed]:
+    """The rows of all files, one after another."""
+    for file in files:
+        yield from read_rows(file)
 
 
 def load_pair_items(name: str, rows: Iterable[Placed]) -> list[Item]:
@@ -112,3 +133,34 @@ def assistants(texts: Any, column: str) -> list[list[Message]]:
     if not isinstance(texts, list) or not texts:
         raise BadRow("wrong_type", f"{column} is {texts!r:.40}; a list of texts was expected")
     return [assistant(text, f"{column}[{i}]") for i, text in enumerate(texts)]
+
+
+def conversation(messages: Any, column: str) -> list[Message]:
+    """A prompt of any number of turns, as roles and texts alone; a text may be empty.
+
+    Raises:
+        BadRow: it is no list of messages that ends with the user's.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise BadRow("wrong_type", f"{column} is {messages!r:.40}; a list of messages was expected")
+    kept: list[Message] = []
+    for i, message in enumerate(messages):
+        role, content = (message.get(key) if isinstance(message, dict) else None for key in ("role", "content"))
+        if role not in ("system", "user", "assistant") or not isinstance(content, str):
+            raise BadRow(
+                "wrong_type", f"{column}[{i}] is {message!r:.40}; a message with role and content was expected"
+            )
+        check_text(content, f"{column}[{i}]")
+        kept.append({"role": role, "content": content})
+    if kept[-1]["role"] != "user":
+        raise BadRow("wrong_type", f"{column} ends with a turn of the {kept[-1]['role']}, not of the user")
+    return kept
+
+
+def one_turn(text: Any, column: str) -> list[Message]:
+    """A prompt of one turn, which may be empty.
+
+    Raises:
+        BadRow: it is no text.
+    """
+    return conversation([{"role": "user", "content": text}], column)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rmbench.benchmarks.formula import Formula, strict_wins, subset_observations
+from rmbench.benchmarks.formula import Formula, nothing_further, strict_wins, subset_observations
 from rmbench.benchmarks.scores import ScoreRow
 from rmbench.config import BenchmarkConfig, DatasetConfig, SyntheticConfig
 from rmbench.data.dataset import load_dataset
@@ -40,3 +40,6 @@ def formula(cells: dict[str, int]) -> Formula:
     """The plain mean of the sections."""
     sections: dict[str, Weights] = {name: {name: 1.0} for name in cells}
     return Formula(sections, mean_of(sections.values()))
+
+
+further = nothing_further

@@ -27,7 +27,17 @@ PUBLISHED = (
     "preference_700k", "nectar", "shp",
 )  # fmt: skip
 DATASETS = ("synthetic", "local", "mix", *PUBLISHED)
-BENCHMARKS = ("synthetic", "rewardbench", "rewardbench2", "rm_bench", "judgebench", "pairs")
+BENCHMARKS = (
+    "synthetic",
+    "rewardbench",
+    "rewardbench2",
+    "rm_bench",
+    "judgebench",
+    "rmb",
+    "ppe_preference",
+    "ppe_correctness",
+    "pairs",
+)
 # transformers takes the id of a kernel on the Hub as well
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 
