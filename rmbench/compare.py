@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def compare(first: str, second: str, benchmark: str | None = None, out: Path | N
             f"No benchmark that both were scored on: {first} has {', '.join(of_first)},"
             f" {second} has {', '.join(of_second)}."
         )
-    compared = {name: compare_scores(of_first[name], of_second[name]) for name in names}
+    compared = corrected({name: compare_scores(of_first[name], of_second[name]) for name in names})
     for name, result in compared.items():
         show(name, first, second, result)
     if out is not None:
@@ -70,7 +70,8 @@ def find_scores(place: str, asked: str | None) -> dict[str, Scored]:
     folder = path if path.is_dir() else path.parent
     own = path if path.is_file() and path.name != "results.json" else folder / "scores.jsonl"
     found = {}
-    for file in [own] if own.is_file() else sorted(folder.glob("eval/*/scores.jsonl")):
+    below = [*folder.glob("eval/*/scores.jsonl"), *folder.glob("*/scores.jsonl")]  # of a run, and of a suite
+    for file in [own] if own.is_file() else sorted(below):
         results = read_json(file.parent / "results.json") or {}
         name = results.get("benchmark", HELD_OUT_FOLDER if file.parent.name == HELD_OUT_FOLDER else asked)
         if name is None:
@@ -84,8 +85,25 @@ def find_scores(place: str, asked: str | None) -> dict[str, Scored]:
     return found
 
 
-def compare_scores(first: Scored, second: Scored) -> dict[str, Any]:
-    """Every number of both, the difference second - first with its paired interval, and exact tests by subset.
+@dataclass(frozen=True)
+class Compared:
+    """Two sides on one benchmark, before p-values are corrected for being many.
+
+    Args:
+        n: items.
+        numbers: of each number its value on both sides, and what is known of the difference.
+        tests: the exact test of all items and of each subset.
+        clusters: independent outcomes of each of these.
+    """
+
+    n: int
+    numbers: dict[str, tuple[float, float, Spread]]
+    tests: dict[str, Discordant]
+    clusters: dict[str, int]
+
+
+def compare_scores(first: Scored, second: Scored) -> Compared:
+    """Every number of both, the difference second - first, and exact tests by subset.
 
     Raises:
         UserError: the items are not the same, or of other subsets, or all scores of a side are NaN.
@@ -108,20 +126,54 @@ def compare_scores(first: Scored, second: Scored) -> dict[str, Any]:
     numbers = {name: weights for name, weights in formula.numbers(subsets).items() if weights}
     if not all(formula.sections.values()):  # a section is absent
         numbers = {name: weights for name, weights in numbers.items() if name not in formula.whole}
-    means = [cell_means(side) for side in observed]
-    spreads = {name: spread(changes, weights) for name, weights in numbers.items()}
-    corrected = holm({name: found.p_value for name, found in spreads.items() if _shown(name, spreads)})
+    a, b = (cell_means(side) for side in observed)
+    return Compared(
+        len(ids),
+        {name: (estimate(a, w), estimate(b, w), spread(changes, w)) for name, w in numbers.items()},
+        *tests(benchmark, *rows),
+    )
+
+
+def corrected(compared: Mapping[str, Compared]) -> dict[str, dict[str, Any]]:
+    """By benchmark all numbers and tests as JSON; Holm's correction is over all benchmarks together.
+
+    The numbers that are shown are one family, the subsets' exact tests are another.
+    """
+    of_numbers = holm(
+        {
+            (name, number): found.p_value
+            for name, one in compared.items()
+            for number, (_, _, found) in one.numbers.items()
+            if _shown(number, one.numbers)
+        }
+    )
+    of_tests = holm(
+        {
+            (name, group): test.p_value
+            for name, one in compared.items()
+            for group, test in one.tests.items()
+            if group != "all"
+        }
+    )
     return {
-        "n": len(ids),
-        "numbers": {
-            name: {
-                "first": estimate(means[0], weights),
-                "second": estimate(means[1], weights),
-                **_difference(spreads[name], corrected.get(name)),
-            }
-            for name, weights in numbers.items()
-        },
-        "tests": tests(benchmark, *rows),
+        name: {
+            "n": one.n,
+            "numbers": {
+                number: {"first": a, "second": b, **_difference(found, of_numbers.get((name, number)))}
+                for number, (a, b, found) in one.numbers.items()
+            },
+            "tests": {
+                group: {
+                    "clusters": one.clusters[group],
+                    "first_better": test.first,
+                    "second_better": test.second,
+                    "p_value": test.p_value,
+                    "p_holm": of_tests.get((name, group)),
+                }
+                for group, test in one.tests.items()
+            },
+        }
+        for name, one in compared.items()
     }
 
 
@@ -166,27 +218,18 @@ def _describes(row: ScoreRow) -> tuple[Any, ...]:
     return row.subset, row.correct, len(row.scores), row.characters, row.label
 
 
-def tests(benchmark: Benchmark, first: Sequence[ScoreRow], second: Sequence[ScoreRow]) -> dict[str, dict[str, Any]]:
-    """Exact McNemar over all items and by subset, clusters as one outcome; Holm's correction over the subsets."""
+def tests(
+    benchmark: Benchmark, first: Sequence[ScoreRow], second: Sequence[ScoreRow]
+) -> tuple[dict[str, Discordant], dict[str, int]]:
+    """Exact McNemar over all items and by subset, clusters as one outcome; and how many clusters each has."""
     groups: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for a, b in zip(first, second, strict=True):
         for group in ("all", f"subset {a.subset}"):
             groups[group][a.source].append((benchmark.credit(a), benchmark.credit(b)))
-    tested: dict[str, Discordant] = {}
-    for group, clusters in groups.items():
-        outcomes = {name: _mean(pairs) for name, pairs in clusters.items()}
-        tested[group] = mcnemar(outcomes)
-    corrected = holm({group: test.p_value for group, test in tested.items() if group != "all"})
-    return {
-        group: {
-            "clusters": len(groups[group]),
-            "first_better": test.first,
-            "second_better": test.second,
-            "p_value": test.p_value,
-            "p_holm": corrected.get(group),
-        }
-        for group, test in tested.items()
+    tested = {
+        group: mcnemar({name: _mean(pairs) for name, pairs in clusters.items()}) for group, clusters in groups.items()
     }
+    return tested, {group: len(clusters) for group, clusters in groups.items()}
 
 
 def _mean(pairs: list[tuple[float, float]]) -> tuple[float, float]:

@@ -11,16 +11,17 @@ from typing import Any
 from rich.table import Table
 
 from rmbench import runs
-from rmbench.benchmarks import rewardbench_files
+from rmbench.benchmarks import rewardbench_files, suite
 from rmbench.benchmarks.formula import results as form_results
 from rmbench.benchmarks.registry import find
-from rmbench.benchmarks.run import Scorer, prepare_benchmark, run_benchmark
-from rmbench.benchmarks.scores import read_scores
+from rmbench.benchmarks.run import Prepared, Scorer, prepare_benchmark, run_benchmark
+from rmbench.benchmarks.scores import name_of_checkpoint, read_scores
+from rmbench.benchmarks.suite_table import MEAN, Number, SuiteTable
 from rmbench.config import BenchmarkConfig, Compat, EvalConfig
 from rmbench.console import console
 from rmbench.data import hub
 from rmbench.errors import UserError
-from rmbench.files import read_json, write_json
+from rmbench.files import read_json, write_json, write_text
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.lora import ADAPTER_CONFIG
@@ -37,13 +38,26 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     """
     if config.scores is not None:
         return from_scores(config, Path(config.scores).expanduser())
+    if config.benchmark.name == "suite":
+        return evaluate_suite(config)
     # what is scored, on what
     checkpoint = find_checkpoint(config.checkpoint)
     benchmark = resolve_auto(config.benchmark, checkpoint)
     folder = Path(config.run_dir) if config.run_dir else default_folder(checkpoint, benchmark.name)
     items = find(benchmark.name).load(benchmark)
 
-    # the model
+    # the model, its scores, and what follows from them
+    scorer, tokenizer = _scorer(config, checkpoint)
+    prepared = prepare_benchmark(benchmark, items, tokenizer, scorer.model, config.compat is Compat.rewardbench)
+    results = _scored(prepared, scorer, folder, checkpoint)
+    if scorer.accelerator.is_main_process:
+        console().print(results_table(results))
+        console().print(f"written to {folder}", soft_wrap=True)
+    return results
+
+
+def _scorer(config: EvalConfig, checkpoint: str) -> tuple[Scorer, Any]:
+    """The model where it scores, and its tokenizer."""
     accelerator = make_accelerator(config.gpu)
     model, tokenizer = load_reward_model(
         checkpoint, config.revision, config.trust_remote_code, config.gpu.attention, config.bits
@@ -51,18 +65,82 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     model.to(accelerator.device)
     if config.gpu.compile:
         compile_backbone(model)
+    return Scorer(model, accelerator, config.gpu.eval_tokens, config.layout), tokenizer
 
-    # its scores, and what follows from them
-    compat = config.compat is Compat.rewardbench
-    prepared = prepare_benchmark(benchmark, items, tokenizer, model, compat)
-    scorer = Scorer(model, accelerator, config.gpu.eval_tokens, config.layout)
+
+def _scored(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: str) -> dict[str, Any]:
+    """results.json of one benchmark, with the files for RewardBench's tools beside it."""
     results = run_benchmark(prepared, scorer, folder, checkpoint)
-    if accelerator.is_main_process and benchmark.name in rewardbench_files.WRITERS:
+    if scorer.accelerator.is_main_process and prepared.benchmark.name in rewardbench_files.WRITERS:
         rewardbench_files.write(folder / "rewardbench", checkpoint, prepared, read_scores(folder / "scores.jsonl"))
-    if accelerator.is_main_process:
-        console().print(results_table(results))
-        console().print(f"written to {folder}", soft_wrap=True)
     return results
+
+
+def evaluate_suite(config: EvalConfig) -> dict[str, Any]:
+    """Score a checkpoint on several benchmarks, each into a folder as alone, and write one table of all.
+
+    Raises:
+        UserError: none of them can be read, there is no such checkpoint, or a folder holds another model's scores.
+    """
+    checkpoint = find_checkpoint(config.checkpoint)
+    found = suite.members(config.benchmark)  # read before the model: what is missing is said at once
+    scorer, tokenizer = _scorer(config, checkpoint)
+    folders = {
+        name: Path(config.run_dir) / name if config.run_dir else default_folder(checkpoint, name)
+        for name in found.configs
+    }
+    results: dict[str, Any] = {}
+    for name in list(found.items):
+        items = found.items.pop(name)
+        try:
+            prepared = prepare_benchmark(
+                found.configs[name], items, tokenizer, scorer.model, config.compat is Compat.rewardbench
+            )
+        except UserError as error:  # the chat template refuses a conversation
+            found.missing[name] = str(error)
+            logger.warning("%s is left out. %s", name, error)
+            continue
+        results[name] = _scored(prepared, scorer, folders[name], checkpoint)
+        logger.info("%s: score %s", name, results[name]["score"])
+    if not results:
+        raise UserError("\n".join(["No benchmark of the suite could be scored.", *found.missing.values()]))
+    if scorer.accelerator.is_main_process:
+        _write_suite(config, checkpoint, results, found.missing, folders)
+    return results
+
+
+def _write_suite(
+    config: EvalConfig, checkpoint: str, results: dict[str, Any], missing: dict[str, str], folders: dict[str, Path]
+) -> None:
+    """suite.json, .md, .csv and .tex, and the table in the terminal."""
+    numbers = {
+        name: Number(None, reason=missing[name])
+        if name in missing
+        else Number(
+            results[name]["score"],
+            results[name]["intervals"].get("score"),
+            results[name]["n"],
+            results[name]["ties"],
+            results[name]["reason"] or "",
+        )
+        for name in folders
+    }
+    if all(number.score is not None for number in numbers.values()):
+        scored = {name: read_scores(folder / "scores.jsonl") for name, folder in folders.items()}
+        numbers[MEAN] = Number(*suite.mean_score(scored))
+    folder = Path(config.run_dir) if config.run_dir else default_folder(checkpoint, "suite")
+    table = SuiteTable(name_of_checkpoint(checkpoint), numbers)
+    write_json(
+        folder / "suite.json",
+        {"checkpoint": checkpoint, "numbers": {name: dataclasses.asdict(n) for name, n in numbers.items()}},
+    )
+    for kind, text in (("md", table.markdown()), ("csv", table.csv()), ("tex", table.latex())):
+        write_text(folder / f"suite.{kind}", text)
+    for shown in table.terminal():
+        console().print(shown)
+    for name, reason in missing.items():
+        console().print(f"{name} is missing: {reason}", markup=False, soft_wrap=True)
+    console().print(f"written to {folder}", soft_wrap=True)
 
 
 def from_scores(config: EvalConfig, path: Path) -> dict[str, Any]:
@@ -148,8 +226,9 @@ def results_table(results: dict[str, Any]) -> Table:
 
     for name, accuracy in results["sections"].items():
         add(name, f"sections/{name}", accuracy)
-    for name, accuracy in results.get("difficulty", {}).items():
-        add(name, f"difficulty/{name}", accuracy)
+    for key in ("difficulty", "groups", "macro", "auc", "best_of_k"):
+        for name, accuracy in results.get(key, {}).items():
+            add(name if key == "difficulty" else f"{key.replace('_', ' ')}: {name}", f"{key}/{name}", accuracy)
     table.add_section()
     if results["score"] is None:
         table.add_row(f"score: none, {results['reason']}", "", "")

@@ -43,13 +43,12 @@ def best_of_k(questions: Sequence[Answers], orders: Iterable[Sequence[int]] | No
     if len(sizes) != 1:
         return None
     n = sizes.pop()
-    if orders is None:
-        draw = np.random.default_rng(0)
-        orders = [draw.permutation(n) for _ in range(ORDERS)]
+    draw = np.random.default_rng(0)
+    drawn = [draw.permutation(n) for _ in range(ORDERS)] if orders is None else [np.array(order) for order in orders]
     scores = np.array([question.scores for question in questions], dtype=float)
     scores = np.where(np.isnan(scores), -np.inf, scores)
     truth = np.array([question.truth for question in questions], dtype=float)
-    found = [_curve(scores[:, order], truth[:, order]) for order in map(np.asarray, orders)]
+    found = [_curve(scores[:, order], truth[:, order]) for order in drawn]
     curve, oracle = (np.array(part) for part in zip(*found, strict=True))
     return BestOfK(
         max=float(curve.max(axis=1).mean()),

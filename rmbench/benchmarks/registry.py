@@ -68,6 +68,8 @@ def find(name: str) -> Benchmark:
     """
     if name in BENCHMARKS:
         return BENCHMARKS[name]
+    if name == "suite":
+        raise UserError("benchmark=suite is several benchmarks: rmbench eval scores them. Choose one here.")
     near = difflib.get_close_matches(name, BENCHMARKS, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise UserError(f"benchmark.name={name}: no such benchmark.{hint} There are: {', '.join(BENCHMARKS)}.")

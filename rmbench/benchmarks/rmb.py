@@ -1,8 +1,9 @@
 """RMB (arXiv 2410.09893): pairs and best-of-N lists in 49 categories; score = mean of four sections.
 
-Sections are the helpful and the harmless pairs and lists. A pair is won, and a list too, if its one best response stands strictly above every other. A section is the share of its
-rows that are won; `macro/...` and `macro_score` take the plain mean over the files of a section instead. Lists hold
-three to seven responses, and the pairs of one prompt serve several of them: all rows of one prompt are one cluster.
+Sections are the helpful and the harmless pairs and lists. A pair is won, and a list too, if its one best response
+stands strictly above every other. A section is the share of its rows that are won; `macro/...` and `macro_score` take
+the plain mean over the files of a section instead. Lists hold three to seven responses, and the pairs of one prompt
+serve several of them: all rows of one prompt are one cluster.
 Pairs of equal texts and empty messages, of which the set has some, are kept.
 """
 

@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from accelerate import Accelerator
 
 from rmbench import runs
 from rmbench.benchmarks.formula import results as form_results
+from rmbench.benchmarks.memory import ScoreMemory
 from rmbench.benchmarks.registry import find
 from rmbench.benchmarks.scores import ScoreLog, ScoreRow
 from rmbench.config import BenchmarkConfig, LayoutName
@@ -48,6 +49,7 @@ class Scorer:
         eval_tokens: of a forward pass; None is what suits the device.
         layout: as the config asks for it.
         store: the embeddings of a frozen backbone, so that the runs of a sweep compute a benchmark's once.
+        memory: scores of benchmarks before this one.
     """
 
     model: RewardModel
@@ -55,6 +57,7 @@ class Scorer:
     eval_tokens: int | None = None
     layout: LayoutName = LayoutName.auto
     store: FeatureStore | None = None
+    memory: ScoreMemory = field(default_factory=ScoreMemory)
 
 
 @dataclass
@@ -159,9 +162,13 @@ def scored(
     made_by = [provenance[name] for name in ("model", "config", "attention", "layout", "precision", "compat")]
     keys = [_digest([made_by, row.id, row.sequences]) for row in items]
     known = {r.key: ItemScores(list(r.scores), list(r.distances)) for r in log.known()}
-    done = {i for i, key in enumerate(keys) if key in known}
+    shared = scorer.memory.recalled(items, layout.name)
+    left = [i for i in range(len(items)) if i not in shared]
+    done = {place for place, i in enumerate(left) if keys[i] in known}
     if done:
         logger.info("%d of %d items are scored already", len(done), len(items))
+    if shared:
+        logger.info("%d of %d items are those of benchmarks before this one", len(shared), len(items))
     accelerator.wait_for_everyone()  # every process has read what there was
 
     difference = None
@@ -173,10 +180,13 @@ def scored(
 
     def keep(batch: dict[int, ItemScores]) -> None:
         """A batch's rows go to the disk at once."""
-        log.append([score_row(items[i], scores, keys[i]) for i, scores in batch.items()])
+        log.append([score_row(items[left[place]], scores, keys[left[place]]) for place, scores in batch.items()])
 
-    new = score_items(model, items, layout, accelerator.device, scorer.eval_tokens, done, keep)
-    rows = [score_row(items[i], new.get(i) or known[key], key) for i, key in enumerate(keys)]
+    to_score = [items[i] for i in left]
+    new = score_items(model, to_score, layout, accelerator.device, scorer.eval_tokens, done, keep)
+    found = shared | {i: new.get(place) or known[keys[i]] for place, i in enumerate(left)}
+    scorer.memory.keep(((items[i], scores) for i, scores in found.items()), layout.name)
+    rows = [score_row(row, found[i], keys[i]) for i, row in enumerate(items)]
     if accelerator.is_main_process:
         log.finish(rows)
     return rows, difference

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rmbench.commands.catalog import did_you_mean
 from rmbench.config import BenchmarkConfig, DatasetConfig, LossConfig
-from rmbench.config.names import DATASETS, NAMES
+from rmbench.config.names import BENCHMARKS, DATASETS, NAMES
 from rmbench.errors import UserError
 from rmbench.knobs import Checked
 
@@ -57,6 +57,10 @@ def _check_dataset(config: DatasetConfig) -> None:
 
 
 def _check_benchmark(config: BenchmarkConfig) -> None:
+    for key, names in (("benchmark.names", config.names), ("benchmark.paths", config.paths)):
+        for name in names:
+            if name not in BENCHMARKS:
+                raise UserError(_no_name(key, name, BENCHMARKS))
     from_hub = config.name == "judgebench" and config.path is None
     if from_hub and config.split is not None and config.split not in JUDGEBENCH_SPLITS:
         raise UserError(_no_name("benchmark.split", config.split, JUDGEBENCH_SPLITS))

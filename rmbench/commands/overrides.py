@@ -24,7 +24,11 @@ from rmbench.config.names import RENAMED
 from rmbench.errors import UserError
 
 NOT_INHERITED = {"from", "run_dir", "sweep_dir", "sweep", "training.resume", "hub.push"}
-MAPPINGS = ("dataset.mix", "dataset.columns")  # whose keys are the user's own; Hydra adds those under ++ alone
+MAPPINGS = (
+    "dataset.mix",
+    "dataset.columns",
+    "benchmark.paths",
+)  # whose keys are the user's own; Hydra adds those under ++ alone
 QUOTES = "A value with special characters needs quotes of its own: '{key}=\"...\"'."
 
 
@@ -39,12 +43,19 @@ def read(words: list[str], command: str, multirun: bool) -> list[Override]:
     Raises:
         UserError: the first word that is wrong, with the nearest right one.
     """
-    overrides = [_read_word(word, command, multirun) for word in words]
+    overrides = [_read_word(word, command, multirun) for typed in words for word in _suite(typed)]
     for override in overrides:
         _check_key(override, command)
         _check_option(override, command)
         _check_place(override, multirun)
     return overrides
+
+
+def _suite(word: str) -> list[str]:
+    """`benchmark=[a,b]` is the suite of these; every other word stays as it is."""
+    key, _, value = word.partition("=")
+    listed = key == "benchmark" and value.startswith("[") and "," in value
+    return ["benchmark=suite", f"benchmark.names={value}"] if listed else [word]
 
 
 def quoted(text: str) -> str:

@@ -38,6 +38,7 @@ BENCHMARKS = (
     "ppe_correctness",
     "pairs",
 )
+SUITE = ("rewardbench", "rewardbench2", "ppe_preference", "ppe_correctness", "rmb", "rm_bench", "judgebench")
 # transformers takes the id of a kernel on the Hub as well
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 
@@ -45,7 +46,7 @@ NAMES = {
     "loss.pairwise": Names(PAIRWISE, ":", "package.module:function"),
     "loss.weighting": Names(WEIGHTING, ":", "package.module:Name"),
     "dataset.name": Names(DATASETS),
-    "benchmark.name": Names(("none", "auto", *BENCHMARKS)),
+    "benchmark.name": Names(("none", "auto", "suite", *BENCHMARKS)),
     "tracking.name": Names(("wandb", "none")),
     "gpu.attention": Names(ATTENTION, "/", "OWNER/KERNEL"),
 }

@@ -32,7 +32,11 @@ LOSS_PARTS = ("loss.pairwise", "loss.weighting", "loss.regularizer")  # every ot
 # a key, or with a dot at its end what keys begin with -> one of these has to hold
 READ_WHERE: dict[str, tuple[Where, ...]] = {
     "tracking.": (Where("tracking.name", ("wandb",)),),
-    "benchmark.": (Where("benchmark.name", ("auto", *BENCHMARKS)),),
+    "benchmark.": (Where("benchmark.name", ("auto", "suite", *BENCHMARKS)),),
+    "benchmark.names": (Where("benchmark.name", ("suite",)),),
+    "benchmark.paths": (Where("benchmark.name", ("suite",)),),
+    "benchmark.revision": (Where("benchmark.name", ("auto", *BENCHMARKS)),),
+    "benchmark.split": (Where("benchmark.name", ("auto", *BENCHMARKS)),),
     "benchmark.prior_sets": (Where("benchmark.name", ("auto", "rewardbench")),),
     "benchmark.group_by": (Where("benchmark.name", ("pairs",)),),
     "dataset.path": (Where("dataset.name", ("local", *PUBLISHED)),),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from omegaconf import MISSING
@@ -103,8 +103,21 @@ class BenchmarkConfig(Checked):
     """A fixed set of prompts and responses with a published way to form a score."""
 
     prefix: ClassVar[str] = "benchmark."
-    name: str = knob(MISSING, "none, auto, synthetic, rewardbench, rewardbench2, rm_bench, judgebench, pairs")
-    path: str | None = knob(None, "local file in the benchmark's own columns, instead of the Hub's")
+    name: str = knob(
+        MISSING,
+        "none, auto, synthetic, rewardbench, rewardbench2, rm_bench, judgebench, rmb, ppe_preference, ppe_correctness,"
+        " pairs, suite",
+    )
+    path: str | None = knob(
+        None,
+        "local file in the benchmark's own columns, instead of the Hub's; of rmb and ppe_* also their folder; of suite"
+        " a folder with an entry for each benchmark's name",
+    )
+    paths: dict[str, str] = field(
+        default_factory=dict,
+        metadata={"doc": "suite: benchmark -> file or folder, as {rewardbench: FILE, rmb: FOLDER}"},
+    )
+    names: list[str] = knob([], "suite: which benchmarks, as benchmark=[rewardbench,rmb]; empty is all seven")
     revision: str | None = knob(None, "branch, tag or commit on the Hub")
     split: str | None = knob(None, "split on the Hub, such as claude of JudgeBench; null is the benchmark's usual one")
     prior_sets: bool = knob(False, "rewardbench: fetch its four prior sets too (allenai/pref-test-sets)")
