@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
         about="Score a reward model on a benchmark.",
         examples={
             "rmbench eval checkpoint=RUN benchmark=rewardbench": "a run on RewardBench",
+            "rmbench eval checkpoint=HUB_ID benchmark=suite": "seven benchmarks, one table",
             "rmbench eval": "the newest run, the benchmark that fits it",
             "rmbench eval checkpoint=HUB_ID benchmark=pairs benchmark.path=pairs.jsonl": "any model on your own pairs",
         },
