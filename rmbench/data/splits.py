@@ -68,7 +68,7 @@ def files_of(asked: Asked) -> tuple[str, list[Path]] | None:
         if len(fitting) == 1:
             return fitting[0], splits[fitting[0]]
         if fitting:
-            raise UserError(f"{_shown(asked.path)} has the splits {', '.join(splits)}: choose one: {asked.key}=NAME.")
+            raise UserError(f"{_shown(asked.path)} has the splits {', '.join(splits)}: say which, {asked.key}=NAME.")
     return None
 
 
@@ -83,7 +83,7 @@ def training_files(asked: Asked) -> tuple[str, list[Path]]:
         return found
     splits = _splits(asked.path, asked.subset)
     if len(splits) > 1:
-        raise UserError(f"{_shown(asked.path)} has the splits {', '.join(splits)}: choose one: {asked.key}=NAME.")
+        raise UserError(f"{_shown(asked.path)} has the splits {', '.join(splits)}: say which, {asked.key}=NAME.")
     return next(iter(splits.items()))
 
 
@@ -194,7 +194,7 @@ def _stated_in_readme(folder: Path, subset: str | None) -> Splits | None:
     usual = next((name for name, one in named.items() if one.get("default")), "default")
     wanted = subset or (usual if usual in named or len(named) > 1 else next(iter(named)))
     if wanted not in named:
-        raise UserError(f"{folder} has the subsets {', '.join(named)}: choose one: dataset.subset=NAME.")
+        raise UserError(f"{folder} has the subsets {', '.join(named)}: say which, dataset.subset=NAME.")
     return _stated_files(folder, named[wanted]["data_files"])
 
 
