@@ -39,6 +39,7 @@ class Features:
 
     name = "features"
     pads = False
+    unread = None
 
     def __init__(self, places: dict[str, range], table: np.ndarray) -> None:
         self.table = table

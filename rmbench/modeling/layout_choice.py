@@ -15,6 +15,7 @@ from rmbench.modeling.attention import FLEX_BLOCK_TOKENS
 from rmbench.modeling.layout import BatchInputs, Layout, Padded, Shared
 from rmbench.modeling.memory import out_of_memory
 from rmbench.modeling.model import RewardModel
+from rmbench.modeling.reading import check_against_plain
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +32,23 @@ def choose_layout(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGr
     Raises:
         UserError: `layout=shared` was asked for and this backbone cannot do it, or four pairs do not fit into memory.
     """
+    layout = _choose(asked, model, pairs, device)
+    check_against_plain(model, layout, pairs_of_all_lengths(pairs, PAIRS_TRIED), device)
+    return layout
+
+
+def _choose(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGroup], device: torch.device) -> Layout:
+    padded = Padded(model.pad_id, model.unread_id)
     if asked is LayoutName.padded:
-        return Padded(model.pad_id)
-    shared = Shared(model.pad_id, FLEX_BLOCK_TOKENS if device.type == "cuda" else 1)
+        return padded
+    shared = Shared(model.pad_id, FLEX_BLOCK_TOKENS if device.type == "cuda" else 1, model.unread_id)
     reason = why_not_shared(model, shared, pairs, device)
     if reason is None:
         return shared
     if asked is LayoutName.shared:
         raise UserError(f"layout=shared: {reason}.\nlayout=auto takes the padded layout here.")
     logger.info("padded layout, a row for each response: %s", reason)
-    return Padded(model.pad_id)
+    return padded
 
 
 def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGroup], device: torch.device) -> str | None:
@@ -56,7 +64,7 @@ def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGrou
     few = pairs_of_all_lengths(pairs, PAIRS_TRIED)
     packed = shared.inputs(few).to(device)
     try:
-        expected = _embeddings(model, Padded(model.pad_id).inputs(few).to(device))
+        expected = _embeddings(model, Padded(model.pad_id, model.unread_id).inputs(few).to(device))
         _shorten_if_equal(model, packed, expected)
         difference = _difference(_embeddings(model, packed), expected)
     except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:

@@ -105,6 +105,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "max_length": max_length,
         "layout": layout.name,
+        "model": model.assumed,
         "estimated_memory": asdict(memory) | {"tokens": budget, "total": memory.total(budget)},
         "dataset": {
             "fingerprint": dataset.fingerprint,
