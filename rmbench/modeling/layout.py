@@ -74,8 +74,8 @@ class Layout(Protocol):
 
 
 @dataclass(frozen=True)
-class Shortened(TokenGroup):
-    """A group whose sequences end where their rewards are read; no later token has a part in a decoder's reward."""
+class TextGroup(TokenGroup):
+    """Token ids alone, without the pair or item that they come from."""
 
     id: str
     sequences: tuple[list[int], ...]
@@ -83,11 +83,14 @@ class Shortened(TokenGroup):
 
 
 def as_read(group: TokenGroup, unread: int | None) -> TokenGroup:
-    """The group without the ids `unread` that end its sequences; itself, where there are none. The first id stays."""
+    """The group without the ids `unread` that end its sequences; itself, where there are none. The first id stays.
+
+    A decoder's reward is read before them, and no later token has a part in it.
+    """
     if unread is None or all(ids[-1] != unread for ids in group.sequences):
         return group
     sequences = tuple(_without_end(ids, unread) for ids in group.sequences)
-    return Shortened(group.id, sequences, min(group.prefix, *map(len, sequences)))
+    return TextGroup(group.id, sequences, min(group.prefix, *map(len, sequences)))
 
 
 def _without_end(ids: list[int], unread: int) -> list[int]:

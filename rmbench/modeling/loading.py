@@ -63,7 +63,7 @@ def new_reward_model(config: BackboneConfig, attention: str | None, seed: int) -
         local = config.name_or_path and hub.local_path(config.name_or_path)
         base = str(local.absolute()) if local else config.name_or_path
         adapters = lora.add_adapters(network, config.lora, base, config.revision, seed)
-        lora.refuse_what_cannot_be_merged(adapters)
+        lora.refuse_what_cannot_be_used(adapters)
     model = RewardModel(network, adapters)
     model.assumed = weights.facts() | {"head": head} | how_it_reads(model, tokenizer, own_template)
     if config.name_or_path is not None:
@@ -185,7 +185,7 @@ def _load(source: Source, num_labels: int | None = None) -> tuple[Weights, Any]:
     lora.keep_unpacked(weights.network)
     if own_head is not None:
         heads.load_own_head(weights.network, own_head)
-        weights = replace(weights, new_head=False, head=f"kept: {own_head.kind.name} of {source.name}")
+        weights = replace(weights, new_head=False, head=f"kept: {own_head.kind.name}")
     refuse_unknown_tokens(source.name, tokenizer, weights.network)
     return weights, tokenizer
 
@@ -204,7 +204,7 @@ def _with_adapter(source: Source, adapter: lora.Adapter) -> tuple[Weights, Any]:
     if len(tokenizer) > network.get_input_embeddings().num_embeddings:
         network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     merged = lora.merged(network, adapter, _head_weight(network))
-    head = f"kept: {_head_weight(merged)} of the adapter {source.name}"
+    head = f"kept: {_head_weight(merged)} of the adapter"
     return replace(weights, network=merged, new_head=False, head=head), tokenizer
 
 

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from rmbench.config import LoraConfig
 from rmbench.errors import UserError
-from rmbench.modeling import heads
 
 ADAPTER_FOLDER = "adapter"  # inside an exported folder; beside config.json, transformers would apply it a second time
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PEFT_HEADS = {"score", "classifier"}  # peft puts no adapters there by itself
 NAME = "default"  # peft's name of a network's one adapter
 
 
@@ -46,16 +46,16 @@ def add_adapters(network: Any, config: LoraConfig, base: str | None, revision: s
     import peft
 
     names = "all-linear" if config.target_modules == ["all-linear"] else list(config.target_modules)
-    head = (heads.head_name(network) or "score").partition(".")[0]
-    _refuse_names(config.target_modules, network, head)
+    around = [name for name, m in network.named_children() if name != network.base_model_prefix and any(True for _ in m.parameters())]
+    _refuse_names(config.target_modules, network, around)
     settings = peft.LoraConfig(
         task_type=peft.TaskType.SEQ_CLS,  # the one that trains and saves the head; others leave it as it is
         r=config.r,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # a number of any kind
         lora_dropout=config.dropout,
         target_modules=names,
-        modules_to_save=[head],
-        exclude_modules=rf"(.*\.)?{head}(\..*)?",
+        modules_to_save=around,  # the head, and what some families have before it
+        exclude_modules=None if set(around) <= PEFT_HEADS else rf"(.*\.)?({'|'.join(around)})(\..*)?",
         base_model_name_or_path=base,
         revision=revision,
     )
@@ -80,14 +80,14 @@ def add_adapters(network: Any, config: LoraConfig, base: str | None, revision: s
     return adapted
 
 
-def _refuse_names(names: list[str], network: Any, head: str) -> None:
-    """Each of `target_modules` names a layer of the backbone, none the head.
+def _refuse_names(names: list[str], network: Any, around: list[str]) -> None:
+    """Each of `target_modules` names a layer of the backbone, none of the head's, which lie in `around`.
 
     Raises:
         UserError: one does not.
     """
     there = [name for name, _ in network.base_model.named_modules()]
-    in_head = {head, *(name for name, _ in network.get_submodule(head).named_modules())}
+    in_head = {n.rpartition(".")[2] for top in around for n, _ in network.get_submodule(top).named_modules(prefix=top)}
     for name in names if names != ["all-linear"] else ():
         if any(module == name or module.endswith(f".{name}") for module in there):
             continue
@@ -104,15 +104,24 @@ def _is_linear(module: Any) -> bool:
     return hasattr(module, "in_features")
 
 
-def refuse_what_cannot_be_merged(adapters: Any) -> None:
-    """Try on names alone what the export will do with the trained adapters.
+def refuse_what_cannot_be_used(adapters: Any) -> None:
+    """Run the adapted network on one token, and try on names alone what the export will do with it.
 
     Raises:
-        UserError: the merged weights would not be those of the plain network.
+        UserError: it does not run, or the merged weights would not be those of the plain network.
     """
     from peft.tuners.lora import LoraLayer
 
     network = adapters.get_base_model()
+    try:
+        with torch.no_grad():
+            end = network.config.get_text_config().eos_token_id  # some families read the reward at it
+            network(input_ids=torch.tensor([[end if isinstance(end, int) else 0]], device=network.device))
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"backbone.lora: {network.config.model_type} does not run with these adapters ({error}).\n"
+            "Name the layers that get adapters, such as backbone.lora.target_modules=[q_proj,v_proj]."
+        ) from error
     layers = {name: module for name, module in network.named_modules() if isinstance(module, LoraLayer)}
     named = {_plain_name(name) for name in network.state_dict() if not _left_out(name, _quantized(network))}
     named |= {_plain_name(f"{name}.weight") for name in _quantized(network)}
@@ -299,7 +308,10 @@ def merged(network: Any, adapter: Adapter, head: str) -> Any:
 
 @contextmanager
 def _quiet_peft() -> Iterator[None]:
-    """peft asks a network for a property by a name that transformers calls old."""
+    """peft asks a network for a property by a name that transformers calls old, and warns of ranks that it meant to
+    double for fused experts itself.
+    """
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield

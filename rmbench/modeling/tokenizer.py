@@ -100,6 +100,14 @@ def stated_pad_id(tokenizer: Any, config: Any) -> int | None:
     return tokenizer.pad_token_id if stated is None else stated
 
 
+def _adds_bos_alone(tokenizer: Any) -> bool:
+    """Texts get a BOS, and nothing at their end: then a template can write all that training sees, so that those who
+    render it and add nothing read the same ids. What encoders add at both ends is left to the tokenizer.
+    """
+    ids = tokenizer("a")["input_ids"]
+    return bool(len(ids) > 1 and ids[0] == tokenizer.bos_token_id and ids[-1] not in tokenizer.all_special_ids)
+
+
 def _rows(network: Any) -> int:
     return int(network.get_input_embeddings().num_embeddings)
 
@@ -110,8 +118,7 @@ def _mend_text(tokenizer: Any, pad_id: int | None = None) -> None:
     Plain transformers pools a decoder at the last id that is not the pad id; with pad = EOS that is one token early.
     """
     if tokenizer.chat_template is None:
-        writes_bos = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-        tokenizer.chat_template = ("{{ bos_token }}" if writes_bos else "") + DEFAULT_TEMPLATE
+        tokenizer.chat_template = ("{{ bos_token }}" if _adds_bos_alone(tokenizer) else "") + DEFAULT_TEMPLATE
         logger.info("the tokenizer brings no chat template; rmbench's own is used and saved with the checkpoint")
     tokenizer.padding_side = "right"
     if pad_id is not None:

@@ -70,11 +70,11 @@ def read_weights(name: str, arguments: dict[str, Any]) -> Weights:
     reshaped = {key: (stored, asked) for key, stored, asked in info["mismatched_keys"]}
     new = sorted({*info["missing_keys"], *reshaped})
     if head in reshaped:
-        said = f"replaced: {head} has {reshaped[head][0][0]} outputs in {name}"
+        said = f"replaced: {head} had {reshaped[head][0][0]} outputs"
     elif new:
-        said = f"new: {name} holds no {listed(new)}"
+        said = f"new: there is no {listed(new)}"
     else:
-        said = f"kept: {head} of {name}"
+        said = f"kept: {head}"
     not_read = tuple(sorted(info["unexpected_keys"]))
     return Weights(network, bool(new), said, wrapper, not_read)
 
