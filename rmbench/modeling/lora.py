@@ -312,6 +312,6 @@ def _quiet_peft() -> Iterator[None]:
     double for fused experts itself.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield
