@@ -167,7 +167,9 @@ def _made_with(facts: dict[str, Any]) -> dict[str, Any]:
     versions = facts.get("versions", {})
     shown = {name: versions.get(name) for name in ("torch", "transformers", "accelerate", "peft") if versions.get(name)}
     model = facts.get("model", {})
-    shown = {name: model[name] for name in ("head", "names", "pooling", "pad", "template", "bos") if name in model} | shown
+    shown = {
+        name: model[name] for name in ("head", "names", "pooling", "pad", "template", "bos") if name in model
+    } | shown
     keys = ("git_commit", "device", "processes", "precision", "layout", "parameters", "trained_parameters")
     return {name: facts[name] for name in keys if facts.get(name) is not None} | shown
 

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import write_jsonl
-from families import ALL, NO_CLASS, write_family
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from helpers.data import write_jsonl
+from helpers.families import ALL, NO_CLASS, write_family
 from rmbench.config import BackboneConfig, DatasetConfig, LoraConfig
 from rmbench.data.items import Item
 from rmbench.data.text import TokenItem, encode

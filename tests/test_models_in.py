@@ -5,10 +5,10 @@ import logging
 
 import pytest
 import torch
-from families import VOCABULARY, tokenizer, write_family
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
+from helpers.families import VOCABULARY, tokenizer, write_family
 from rmbench.config import BackboneConfig, LayoutName, LoraConfig
 from rmbench.data.items import Item
 from rmbench.data.text import TokenItem, encode
@@ -79,7 +79,7 @@ def test_left_over_and_reshaped_tensors_are_refused(tmp_path):
     for load in both(str(tmp_path)):
         with pytest.raises(UserError, match=r"1 tensors have no place .*q_norm"):
             load()
-    edited(reward_model(tmp_path), lambda name: None if "norm.weight" == name[-11:] and "model.norm" in name else name,
+    edited(reward_model(tmp_path), lambda name: None if name[-11:] == "norm.weight" and "model.norm" in name else name,
            {"model.norm.weight": torch.ones(16)})  # fmt: skip
     for load in both(str(tmp_path)):
         with pytest.raises(UserError, match=r"model\.norm\.weight is \[16\] instead of \[32\]"):
@@ -225,7 +225,7 @@ def test_merged_adapters_give_the_rewards_of_the_adapted_model(tmp_path, family)
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     groups = items(own)
     with torch.no_grad():
         expected = model.eval()(Padded(model.pad_id).inputs(groups)).rewards

@@ -211,7 +211,9 @@ def claim(folder: Path, provenance: dict[str, Any], accelerator: Accelerator) ->
     stored = read_json(folder / "provenance.json")
     accelerator.wait_for_everyone()  # every process has seen the folder as it was
     if stored is not None:
-        changed = [key for key in provenance if key not in ("checkpoint", "assumed") and stored.get(key) != provenance[key]]
+        changed = [
+            key for key in provenance if key not in ("checkpoint", "assumed") and stored.get(key) != provenance[key]
+        ]
         if changed:
             listed = ", ".join(f"{key}: {stored.get(key)} -> {provenance[key]}" for key in changed)
             raise UserError(f"{folder} holds other scores ({listed}).\nChoose another run_dir, or remove the folder.")

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmbench.config import BackboneConfig, HeadKind
+from rmbench.config import BackboneConfig
 from rmbench.data import hub
 from rmbench.errors import UserError
 from rmbench.files import write_text
 from rmbench.modeling import heads, lora
 from rmbench.modeling.model import RewardModel, head_of
-from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 from rmbench.modeling.reading import how_it_reads, refuse_unknown_tokens, tell
+from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 from rmbench.modeling.tokenizer import mend_tokenizer, refuse_without_class, stated_pad_id
 from rmbench.modeling.usage import NOTE, usage
 from rmbench.modeling.weights import Weights, head_rows, quiet_loading, read_weights, value_head
@@ -133,7 +133,9 @@ def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path, whole: d
     tokenizer.padding_side = "right"
     tokenizer.save_pretrained(folder)
     if not isinstance(model.whole_head, heads.RewardHead):
-        write_text(folder / NOTE, f"# How to score with this folder\n\n{usage(tokenizer).markdown('PATH/TO/checkpoint')}")
+        write_text(
+            folder / NOTE, f"# How to score with this folder\n\n{usage(tokenizer).markdown('PATH/TO/checkpoint')}"
+        )
 
 
 def _place_head(network: Any, config: BackboneConfig, weights: Weights, seed: int) -> str:

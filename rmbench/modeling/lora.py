@@ -46,7 +46,11 @@ def add_adapters(network: Any, config: LoraConfig, base: str | None, revision: s
     import peft
 
     names = "all-linear" if config.target_modules == ["all-linear"] else list(config.target_modules)
-    around = [name for name, m in network.named_children() if name != network.base_model_prefix and any(True for _ in m.parameters())]
+    around = [
+        name
+        for name, m in network.named_children()
+        if name != network.base_model_prefix and any(True for _ in m.parameters())
+    ]
     _refuse_names(config.target_modules, network, around)
     settings = peft.LoraConfig(
         task_type=peft.TaskType.SEQ_CLS,  # the one that trains and saves the head; others leave it as it is

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jinja2
+
 from rmbench.data.text import encode
 
 NOTE = "SCORING.md"
@@ -34,10 +36,10 @@ reward = scored[0]["score"]
 {trl}
 
 ```bash
-# servers get the same text; the sigmoid is switched off
+# servers get the same text; vLLM follows problem_type, and puts no sigmoid on the reward either
 vllm serve {place} --runner pooling
 curl localhost:8000/classify -H "Content-Type: application/json" \\
-    -d '{{"model": "{place}", "input": "TEXT", "use_activation": false}}'
+    -d '{{"model": "{place}", "input": "TEXT"}}'
 text-embeddings-router --model-id {place} --port 8080  # takes encoders alone
 curl localhost:8080/predict -H "Content-Type: application/json" -d '{{"inputs": "TEXT", "raw_scores": true}}'
 ```
@@ -71,9 +73,12 @@ class Usage:
 
 
 def usage(tokenizer: Any) -> Usage:
-    """Found by trying both calls on a short conversation."""
+    """Found by trying both calls on a short conversation; the usual ones where the template refuses it."""
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    (seen,) = encode([messages], tokenizer)
+    try:
+        (seen,) = encode([messages], tokenizer)
+    except jinja2.TemplateError:
+        return Usage()
     alone = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
     text = tokenizer.apply_chat_template(messages, tokenize=False)
     bos = tokenizer.bos_token
