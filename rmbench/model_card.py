@@ -14,40 +14,24 @@ from rmbench import __version__, runs
 from rmbench.config import HeadKind, TrainConfig
 from rmbench.data import hub
 from rmbench.data.protocols import Tokenizer
-from rmbench.data.text import encode
 from rmbench.errors import UserError
 from rmbench.files import Json, read_json, write_text
 from rmbench.losses import Description, PairLoss
+from rmbench.modeling.usage import Usage, usage
 
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
 CONFIDENCE = 0.95
+PLAIN = Usage()  # the template says all
 SHOWN = ("backbone", "loss", "dataset", "training", "seed")  # parts of the config; the others say where and how it ran
 
 LOADING = """## Loading
 
-In transformers:
-
-```python
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{place}")
-model = AutoModelForSequenceClassification.from_pretrained("{place}")
-messages = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
-{encoding}
-reward = model(**inputs).logits[0, 0]
-```
-
-{trl} In RewardBench: `rewardbench --model="{place}"`. In rmbench:
+{usage}
+In RewardBench: `rewardbench --model="{place}"`. In rmbench:
 `rmbench eval checkpoint={place} benchmark=rewardbench`.
 """
-BY_TEMPLATE = """inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)"""
-BY_TEXT = """text = tokenizer.apply_chat_template(messages, tokenize=False)
-inputs = tokenizer(text, return_tensors="pt")  # adds special tokens that the template does not write"""
-TRL = """In TRL: `GRPOTrainer(reward_funcs="{place}", ...)`."""
-TRL_BY_TEXT = """TRL's `GRPOTrainer` leaves out the special tokens that this tokenizer adds by itself ([CLS], a BOS), so
-give it a function around these lines, not the folder."""
 
 OWN_LOADING = """## Loading
 
@@ -66,20 +50,13 @@ model, tokenizer = load_reward_model("{place}")
 def write_card(folder: Path, config: TrainConfig, metrics: Json, tokenizer: Tokenizer) -> None:
     """`folder`/checkpoint/README.md from the run in `folder`: data, loss, settings, results with intervals, loading."""
     facts = read_json(folder / "environment.json") or {}
-    write_text(folder / "checkpoint" / CARD, card(config, facts, metrics, template_says_all(tokenizer)))
+    write_text(folder / "checkpoint" / CARD, card(config, facts, metrics, usage(tokenizer)))
 
 
-def template_says_all(tokenizer: Tokenizer) -> bool:
-    """Whether the template writes every special token that training saw, or the tokenizer adds some to its text."""
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    alone = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
-    return bool(list(alone) == encode([messages], tokenizer)[0])
-
-
-def card(config: TrainConfig, facts: Json, metrics: Json, by_template: bool = True) -> str:
+def card(config: TrainConfig, facts: Json, metrics: Json, calls: Usage = PLAIN) -> str:
     """The card's text: YAML for the Hub, then Markdown. Values of users are shown, never interpreted.
 
-    `by_template`: the ids of `apply_chat_template` are those of training.
+    `calls`: those that give the ids of training.
     """
     place, loss = config.hub.push or "PATH/TO/checkpoint", PairLoss(config.loss).describe()
     base = config.backbone.name_or_path
@@ -99,8 +76,7 @@ def card(config: TrainConfig, facts: Json, metrics: Json, by_template: bool = Tr
         (LOADING if plain else OWN_LOADING).format(
             place=_plain(place),
             head=config.backbone.head.name,
-            encoding=BY_TEMPLATE if by_template else BY_TEXT,
-            trl=TRL.format(place=_plain(place)) if by_template else TRL_BY_TEXT,
+            usage=calls.markdown(_plain(place)),
         ),
         "## Loss\n",
         _table(_loss(loss)),
@@ -200,6 +176,10 @@ def _settings(config: TrainConfig) -> str:
 def _made_with(facts: Json) -> Json:
     versions = facts.get("versions", {})
     shown = {name: versions.get(name) for name in ("torch", "transformers", "accelerate", "peft") if versions.get(name)}
+    model = facts.get("model", {})
+    shown = {
+        name: model[name] for name in ("head", "names", "pooling", "pad", "template", "bos") if name in model
+    } | shown
     keys = ("git_commit", "device", "processes", "precision", "layout", "parameters", "trained_parameters")
     return {name: facts[name] for name in keys if facts.get(name) is not None} | shown
 

@@ -116,6 +116,7 @@ def run_benchmark(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: 
         "max_length": prepared.max_length,
         "precision": precision_name(accelerator),
         "compat": "rewardbench" if compat else "none",
+        "assumed": model.assumed,
     }
     with runs.locked(folder) if accelerator.is_main_process else nullcontext():
         provenance = claim(folder, provenance, accelerator)
@@ -189,7 +190,7 @@ def scored(
     passes = ForwardPasses(model, layout, accelerator.device, scorer.eval_tokens)
     difference = None
     if layout.name != "features":
-        single = layout if prepared.compat else Padded(model.pad_id)
+        single = layout if prepared.compat else Padded(model.pad_id, model.unread_id)
         difference, size = batch_difference(passes, items, single)
         level = logging.INFO if difference <= ROUNDING[provenance["precision"]] * max(size, 1.0) else logging.WARNING
         logger.log(level, "self-check: scores of texts by themselves and in a batch differ by at most %.1g", difference)
@@ -242,7 +243,9 @@ def claim(folder: Path, provenance: Json, accelerator: Accelerator) -> Json:
     stored = read_json(folder / "provenance.json")
     accelerator.wait_for_everyone()  # every process has seen the folder as it was
     if stored is not None:
-        changed = [key for key in provenance if key != "checkpoint" and stored.get(key) != provenance[key]]
+        changed = [
+            key for key in provenance if key not in ("checkpoint", "assumed") and stored.get(key) != provenance[key]
+        ]
         if changed:
             listed = ", ".join(f"{key}: {stored.get(key)} -> {provenance[key]}" for key in changed)
             raise UserError(f"{folder} holds other scores ({listed}).\nChoose another run_dir, or remove the folder.")

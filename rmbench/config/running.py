@@ -69,7 +69,9 @@ class GpuConfig(Checked):
     )
     count: int | None = knob(None, "processes, one per device; null is one for each GPU of this machine", low=1)
     precision: Precision = knob(Precision.auto, "autocast precision; weights, head and loss stay float32")
-    attention: str = knob("sdpa", "attention implementation of transformers: sdpa, eager, flash_attention_2")
+    attention: str | None = knob(
+        None, "attention implementation: sdpa, eager, flash_attention_2; null is what transformers picks for the model"
+    )
     eval_tokens: int | None = knob(
         None,
         "tokens per forward pass in evaluation; null is what suits the device; halved when memory runs out",

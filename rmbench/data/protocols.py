@@ -45,6 +45,9 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: list[int]) -> Any:
         """Ids as text (`list[str]` for several lists, says the type of transformers)."""
 
+    def convert_ids_to_tokens(self, ids: int) -> Any:
+        """The token of an id."""
+
     def get_vocab(self) -> dict[str, int]:
         """Token -> id."""
 

@@ -43,6 +43,7 @@ class Features:
 
     name = "features"
     pads = False
+    unread: int | None = None
 
     def __init__(self, places: dict[str, range], table: np.ndarray, entry: Entry) -> None:
         self.table, self._entry = table, entry

@@ -21,7 +21,7 @@ from rmbench.config import BackboneConfig
 from rmbench.data import hub
 from rmbench.data.text import TokenGroup
 from rmbench.errors import UserError
-from rmbench.modeling.layout import BatchInputs, Layout
+from rmbench.modeling.layout import BatchInputs, Layout, as_read
 from rmbench.modeling.model import RewardModel
 
 CHUNK_TOKENS = 512  # logits of so many are in memory at a time; the backward pass computes them again
@@ -35,7 +35,7 @@ class WithLikelihood:
     """
 
     def __init__(self, layout: Layout) -> None:
-        self.layout, self.name, self.pads = layout, layout.name, layout.pads
+        self.layout, self.name, self.pads, self.unread = layout, layout.name, layout.pads, layout.unread
 
     def cost(self, group: TokenGroup) -> int:
         """As without the likelihood."""
@@ -43,6 +43,7 @@ class WithLikelihood:
 
     def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
         """The layout's, with `predicting`, `predicted` and `own_tokens`."""
+        groups = [as_read(group, self.unread) for group in groups]
         inputs = self.layout.inputs(groups)
         predicting: list[int] = []
         predicted: list[int] = []

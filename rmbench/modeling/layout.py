@@ -63,6 +63,7 @@ class Layout(Protocol):
 
     name: str
     pads: bool  # every sequence of a batch costs as much as its longest
+    unread: int | None  # a reward is read before ids of this kind that end a text
 
     def cost(self, group: TokenGroup) -> int:
         """Tokens that a forward pass over only this group computes."""
@@ -73,14 +74,44 @@ class Layout(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class TextGroup(TokenGroup):
+    """Token ids alone, without the pair or item that they come from."""
+
+    id: str
+    sequences: tuple[list[int], ...]
+    prefix: int
+
+
+def as_read(group: TokenGroup, unread: int | None) -> TokenGroup:
+    """The group without the ids `unread` that end its sequences; itself, where there are none. The first id stays.
+
+    A decoder's reward is read before them, and no later token has a part in it.
+    """
+    if unread is None or all(ids[-1] != unread for ids in group.sequences):
+        return group
+    sequences = tuple(_without_end(ids, unread) for ids in group.sequences)
+    return TextGroup(group.id, sequences, min(group.prefix, *map(len, sequences)))
+
+
+def _without_end(ids: list[int], unread: int) -> list[int]:
+    end = len(ids)
+    while end and ids[end - 1] == unread:
+        end -= 1
+    return ids[: end or 1]
+
+
 class Padded:
-    """A row for each response, padded on the right: a pooled position never depends on the pad id. Any backbone."""
+    """A row for each response, padded on the right with `pad_id`, masked. Any backbone.
+
+    A decoder's reward is read at the last token that is not `unread`.
+    """
 
     name = "padded"
     pads = True
 
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
+    def __init__(self, pad_id: int, unread: int | None = None) -> None:
+        self.pad_id, self.unread = pad_id, unread
 
     def cost(self, group: TokenGroup) -> int:
         """Rows of the longest sequence's length."""
@@ -88,6 +119,7 @@ class Padded:
 
     def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
         """`(responses, longest)`."""
+        groups = [as_read(group, self.unread) for group in groups]
         sequences = [ids for group in groups for ids in group.sequences]
         lengths = torch.tensor([len(ids) for ids in sequences])
         longest = int(lengths.max())
@@ -112,7 +144,7 @@ class AsRewardBench(Padded):
 
     def __init__(self, pad_id: int, bos_id: int | None, unread: int | None) -> None:
         super().__init__(pad_id)
-        self.bos_id, self.unread = bos_id, unread
+        self.bos_id, self.ends = bos_id, unread
 
     def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
         """`(responses, longest)`."""
@@ -121,7 +153,7 @@ class AsRewardBench(Padded):
         assert mask is not None
         if self.bos_id is not None and ids.shape[1] > 1:
             mask[:, 0] &= ~(ids[:, :2] == self.bos_id).all(dim=1)
-        read = torch.where((ids != self.unread) & (ids != self.pad_id), torch.arange(ids.shape[1]), 0).amax(dim=1)
+        read = torch.where((ids != self.ends) & (ids != self.pad_id), torch.arange(ids.shape[1]), 0).amax(dim=1)
         return replace(rows, attention_mask=mask, pooled_positions=torch.arange(len(ids)) * ids.shape[1] + read)
 
 
@@ -134,8 +166,8 @@ class Shared:
     name = "shared"
     pads = False
 
-    def __init__(self, pad_id: int, multiple: int = 1) -> None:
-        self.pad_id, self.multiple = pad_id, multiple
+    def __init__(self, pad_id: int, multiple: int = 1, unread: int | None = None) -> None:
+        self.pad_id, self.multiple, self.unread = pad_id, multiple, unread
 
     def cost(self, group: TokenGroup) -> int:
         """Distinct tokens."""
@@ -143,6 +175,7 @@ class Shared:
 
     def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
         """`(1, distinct tokens)`."""
+        groups = [as_read(group, self.unread) for group in groups]
         ids: list[int] = []
         positions: list[int] = []
         read: list[int] = []

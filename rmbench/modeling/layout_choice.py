@@ -13,14 +13,16 @@ from rmbench.data.text import TokenGroup
 from rmbench.errors import UserError
 from rmbench.foreign.transformers import attention_can_be_exchanged
 from rmbench.modeling.attention import FLEX_BLOCK_TOKENS
-from rmbench.modeling.layout import BatchInputs, Layout, Padded, Shared
+from rmbench.modeling.layout import BatchInputs, Layout, Padded, Shared, TextGroup
 from rmbench.modeling.memory import out_of_memory
 from rmbench.modeling.model import RewardModel
+from rmbench.modeling.reading import check_against_plain
 
 logger = logging.getLogger(__name__)
 
 # Float32 rounding over dozens of layers stays below this share of an embedding's length; a wrong mask does not.
 TOLERANCE = 1e-3
+PADDING_TOLERANCE = 2e-2  # wide: reduced precision of a GPU's products must not refuse a model
 PAIRS_TRIED = 4
 PAIRS_LOOKED_AT = 256
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
@@ -30,18 +32,27 @@ def choose_layout(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGr
     """`padded`, or `shared` if the model, which is on `device`, computes a few of `pairs` alike in both layouts.
 
     Raises:
-        UserError: `layout=shared` was asked for and this backbone cannot do it, or four pairs do not fit into memory.
+        UserError: `layout=shared` was asked for and this backbone cannot do it, padding changes its rewards, or four
+            pairs do not fit into memory.
     """
+    layout = _choose(asked, model, pairs, device)
+    check_against_plain(model, layout, pairs_of_all_lengths(pairs, PAIRS_TRIED), device)
+    return layout
+
+
+def _choose(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGroup], device: torch.device) -> Layout:
+    padded = Padded(model.pad_id, model.unread_id)
+    _refuse_dependence_on_padding(model, padded, pairs_of_all_lengths(pairs, 2), device)
     if asked is LayoutName.padded:
-        return Padded(model.pad_id)
-    shared = Shared(model.pad_id, FLEX_BLOCK_TOKENS if device.type == "cuda" else 1)
+        return padded
+    shared = Shared(model.pad_id, FLEX_BLOCK_TOKENS if device.type == "cuda" else 1, model.unread_id)
     reason = why_not_shared(model, shared, pairs, device)
     if reason is None:
         return shared
     if asked is LayoutName.shared:
         raise UserError(f"layout=shared: {reason}.\nlayout=auto takes the padded layout here.")
     logger.info("padded layout, a row for each response: %s", reason)
-    return Padded(model.pad_id)
+    return padded
 
 
 def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGroup], device: torch.device) -> str | None:
@@ -57,7 +68,7 @@ def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGrou
     few = pairs_of_all_lengths(pairs, PAIRS_TRIED)
     packed = shared.inputs(few).to(device)
     try:
-        expected = _embeddings(model, Padded(model.pad_id).inputs(few).to(device))
+        expected = _embeddings(model, Padded(model.pad_id, model.unread_id).inputs(few).to(device))
         _shorten_if_equal(model, packed, expected)
         difference = _difference(_embeddings(model, packed), expected)
     except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
@@ -74,6 +85,25 @@ def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGrou
     if model.last_layer is not None and not model.last_layer.shortened:
         logger.info("the last layer is computed for all tokens: it is not like those of stock decoders")
     return None
+
+
+def _refuse_dependence_on_padding(
+    model: RewardModel, padded: Padded, groups: Sequence[TokenGroup], device: torch.device
+) -> None:
+    """Refuse a family whose rewards depend on what else is in the batch.
+
+    Raises:
+        UserError: it pays no heed to the attention mask, or pools where rows are filled up.
+    """
+    texts = [TextGroup(group.id, (ids,), len(ids)) for group in groups for ids in group.sequences]
+    together = _embeddings(model, padded.inputs(texts).to(device))
+    alone = torch.cat([_embeddings(model, padded.inputs([text]).to(device)) for text in texts])
+    difference = _difference(together, alone)
+    if difference > PADDING_TOLERANCE:
+        raise UserError(
+            f"The family {model.network.config.model_type} cannot be trained or scored in batches: padding changes its"
+            f" embeddings by {difference:.1g} of their length. Choose another backbone, such as llama or bert."
+        )
 
 
 def _shorten_if_equal(model: RewardModel, packed: BatchInputs, expected: Tensor) -> None:

@@ -5,33 +5,42 @@ Weights are loaded in float32, from safetensors alone, with every dropout at 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rmbench.config import BackboneConfig, HeadKind
+from rmbench.config import BackboneConfig
 from rmbench.data import hub
 from rmbench.data.protocols import Tokenizer
 from rmbench.errors import UserError
-from rmbench.files import Json
+from rmbench.files import Json, write_text
 from rmbench.modeling import heads, lora
 from rmbench.modeling.model import RewardModel, head_of
+from rmbench.modeling.reading import how_it_reads, refuse_unknown_tokens, tell
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
-from rmbench.modeling.tokenizer import mend_tokenizer, stated_pad_id
+from rmbench.modeling.tokenizer import mend_tokenizer, refuse_without_class, stated_pad_id
+from rmbench.modeling.usage import NOTE, usage
+from rmbench.modeling.weights import Weights, head_rows, quiet_loading, read_weights, value_head
+
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 
 
-def new_reward_model(config: BackboneConfig, attention: str, seed: int) -> tuple[RewardModel, Tokenizer]:
+def new_reward_model(config: BackboneConfig, attention: str | None, seed: int) -> tuple[RewardModel, Tokenizer]:
     """The backbone with a scalar head for training, and its tokenizer.
 
     A linear head that the folder already holds is kept, as is one of the kind that is asked for; a new one's weights
     come from `seed` alone, so that runs which differ in the loss start from the same.
 
+    Args:
+        config: which backbone, with which head and adapters.
+        attention: a name that transformers knows; None is what it picks for this backbone.
+        seed: of all new weights.
+
     Raises:
-        UserError: the name is no model that can be loaded.
+        UserError: the name is no model that can be loaded, or what would be trained cannot be saved.
     """
     from transformers import AutoModelForSequenceClassification, set_seed
 
@@ -43,45 +52,61 @@ def new_reward_model(config: BackboneConfig, attention: str, seed: int) -> tuple
         try:
             network = AutoModelForSequenceClassification.from_config(network_config, attn_implementation=attention)
         except (ImportError, ValueError) as error:
-            raise _no_attention(attention, error) from error
-        new_head = True
+            raise _no_attention(attention, error, network_config) from error
+        weights = Weights(network, True, "new")
     else:
-        network, tokenizer, new_head = _load(
-            config.name_or_path, config.revision, config.trust_remote_code, attention, 1, config.lora.bits
-        )
-    _place_head(network, config, new_head, seed)
-    mend_tokenizer(tokenizer, network)
+        source = Source(config.name_or_path, config.revision, config.trust_remote_code, attention, config.lora.bits)
+        weights, tokenizer = _load(source, num_labels=1)
+    network = weights.network
+    head = _place_head(network, config, weights, seed)
+    own_template = tokenizer.chat_template is not None
+    mend_tokenizer(tokenizer, network, keep_pad=head == weights.head)
     adapters = None
     if config.lora.r:
         local = config.name_or_path and hub.local_path(config.name_or_path)
         base = str(local.absolute()) if local else config.name_or_path
         adapters = lora.add_adapters(network, config.lora, base, config.revision, seed)
-    return RewardModel(network, adapters), tokenizer
+        lora.refuse_what_cannot_be_used(adapters)
+    model = RewardModel(network, adapters)
+    model.assumed = weights.facts() | {"head": head} | how_it_reads(model, tokenizer, own_template)
+    if config.name_or_path is not None:
+        tell(config.name_or_path, model.assumed)
+    return model, tokenizer
 
 
 def load_reward_model(
     name_or_path: str,
     revision: str | None = None,
     trust_remote_code: bool = False,
-    attention: str = "sdpa",
+    attention: str | None = None,
     bits: int | None = None,
 ) -> tuple[RewardModel, Tokenizer]:
     """A trained reward model and its tokenizer, from a local folder or the Hub; `bits`: 4, 8, or float32.
 
+    Its rewards are those of its own class in transformers, one text at a time: the pad id of its config says where a
+    decoder is read.
+
     Raises:
         UserError: nothing can be loaded from there, or it has no trained head with one output.
     """
-    network, tokenizer, new_head = _load(name_or_path, revision, trust_remote_code, attention, bits=bits, trained=True)
-    if new_head:
+    source = Source(name_or_path, revision, trust_remote_code, attention, bits, trained=True)
+    weights, tokenizer = _load(source)
+    if weights.new_head:
+        value = value_head(name_or_path, weights, revision)
+        there = f"; its value head ({value}) is not read: transformers' class has no place for it" if value else ""
         raise UserError(
-            f"{name_or_path} holds no trained reward head (its weights have no {_head_weight(network)}).\n"
+            f"{name_or_path} holds no trained reward head"
+            f" (its weights have no {_head_weight(weights.network)}{there}).\n"
             f"Train one first: rmbench train backbone.name_or_path={name_or_path}"
         )
-    head_of(network)
-    stated = stated_pad_id(tokenizer, network.config)
-    mend_tokenizer(tokenizer, network)
-    model = RewardModel(network)
+    head_of(weights.network)
+    stated = stated_pad_id(tokenizer, weights.network.config)
+    own_template = tokenizer.chat_template is not None
+    mend_tokenizer(tokenizer, weights.network, keep_pad=True)
+    model = RewardModel(weights.network)
     model.stated_pad_id = stated
+    model.assumed = weights.facts() | how_it_reads(model, tokenizer, own_template)
+    tell(name_or_path, model.assumed)
     return model, tokenizer
 
 
@@ -94,6 +119,7 @@ def save_reward_model(
     in the folder `adapter` inside for themselves. `whole`: all weights of `model`, if its own are parted among devices.
     """
     network, state = model.network, None
+    network.config.problem_type = "regression"  # of what reads it, none puts a sigmoid on the reward
     if whole is not None:
         state = {name.removeprefix("network."): tensor for name, tensor in whole.items()}
     if model.adapters is not None:
@@ -103,96 +129,118 @@ def save_reward_model(
         tokenizer.save_pretrained(folder / lora.ADAPTER_FOLDER)
     elif any(p.dtype not in (torch.float32, torch.float64) for p in network.parameters()):
         network = network.float()
-    with _quiet_loading():
+    with quiet_loading():
         if isinstance(model.whole_head, heads.RewardHead):
             heads.save_with_own_head(network, model.whole_head, folder)
         else:
             network.save_pretrained(folder, state_dict=state)
     tokenizer.padding_side = "right"
     tokenizer.save_pretrained(folder)
+    if not isinstance(model.whole_head, heads.RewardHead):
+        write_text(
+            folder / NOTE, f"# How to score with this folder\n\n{usage(tokenizer).markdown('PATH/TO/checkpoint')}"
+        )
 
 
-def _place_head(network: Any, config: BackboneConfig, new: bool, seed: int) -> None:
-    """The head that the config asks for, unless the network came with it."""
+def _place_head(network: Any, config: BackboneConfig, weights: Weights, seed: int) -> str:
+    """The head that the config asks for, unless the network came with it; says which it is."""
     name = heads.head_name(network)
     if name is None:
         head_of(network)  # says what is missing
-        return
+        return "none"
     there = network.get_submodule(name)
-    if not new and heads.kind_of(there) is config.head:
-        return
-    if new or config.head is not HeadKind.linear:
-        old = heads.last_linear(there)
-        if heads.kind_of(there) is not config.head:
-            there = heads.new_head(config.head, old.in_features, config.head_width)
-            network.set_submodule(name, there)
-        heads.initialise(there, config.head_init, seed)
+    if not weights.new_head and heads.kind_of(there) is config.head:
+        return weights.head
+    old = heads.last_linear(there)
+    if heads.kind_of(there) is not config.head:
+        there = heads.new_head(config.head, old.in_features, config.head_width)
+        network.set_submodule(name, there)
+    heads.initialise(there, config.head_init, seed)
+    value = config.name_or_path and value_head(config.name_or_path, weights, config.revision)
+    return (
+        (weights.head if weights.new_head else f"replaced: {weights.head.removeprefix('kept: ')} is not used")
+        + (f"; its value head ({value}) is not used" if value else "")
+        + f"; starts as {config.head.name}, {config.head_init.name}, from seed {seed}"
+    )
 
 
-def _load(
-    name: str,
-    revision: str | None,
-    trust_remote_code: bool,
-    attention: str,
-    num_labels: int | None = None,
-    bits: int | None = None,
-    trained: bool = False,
-) -> tuple[Any, Any, bool]:
-    """Network, tokenizer, and whether the head is new. Weights in float32, dropout 0, safetensors only.
+@dataclass(frozen=True)
+class Source:
+    """What is loaded, and how."""
+
+    name: str
+    revision: str | None
+    trust_remote_code: bool
+    attention: str | None  # None: what transformers picks
+    bits: int | None = None  # how a backbone that stays frozen is kept; None is float32
+    trained: bool = False  # a checkpoint was named, not a backbone
+
+
+def _load(source: Source, num_labels: int | None = None) -> tuple[Weights, Tokenizer]:
+    """Weights and tokenizer. Weights in float32, dropout 0, safetensors only.
 
     An adapter is loaded with its base and merged into it; where it brings a tokenizer, that is what it was trained
-    with. `bits`: how a backbone that stays frozen is kept. `trained`: a checkpoint was named, not a backbone.
+    with.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-
-    local = hub.local_path(name)
+    local = hub.local_path(source.name)
     if local is None:
         hub.prepare()
     else:
-        name = str(local)
-    own_head = heads.find_own_head(name, revision)
-    adapter = None if own_head else lora.find_adapter(name, revision)
-    if adapter is not None and bits is not None:
-        raise UserError(f"{name} is an adapter: it is merged into its base in float32; leave bits={bits} out.")
+        source = replace(source, name=str(local))
+    own_head = heads.find_own_head(source.name, source.revision)
+    adapter = None if own_head else lora.find_adapter(source.name, source.revision)
     if adapter is not None:
-        base = _load(adapter.base, adapter.base_revision, trust_remote_code, attention, 1, trained=trained)
-        try:
-            tokenizer = lora.own_tokenizer(name, revision, trust_remote_code) or base[1]
-        except Exception as error:  # the Hub's clients raise errors of many kinds
-            raise _not_loaded(name, error, attention, trained) from error
-        if len(tokenizer) > base[0].get_input_embeddings().num_embeddings:
-            base[0].resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        return lora.merged(base[0], adapter, _head_weight(base[0])), tokenizer, False
-    quantized = lora.quantization(bits)
-    where: Json = {"revision": revision, "trust_remote_code": trust_remote_code}
-    inside = {"subfolder": heads.BACKBONE_FOLDER} if own_head else {}
-    num_labels = 1 if own_head else num_labels
-    labels = {} if num_labels is None else {"num_labels": num_labels}
-    try:
-        config = AutoConfig.from_pretrained(name, **where, **inside, **labels)
-        _no_dropout(config)
-        tokenizer = AutoTokenizer.from_pretrained(name, config=config, **where)
-        with _quiet_loading():
-            network, info = AutoModelForSequenceClassification.from_pretrained(
-                name,
-                config=config,
-                dtype=torch.float32,
-                attn_implementation=attention,
-                use_safetensors=True,
-                ignore_mismatched_sizes=num_labels is not None,
-                output_loading_info=True,
-                quantization_config=quantized,
-                **where,
-                **inside,
-            )
-    except Exception as error:  # the Hub's clients raise errors of many kinds
-        raise _not_loaded(name, error, attention, trained) from error
-    lora.keep_unpacked(network)
+        return _with_adapter(source, adapter)
+    weights, tokenizer = _plain(source, heads.BACKBONE_FOLDER if own_head else None, 1 if own_head else num_labels)
+    lora.keep_unpacked(weights.network)
     if own_head is not None:
-        heads.load_own_head(network, own_head)
-        return network, tokenizer, False
-    absent = {*info["missing_keys"], *(m[0] if isinstance(m, tuple) else m for m in info["mismatched_keys"])}
-    return network, tokenizer, _head_weight(network) in absent
+        heads.load_own_head(weights.network, own_head)
+        weights = replace(weights, new_head=False, head=f"kept: {own_head.kind.name}")
+    refuse_unknown_tokens(source.name, tokenizer, weights.network)
+    return weights, tokenizer
+
+
+def _with_adapter(source: Source, adapter: lora.Adapter) -> tuple[Weights, Tokenizer]:
+    if source.bits is not None:
+        raise UserError(
+            f"{source.name} is an adapter: it is merged into its base in float32; leave bits={source.bits} out."
+        )
+    weights, tokenizer = _load(replace(source, name=adapter.base, revision=adapter.base_revision), num_labels=1)
+    network = weights.network
+    try:
+        tokenizer = lora.own_tokenizer(source.name, source.revision, source.trust_remote_code) or tokenizer
+    except Exception as error:  # the Hub's clients raise errors of many kinds
+        raise _not_loaded(source, error) from error
+    if len(tokenizer) > network.get_input_embeddings().num_embeddings:
+        network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    merged = lora.merged(network, adapter, _head_weight(network))
+    head = f"kept: {_head_weight(merged)} of the adapter"
+    return replace(weights, network=merged, new_head=False, head=head), tokenizer
+
+
+def _plain(source: Source, subfolder: str | None, num_labels: int | None) -> tuple[Weights, Tokenizer]:
+    """A stock network and its tokenizer."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    quantized = lora.quantization(source.bits)
+    where: Json = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
+    inside = {"subfolder": subfolder} if subfolder else {}
+    labels = {} if num_labels is None else {"num_labels": num_labels}
+    config = None
+    try:
+        config = AutoConfig.from_pretrained(source.name, **where, **inside, **labels)
+        refuse_without_class(source.name, config)
+        _no_dropout(config)
+        tokenizer = AutoTokenizer.from_pretrained(source.name, config=config, **where)
+        arguments = {"config": config, "dtype": torch.float32, "attn_implementation": source.attention} | where | inside
+        if num_labels is None and config.num_labels != 1:
+            config.num_labels = head_rows(source.name, arguments) or config.num_labels
+        weights = read_weights(source.name, arguments | {"quantization_config": quantized})
+    except UserError:
+        raise
+    except Exception as error:  # the Hub's clients raise errors of many kinds
+        raise _not_loaded(source, error, config) from error
+    return weights, tokenizer
 
 
 def _no_dropout(config: Any) -> None:
@@ -203,34 +251,34 @@ def _no_dropout(config: Any) -> None:
                 setattr(part, key, 0.0)
 
 
-def _not_loaded(name: str, error: Exception, attention: str, trained: bool) -> UserError:
-    """What kept a checkpoint (`trained`) or a backbone from being loaded, and the key that fixes it."""
-    if "attention" in str(error).lower() or "attn_impl" in str(error):
-        return _no_attention(attention, error)
+def _not_loaded(source: Source, error: Exception, config: Any = None) -> UserError:
+    """What kept a checkpoint or a backbone from being loaded, and the key that fixes it."""
+    asked = source.attention is not None
+    if asked and ("attention" in str(error).lower() or "attn_impl" in str(error)):
+        return _no_attention(source.attention, error, config)
     if "trust_remote_code" in str(error):
-        key = "trust_remote_code" if trained else "backbone.trust_remote_code"
-        return UserError(f"{name} needs Python code that comes with it. If you trust that: {key}=true")
-    return hub.explain("model", name, error, "checkpoint=FOLDER" if trained else "backbone.name_or_path=FOLDER")
+        key = "trust_remote_code" if source.trained else "backbone.trust_remote_code"
+        return UserError(f"{source.name} needs Python code that comes with it. If you trust that: {key}=true")
+    key = "checkpoint" if source.trained else "backbone.name_or_path"
+    return hub.explain("model", source.name, error, f"{key}=FOLDER")
 
 
-def _no_attention(attention: str, error: Exception) -> UserError:
-    reason = str(error).partition("\n")[0].partition("The only possible")[0].strip()
-    return UserError(f"gpu.attention={attention}: {reason}\ngpu.attention=sdpa needs no further package.")
+def _no_attention(attention: str | None, error: Exception, config: Any) -> UserError:
+    """Which attention a model cannot have, and those that it can."""
+    from transformers import AutoModelForSequenceClassification
+
+    can = []
+    for name in ATTENTIONS if config is not None else ():
+        try:
+            with torch.device("meta"), quiet_loading():
+                AutoModelForSequenceClassification.from_config(config, attn_implementation=name)
+        except (ImportError, ValueError):
+            continue
+        can.append(name)
+    reason = str(error).partition("\n")[0].partition("The only possible")[0].partition("Please request")[0].strip()
+    those = " or ".join(f"gpu.attention={name}" for name in can)
+    return UserError(f"gpu.attention={attention}: {reason}\nThis model can: {those}; null takes what it is made for.")
 
 
 def _head_weight(network: Any) -> str:
     return f"{heads.head_name(network) or 'head'}.weight"
-
-
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """No report of missing keys: whether the head is new is looked at, and said, here."""
-    from transformers.utils import logging as transformers_logging
-
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()  # a line for every file, of use to nobody here
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)

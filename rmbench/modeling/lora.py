@@ -26,6 +26,7 @@ from rmbench.errors import UserError
 ADAPTER_FOLDER = "adapter"  # inside an exported folder; beside config.json, transformers would apply it a second time
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PEFT_HEADS = {"score", "classifier"}  # peft puts no adapters there by itself
 NAME = "default"  # peft's name of a network's one adapter
 
 
@@ -45,12 +46,20 @@ def add_adapters(network: Any, config: LoraConfig, base: str | None, revision: s
     import peft
 
     names = "all-linear" if config.target_modules == ["all-linear"] else list(config.target_modules)
+    around = [
+        name
+        for name, m in network.named_children()
+        if name != network.base_model_prefix and any(True for _ in m.parameters())
+    ]
+    _refuse_names(config.target_modules, network, around)
     settings = peft.LoraConfig(
         task_type=peft.TaskType.SEQ_CLS,  # the one that trains and saves the head; others leave it as it is
         r=config.r,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # a number of any kind
         lora_dropout=config.dropout,
         target_modules=names,
+        modules_to_save=around,  # the head, and what some families have before it
+        exclude_modules=None if set(around) <= PEFT_HEADS else rf"(.*\.)?({'|'.join(around)})(\..*)?",
         base_model_name_or_path=base,
         revision=revision,
     )
@@ -73,6 +82,61 @@ def add_adapters(network: Any, config: LoraConfig, base: str | None, revision: s
         raise UserError(f"backbone.lora.target_modules: {last} is no matrix product; adapters go on linear layers.")
     adapted.peft_config[NAME].base_model_name_or_path = base  # peft puts the network's own name where there is none
     return adapted
+
+
+def _refuse_names(names: list[str], network: Any, around: list[str]) -> None:
+    """Each of `target_modules` names a layer of the backbone, none of the head's, which lie in `around`.
+
+    Raises:
+        UserError: one does not.
+    """
+    there = [name for name, _ in network.base_model.named_modules()]
+    in_head = {n.rpartition(".")[2] for top in around for n, _ in network.get_submodule(top).named_modules(prefix=top)}
+    for name in names if names != ["all-linear"] else ():
+        if any(module == name or module.endswith(f".{name}") for module in there):
+            continue
+        if name in in_head:
+            raise UserError(f"backbone.lora.target_modules: {name} is the head, which is trained whole; leave it out.")
+        kinds = {module.rpartition(".")[2] for module, m in network.base_model.named_modules() if _is_linear(m)}
+        raise UserError(
+            f"backbone.lora.target_modules: no layer is named {name}.\n"
+            f"Layers of this backbone: {', '.join(sorted(kinds))}; all-linear is all of them."
+        )
+
+
+def _is_linear(module: Any) -> bool:
+    return hasattr(module, "in_features")
+
+
+def refuse_what_cannot_be_used(adapters: Any) -> None:
+    """Run the adapted network on one token, and try on names alone what the export will do with it.
+
+    Raises:
+        UserError: it does not run, or the merged weights would not be those of the plain network.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    network = adapters.get_base_model()
+    try:
+        with torch.no_grad():
+            end = network.config.get_text_config().eos_token_id  # some families read the reward at it
+            network(input_ids=torch.tensor([[end if isinstance(end, int) else 0]], device=network.device))
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"backbone.lora: {network.config.model_type} does not run with these adapters ({error}).\n"
+            "Name the layers that get adapters, such as backbone.lora.target_modules=[q_proj,v_proj]."
+        ) from error
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, LoraLayer)}
+    named = {_plain_name(name) for name in network.state_dict() if not _left_out(name, _quantized(network))}
+    named |= {_plain_name(f"{name}.weight") for name in _quantized(network)}
+    expected = set(_stock(network).state_dict())
+    wrong = sorted(named ^ expected) or [n for n, module in layers.items() if _weight_name(n, module) not in named]
+    if wrong:
+        last = wrong[0].rpartition(".")[0].rpartition(".")[2]
+        raise UserError(
+            f"backbone.lora: adapters on {last} cannot be merged into the plain model that is exported ({wrong[0]}).\n"
+            "Name the layers that get adapters, such as backbone.lora.target_modules=[q_proj,v_proj]."
+        )
 
 
 def quantization(bits: int | None) -> Any:
@@ -123,20 +187,41 @@ def plain_network(adapters: Any, state: dict[str, Tensor]) -> tuple[Any, dict[st
 
     network = adapters.get_base_model()
     modules = dict(network.named_modules())
-    quantized = {name for name, module in modules.items() if type(module).__module__.startswith("bitsandbytes")}
-    plain = {name: tensor.float() for name, tensor in state.items() if not _left_out(name, quantized)}
-    plain |= {f"{name}.weight": dequantize_module_weight(modules[name]).float() for name in quantized}
+    quantized = _quantized(network)
+    plain = {_plain_name(name): tensor.float() for name, tensor in state.items() if not _left_out(name, quantized)}
+    plain |= {_plain_name(f"{n}.weight"): dequantize_module_weight(modules[n]).float() for n in quantized}
     for name, module in modules.items():
         if isinstance(module, LoraLayer):  # a mixin of modules
-            a, b = (state[f"{name}.lora_{part}.{NAME}.weight"].float() for part in "AB")
-            delta = module.scaling[NAME] * (b @ a)
-            weight = f"{name}.base_layer.weight"
-            plain[weight] = plain[weight] + (delta.T if getattr(module, "fan_in_fan_out", False) else delta)
+            weight = _weight_name(name, module)
+            plain[weight] = plain[weight] + _delta(name, module, state)
+    return _stock(network), plain
+
+
+def _delta(name: str, module: Any, state: dict[str, Tensor]) -> Tensor:
+    """alpha / r * B A of one layer, from the weights in `state`."""
+    if hasattr(module, "parameter_name"):  # on a parameter: the experts of a mixture in one tensor
+        delta: Tensor = module.get_delta_weight(NAME).detach().float()
+        return delta
+    a, b = (state[f"{name}.lora_{part}.{NAME}.weight"].float() for part in "AB")
+    delta = module.scaling[NAME] * (b @ a)
+    return delta.T if getattr(module, "fan_in_fan_out", False) else delta
+
+
+def _weight_name(name: str, module: Any) -> str:
+    """The plain name of the weight that a layer's adapter changes."""
+    return _plain_name(f"{name}.base_layer.{getattr(module, 'parameter_name', 'weight')}")
+
+
+def _quantized(network: Any) -> set[str]:
+    return {name for name, module in network.named_modules() if type(module).__module__.startswith("bitsandbytes")}
+
+
+def _stock(network: Any) -> Any:
+    """The network without adapters and without weights."""
     config = copy.deepcopy(network.config)
     config.__dict__.pop("quantization_config", None)
     with torch.device("meta"):
-        stock = type(network)(config)
-    return stock, {_plain_name(name): tensor for name, tensor in plain.items()}
+        return type(network)(config)
 
 
 def _left_out(name: str, quantized: set[str]) -> bool:
@@ -146,7 +231,8 @@ def _left_out(name: str, quantized: set[str]) -> bool:
 
 
 def _plain_name(name: str) -> str:
-    return name.replace(".base_layer.", ".").replace(f".modules_to_save.{NAME}.", ".")
+    """The name without adapters; those on several parameters of one module are nested."""
+    return name.replace(f".modules_to_save.{NAME}.", ".").replace(".base_layer", "")
 
 
 @dataclass(frozen=True)
@@ -226,7 +312,10 @@ def merged(network: Any, adapter: Adapter, head: str) -> Any:
 
 @contextmanager
 def _quiet_peft() -> Iterator[None]:
-    """peft asks a network for a property by a name that transformers calls old."""
+    """peft asks a network for a property by a name that transformers calls old, and warns of ranks that it meant to
+    double for fused experts itself.
+    """
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield

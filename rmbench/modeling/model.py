@@ -33,6 +33,7 @@ class RewardModel(nn.Module):
         self.__dict__["adapters"] = adapters  # peft's view of the network, no part of its own
         self.language: Any = None  # a LanguageHead, for losses that read likelihoods
         self.stated_pad_id: int | None = None  # of a loaded checkpoint, before its tokenizer is fixed
+        self.assumed: dict[str, str] = {}  # how it was loaded and reads texts, in words
         self._pooled: Tensor | None = None
         self.attention: str = attention_of(network)  # of padded rows
         self.last_layer = last_layer(network) if self.is_decoder else None
@@ -62,6 +63,11 @@ class RewardModel(nn.Module):
     def pad_id(self) -> int:
         """The id that pads rows; masked, so it never changes a reward."""
         return int(self.network.config.get_text_config().pad_token_id)
+
+    @property
+    def unread_id(self) -> int | None:
+        """A decoder is read at the last id that is not this one: so does its own class in transformers."""
+        return self.pad_id if self.is_decoder else None
 
     @property
     def is_decoder(self) -> bool:
@@ -99,6 +105,13 @@ class RewardModel(nn.Module):
             # a head that reads every token, of which the network takes the last one's reward (ModernBERT's decoder)
             return pooled if pooled.dim() == 2 else pooled.flatten(0, 1)[rows.pooled_positions]
         return self._states(rows)[rows.pooled_positions]
+
+    def plain_reward(self, input_ids: Tensor) -> Tensor:
+        """What the stock network itself gives for one text, `(1, tokens)` -> scalar."""
+        self._use_attention(self.attention)
+        reward: Tensor = self.network(input_ids=input_ids).logits[0, 0]
+        self._pooled = None
+        return reward
 
     def _states(self, rows: BatchInputs) -> Tensor:
         """A decoder's, after its last norm, `(tokens, hidden)`."""

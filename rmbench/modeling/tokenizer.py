@@ -12,10 +12,14 @@ from rmbench.config import BackboneConfig
 from rmbench.data import hub
 from rmbench.data.protocols import Tokenizer
 from rmbench.data.text import DEFAULT_TEMPLATE
+from rmbench.errors import UserError
 from rmbench.files import Json
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 
 logger = logging.getLogger(__name__)
+
+AUTO_CLASS = "AutoModelForSequenceClassification"
+FAMILIES = "llama, mistral, qwen2, qwen3, gemma2, gemma3_text, phi3, olmo2, smollm3, gpt2, bert, roberta, modernbert"
 
 # Tokens that vocabularies reserve for padding; they never occur in text.
 PAD_TOKENS = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>")
@@ -44,11 +48,14 @@ def load_tokenizer(config: BackboneConfig) -> tuple[Tokenizer, Any, int | None, 
     where: Json = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     try:
         network_config = AutoConfig.from_pretrained(name, num_labels=1, **where)
+        refuse_without_class(name, network_config)
         tokenizer = AutoTokenizer.from_pretrained(name, **where)
         with torch.device("meta"):
             network = AutoModelForSequenceClassification.from_config(
                 network_config, trust_remote_code=config.trust_remote_code
             )
+    except UserError:
+        raise
     except Exception as error:  # the Hub's clients raise errors of many kinds
         raise hub.explain("model", name, error, "backbone.name_or_path=FOLDER") from error
     own_pad_id = tokenizer.pad_token_id
@@ -56,10 +63,33 @@ def load_tokenizer(config: BackboneConfig) -> tuple[Tokenizer, Any, int | None, 
     return tokenizer, network_config, own_pad_id, isinstance(getattr(network, "score", None), nn.Linear)
 
 
-def mend_tokenizer(tokenizer: Tokenizer, network: Any) -> None:
-    """`_mend_text`, and a row of the embedding for a pad token that is new."""
-    _mend_text(tokenizer)
-    if tokenizer.pad_token_id >= network.get_input_embeddings().num_embeddings:
+def refuse_without_class(name: str, config: Any) -> None:
+    """Refuse a family that transformers cannot load as a reward model.
+
+    Raises:
+        UserError: it has no sequence-classification class, and the model brings none.
+    """
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    brought = getattr(config, "auto_map", None) or {}
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and AUTO_CLASS not in brought:
+        raise UserError(
+            f"{name}: transformers has no sequence-classification class for the family {config.model_type}, so nothing"
+            f" could load the reward model again; families that have one: {FAMILIES}."
+        )
+
+
+def mend_tokenizer(tokenizer: Tokenizer, network: Any, keep_pad: bool = False) -> None:
+    """`_mend_text`, and a row of the embedding for a pad token that is new.
+
+    `keep_pad`: a head that was trained is read where its config's pad id says, so that stays, even if it is EOS.
+    """
+    stated = network.config.get_text_config().pad_token_id
+    if keep_pad and stated is not None and 0 <= stated < min(len(tokenizer), _rows(network)):
+        _mend_text(tokenizer, stated)
+    else:
+        _mend_text(tokenizer)
+    if tokenizer.pad_token_id >= _rows(network):
         network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     network.config.pad_token_id = tokenizer.pad_token_id
     network.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -73,15 +103,30 @@ def stated_pad_id(tokenizer: Tokenizer, config: Any) -> int | None:
     return tokenizer.pad_token_id if stated is None else stated
 
 
-def _mend_text(tokenizer: Tokenizer) -> None:
-    """A chat template, right padding, and a pad token that never occurs in text.
+def _adds_bos_alone(tokenizer: Tokenizer) -> bool:
+    """Texts get a BOS, and nothing at their end: then a template can write all that training sees, so that those who
+    render it and add nothing read the same ids. What encoders add at both ends is left to the tokenizer.
+    """
+    ids = tokenizer("a")["input_ids"]
+    return bool(len(ids) > 1 and ids[0] == tokenizer.bos_token_id and ids[-1] not in tokenizer.all_special_ids)
+
+
+def _rows(network: Any) -> int:
+    return int(network.get_input_embeddings().num_embeddings)
+
+
+def _mend_text(tokenizer: Tokenizer, pad_id: int | None = None) -> None:
+    """A chat template, right padding, and the pad token `pad_id`, or one that never occurs in text.
 
     Plain transformers pools a decoder at the last id that is not the pad id; with pad = EOS that is one token early.
     """
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = DEFAULT_TEMPLATE
+        tokenizer.chat_template = ("{{ bos_token }}" if _adds_bos_alone(tokenizer) else "") + DEFAULT_TEMPLATE
         logger.info("the tokenizer brings no chat template; rmbench's own is used and saved with the checkpoint")
     tokenizer.padding_side = "right"
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+    if pad_id is not None:
+        if tokenizer.pad_token_id != pad_id:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id)
+    elif tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         vocabulary = tokenizer.get_vocab()
         tokenizer.pad_token = next((t for t in PAD_TOKENS if t in vocabulary), PAD_TOKENS[0])

@@ -101,6 +101,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "max_length": max_length,
         "layout": inputs.layout.name,
+        "model": model.assumed,
         "estimated_memory": _memory(inputs, config, accelerator),
         "dataset": _about(dataset, tokenizer) | {"tokenised": {"train": dict(train_counts), "eval": dict(eval_counts)}},
     }
