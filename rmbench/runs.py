@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rmbench.config import TrainConfig
-from rmbench.config.names import RENAMED
+from rmbench.config.names import FORMER_DEFAULTS, RENAMED
 from rmbench.errors import UserError
 from rmbench.files import Json, clear_temporary, flat, read_json, read_jsonl, refuse_unwritable, write_json, write_text
 from rmbench.provenance import environment
@@ -265,7 +265,11 @@ def _differences(old: Any, new: TrainConfig) -> list[str]:
     """Dotted keys whose values differ, as "key: old -> new"; a key that `old` does not know had its default."""
     before, after = (flat(_plain(c, BOOKKEEPING)) for c in (old, as_omegaconf(new)))
     before = {RENAMED.get(key, key): value for key, value in before.items()}
-    before = {key: value for key, value in _defaults(new).items() if key in after} | before
+    defaults = _defaults(new)
+    before = {key: value for key, value in defaults.items() if key in after} | before
+    for key, former in FORMER_DEFAULTS.items():  # the run took the default, and so does the new config
+        if before.get(key) == former and after.get(key) == defaults[key]:
+            before[key] = after[key]
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
         for key in sorted({*before, *after})
@@ -282,6 +286,8 @@ def _defaults(part: object, prefix: str = "") -> Json:
             found |= _defaults(value, f"{prefix}{f.name}.")
         elif f.default is not MISSING:
             found[prefix + f.name] = f.default.name if isinstance(f.default, Enum) else f.default
+        elif f.default_factory is not MISSING:
+            found[prefix + f.name] = f.default_factory()
     return found
 
 

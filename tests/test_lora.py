@@ -153,7 +153,7 @@ def test_an_adapter_without_its_base_or_without_a_head_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"target_modules": ["q_prj"]}, r"(?s)target_modules=\['q_prj'\].*q_proj"),
+        ({"target_modules": ["q_prj"]}, r"(?s)no layer is named q_prj.*q_proj"),
         ({"bits": 5}, "there are 4, 8 and null"),
         ({"bits": 4, "r": 0}, "needs adapters"),
         ({"target_modules": []}, "at least one layer"),

@@ -51,4 +51,6 @@ NAMES = {
     "gpu.attention": Names(ATTENTION, "/", "OWNER/KERNEL"),
 }
 
+# defaults of former versions: a run that has one of them took the default of its time
+FORMER_DEFAULTS = {"gpu.attention": "sdpa"}
 RENAMED = {"dataset.part": "dataset.subset"}  # old key -> the key that took its place

@@ -35,8 +35,15 @@ def choose_layout(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGr
         UserError: `layout=shared` was asked for and this backbone cannot do it, padding changes its rewards, or four
             pairs do not fit into memory.
     """
-    layout = _choose(asked, model, pairs, device)
-    check_against_plain(model, layout, pairs_of_all_lengths(pairs, PAIRS_TRIED), device)
+    few = pairs_of_all_lengths(pairs, PAIRS_TRIED)
+    try:
+        layout = _choose(asked, model, pairs, device)
+        check_against_plain(model, layout, few, device)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        longest = max(pair.length for pair in few)
+        raise UserError(f"{len(few)} pairs of at most {longest} tokens do not fit into memory.") from error
     return layout
 
 
@@ -73,8 +80,7 @@ def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGrou
         difference = _difference(_embeddings(model, packed), expected)
     except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
         if out_of_memory(error):
-            longest = max(pair.length for pair in few)
-            raise UserError(f"{len(few)} pairs of at most {longest} tokens do not fit into memory.") from error
+            raise
         return str(error).partition("\n")[0]
     if not difference <= TOLERANCE:
         return f"its embeddings differ by {difference:.1g} of their length from those of separate rows"
