@@ -48,7 +48,7 @@ def strict_wins(row: ScoreRow) -> float:
     return float(not row.nan and min(row.right) > max(row.wrong))
 
 
-def nothing_further(rows: Sequence[ScoreRow]) -> dict[str, Any]:
+def nothing_further(rows: Sequence[ScoreRow]) -> Json:
     """Nothing: every number of the benchmark is a mean."""
     return {}
 
@@ -58,7 +58,7 @@ def subset_observations(rows: Sequence[ScoreRow], credit: Callable[[ScoreRow], f
     return [Observation(row.subset, row.source, credit(row)) for row in rows]
 
 
-def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, intervals: bool = True) -> dict[str, Any]:
+def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, intervals: bool = True) -> Json:
     """results.json but for its provenance, from score rows only; `intervals` take the most time.
 
     An absent section is None and so is the score then, with a `reason`; under `compat` it counts 0, as RewardBench's

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rmbench.benchmarks import curves
 from rmbench.benchmarks.formula import Formula
@@ -25,6 +25,7 @@ from rmbench.data.messages import BadRow, Row
 from rmbench.data.rowfiles import read_rows
 from rmbench.data.sources import hub_rows
 from rmbench.errors import UserError
+from rmbench.files import Json
 from rmbench.statistics.cells import Observation, Weights, mean_of
 
 SPLIT = "train"
@@ -165,7 +166,7 @@ def formula(cells: dict[str, int]) -> Formula:
     return Formula(sections, score, others, ("score", "as_ported"))
 
 
-def further(rows: Sequence[ScoreRow]) -> dict[str, Any]:
+def further(rows: Sequence[ScoreRow]) -> Json:
     """Sampled pairs with equal scores; by set the best of K and the area under the curve."""
     ties = sum(right == wrong for row in rows for _, right, wrong in _pairs(row))
     by_set = {name: [row for row in rows if row.subset == name] for name in SETS}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from rmbench.benchmarks import (
     judgebench,
@@ -22,6 +22,7 @@ from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreRow
 from rmbench.config import BenchmarkConfig
 from rmbench.data.items import Item
 from rmbench.errors import UserError
+from rmbench.files import Json
 from rmbench.statistics.cells import Observation
 
 
@@ -43,7 +44,7 @@ class Benchmark(Protocol):
     def formula(self, cells: dict[str, int]) -> Formula:
         """The weights of every number, given how many observations each cell has."""
 
-    def further(self, rows: Sequence[ScoreRow]) -> dict[str, Any]:
+    def further(self, rows: Sequence[ScoreRow]) -> Json:
         """What is no mean, such as counts and curves, by its key in results.json; empty for most."""
 
 

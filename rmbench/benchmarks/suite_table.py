@@ -8,11 +8,11 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.table import Table
 
+from rmbench.files import Json
 from rmbench.statistics.cells import Interval
 
 MEAN = "mean"
@@ -131,7 +131,7 @@ class SuiteTable:
 
 
 @functools.cache
-def published() -> dict[str, Any]:
+def published() -> Json:
     """`source`, `columns` and by name the `models`, in percent."""
     return dict(yaml.safe_load(Path(__file__).with_name("published.yaml").read_text("utf-8")))
 

@@ -45,7 +45,7 @@ class Source:
     state: list[Any]
     name: str
     published: Published | None
-    origin: dict[str, Any]
+    origin: Json
     section: str | None = None
 
 

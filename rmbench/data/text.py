@@ -132,7 +132,7 @@ class TokenRules:
 
 
 def token_pairs(
-    pairs: Sequence[Pair], tokenizer: Any, rules: TokenRules, counts: Counter[str]
+    pairs: Sequence[Pair], tokenizer: Tokenizer, rules: TokenRules, counts: Counter[str]
 ) -> Iterator[tuple[int, TokenPair]]:
     """One pair after the other with its place in `pairs`, `ENCODE_BATCH` of them in memory; fills `counts`.
 

@@ -97,7 +97,7 @@ class _Tally:
                     self.cut_equal.append(f"{pair.id}: {seen_text(pair.chosen, self.reading)}")
 
 
-def check_tokens(tokens: Sequence[TokenPair], reading: Reading) -> tuple[list[Finding], dict[str, Any]]:
+def check_tokens(tokens: Sequence[TokenPair], reading: Reading) -> tuple[list[Finding], Json]:
     """Lengths, equal ids before and after each length policy, nearly equal ids, unknown tokens, a doubled BOS.
 
     Args:

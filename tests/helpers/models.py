@@ -53,8 +53,8 @@ def decoder(kind, folder):
 
 def encoder(folder):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"what is and yes no not at all user assistant : , ?".split()]
-    (folder / "vocab.txt").write_text("\n".join(words + [str(i) for i in range(30)]))
-    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
+    words += [str(i) for i in range(30)]
+    tokenizer = BertTokenizerFast(vocab={word: i for i, word in enumerate(words)})
     torch.manual_seed(1)
     BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **SMALL)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
