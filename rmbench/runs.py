@@ -10,8 +10,6 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import MISSING, fields, is_dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rmbench.config import TrainConfig
+from rmbench.config.listing import defaults_of
 from rmbench.config.names import FORMER_DEFAULTS, RENAMED
 from rmbench.errors import UserError
 from rmbench.files import Json, clear_temporary, flat, read_json, read_jsonl, refuse_unwritable, write_json, write_text
@@ -265,7 +264,7 @@ def _differences(old: Any, new: TrainConfig) -> list[str]:
     """Dotted keys whose values differ, as "key: old -> new"; a key that `old` does not know had its default."""
     before, after = (flat(_plain(c, BOOKKEEPING)) for c in (old, as_omegaconf(new)))
     before = {RENAMED.get(key, key): value for key, value in before.items()}
-    defaults = _defaults(new)
+    defaults = defaults_of(new)
     before = {key: value for key, value in defaults.items() if key in after} | before
     for key, former in FORMER_DEFAULTS.items():  # the run took the default, and so does the new config
         if before.get(key) == former and after.get(key) == defaults[key]:
@@ -275,20 +274,6 @@ def _differences(old: Any, new: TrainConfig) -> list[str]:
         for key in sorted({*before, *after})
         if before.get(key, "absent") != after.get(key, "absent")
     ]
-
-
-def _defaults(part: object, prefix: str = "") -> Json:
-    """Dotted key -> default, of every key of a config that has one."""
-    found: Json = {}
-    for f in fields(part):  # type: ignore[arg-type]
-        value = getattr(part, f.name)
-        if is_dataclass(value):
-            found |= _defaults(value, f"{prefix}{f.name}.")
-        elif f.default is not MISSING:
-            found[prefix + f.name] = f.default.name if isinstance(f.default, Enum) else f.default
-        elif f.default_factory is not MISSING:
-            found[prefix + f.name] = f.default_factory()
-    return found
 
 
 def _write_hydra(folder: Path, config: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import get_type_hints
 
@@ -40,6 +40,20 @@ def choices(schema: type, key: str) -> list[str]:
         if f.name == name and isinstance(f.default, bool):
             return ["true", "false"]
     return []
+
+
+def defaults_of(part: object, prefix: str = "") -> dict[str, object]:
+    """Dotted key -> default, of every key of a config that has one."""
+    found: dict[str, object] = {}
+    for f in fields(part):  # type: ignore[arg-type]
+        value = getattr(part, f.name)
+        if is_dataclass(value):
+            found |= defaults_of(value, f"{prefix}{f.name}.")
+        elif f.default is not NO_DEFAULT:
+            found[prefix + f.name] = f.default.name if isinstance(f.default, Enum) else f.default
+        elif f.default_factory is not NO_DEFAULT:
+            found[prefix + f.name] = f.default_factory()
+    return found
 
 
 def _shown(value: object) -> str:

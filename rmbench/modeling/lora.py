@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rmbench.config import LoraConfig
 from rmbench.errors import UserError
+from rmbench.modeling.lora_names import refuse_names
 
 ADAPTER_FOLDER = "adapter"  # inside an exported folder; beside config.json, transformers would apply it a second time
 ADAPTER_CONFIG = "adapter_config.json"
@@ -51,7 +52,7 @@ def add_adapters(network: Any, config: LoraConfig, base: str | None, revision: s
         for name, m in network.named_children()
         if name != network.base_model_prefix and any(True for _ in m.parameters())
     ]
-    _refuse_names(config.target_modules, network, around)
+    refuse_names(config.target_modules, network, around)
     settings = peft.LoraConfig(
         task_type=peft.TaskType.SEQ_CLS,  # the one that trains and saves the head; others leave it as it is
         r=config.r,
@@ -82,30 +83,6 @@ def add_adapters(network: Any, config: LoraConfig, base: str | None, revision: s
         raise UserError(f"backbone.lora.target_modules: {last} is no matrix product; adapters go on linear layers.")
     adapted.peft_config[NAME].base_model_name_or_path = base  # peft puts the network's own name where there is none
     return adapted
-
-
-def _refuse_names(names: list[str], network: Any, around: list[str]) -> None:
-    """Each of `target_modules` names a layer of the backbone, none of the head's, which lie in `around`.
-
-    Raises:
-        UserError: one does not.
-    """
-    there = [name for name, _ in network.base_model.named_modules()]
-    in_head = {n.rpartition(".")[2] for top in around for n, _ in network.get_submodule(top).named_modules(prefix=top)}
-    for name in names if names != ["all-linear"] else ():
-        if any(module == name or module.endswith(f".{name}") for module in there):
-            continue
-        if name in in_head:
-            raise UserError(f"backbone.lora.target_modules: {name} is the head, which is trained whole; leave it out.")
-        kinds = {module.rpartition(".")[2] for module, m in network.base_model.named_modules() if _is_linear(m)}
-        raise UserError(
-            f"backbone.lora.target_modules: no layer is named {name}.\n"
-            f"Layers of this backbone: {', '.join(sorted(kinds))}; all-linear is all of them."
-        )
-
-
-def _is_linear(module: Any) -> bool:
-    return hasattr(module, "in_features")
 
 
 def refuse_what_cannot_be_used(adapters: Any) -> None:
