@@ -159,7 +159,7 @@ def start(folder: Path, config: TrainConfig, facts: Json) -> None:
 
 
 def record_failure(folder: Path, error: BaseException) -> None:
-    """failed.json: what stopped the run, for the sweep's table and for the person who mends it."""
+    """failed.json: what stopped the run, for the sweep's table and for the person who fixes it."""
     from hydra.core.hydra_config import HydraConfig
 
     if folder.is_dir() and not finished(folder):  # after metrics.json only what is printed or uploaded can fail

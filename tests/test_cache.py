@@ -1,4 +1,4 @@
-"""The cache on disk: damage is found and mended, what is unused goes, and changed code never reads old content."""
+"""The cache on disk: damage is found and repaired, what is unused goes, and changed code never reads old content."""
 
 import logging
 import os
@@ -67,7 +67,7 @@ def damages(files):
             yield file, lambda data, i=place, b=bit: data[:i] + bytes([data[i] ^ b]) + data[i + 1 :]
 
 
-def test_whatever_happens_to_a_file_is_found_said_and_mended(tmp_path, caplog, monkeypatch):
+def test_whatever_happens_to_a_file_is_found_said_and_repaired(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # most of the time here
     settings = config(tmp_path, cache=str(tmp_path / "cache"))
     expected = content(settings)

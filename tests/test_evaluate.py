@@ -143,10 +143,10 @@ def test_two_processes_write_the_files_of_one_and_one_goes_on_where_they_were_ki
     assert 0 < sum(len(read_jsonl(part)) for part in parts.glob("*.jsonl")) < 2000
     evaluate(eval_config(checkpoint, "pairs", file, parts.parent, eval_tokens=64))
 
-    one, two, mended = (tmp_path / name for name in ("one", "two", "killed"))
+    one, two, resumed = (tmp_path / name for name in ("one", "two", "killed"))
     assert (one / "scores.jsonl").read_bytes() == (two / "scores.jsonl").read_bytes()
-    assert (one / "scores.jsonl").read_bytes() == (mended / "scores.jsonl").read_bytes()
-    results = [json.loads((folder / "results.json").read_text()) for folder in (one, two, mended)]
+    assert (one / "scores.jsonl").read_bytes() == (resumed / "scores.jsonl").read_bytes()
+    results = [json.loads((folder / "results.json").read_text()) for folder in (one, two, resumed)]
     for each in results:
         each["provenance"].pop("environment")
     assert results[0] == results[1] == results[2]

@@ -103,7 +103,7 @@ def test_prompts_that_are_tested_on(looked_at, local, tmp_path):
     }  # fmt: skip
 
 
-def test_ties_and_the_key_that_mends_them(looked_at, local):
+def test_ties_and_the_key_that_fixes_them(looked_at, local):
     pairs = [p | {"margin": 0.0 if i % 10 == 0 else 1.0} for i, p in enumerate(rows(60))]
     _, found, ruined = looked_at(local(pairs))
     assert ruined

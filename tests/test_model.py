@@ -1,4 +1,4 @@
-"""Architectures made small: rewards equal plain transformers' one text at a time; what a tokenizer lacks is mended."""
+"""Architectures made small: rewards equal plain transformers' one text at a time; what a tokenizer lacks is added."""
 
 import dataclasses
 

@@ -10,11 +10,13 @@ import pytest
 
 from helpers.pages import Page
 from helpers.runs import write_run
+from rmbench.config import LossConfig
 from rmbench.errors import UserError
+from rmbench.losses import PairLoss
 from rmbench.report import report
 from rmbench.reporting import plots
 from rmbench.reporting.charts import Axis, Bar, Line, forest, lines
-from rmbench.reporting.collect import Group, find_runs, group_runs, summarised
+from rmbench.reporting.collect import Group, find_runs, group_runs, provenance, summarised
 from rmbench.reporting.selection import best_of
 from rmbench.reporting.verdicts import default_baseline, headlines, verdicts
 
@@ -330,3 +332,11 @@ def test_a_benchmark_scored_during_the_runs_is_a_curve(compared):
     assert "benchmark/score over training" in drawn[1]
     report([compared])
     assert "benchmark/score over training" in (compared / "report.html").read_text()
+
+
+def test_a_report_says_what_each_loss_is(tmp_path):
+    run = write_run(tmp_path / "normbt", ["loss=normbt"], [True])
+    described = PairLoss(LossConfig(weighting="distance")).describe().plain()
+    (run / "environment.json").write_text(json.dumps({"loss": described}))
+    said = "bt weighted by distance (NormBT): w · [-log σ(d)] with w = μ / (‖h_w - h_l‖ + ε)"
+    assert provenance(find_runs(tmp_path))["loss"] == [said]

@@ -82,14 +82,14 @@ def without_hydra(config: DictConfig) -> DictConfig:
     return job
 
 
-def typed_words(overrides: list[Override]) -> list[str]:
+def typed_overrides(overrides: list[Override]) -> list[str]:
     """The overrides as they were typed."""
     return [str(override.input_line) for override in overrides]
 
 
-def fixed_words(overrides: list[Override]) -> list[str]:
+def fixed_overrides(overrides: list[Override]) -> list[str]:
     """Those of them that are the same in every job."""
-    return typed_words([override for override in overrides if not override.is_sweep_override()])
+    return typed_overrides([override for override in overrides if not override.is_sweep_override()])
 
 
 def combinations(command: str, overrides: list[Override], config_dir: str | None = None) -> list[list[str]]:
@@ -115,14 +115,14 @@ def expanded(command: str, overrides: list[Override], config_dir: str | None = N
     Raises:
         UserError: one of those is refused.
     """
-    fixed = fixed_words(overrides)
+    fixed = fixed_overrides(overrides)
     config = composed(command, fixed, config_dir)
     if not lists_its_runs(config):
         return [fixed]
     listed = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     with mistakes_explained(command), _hydra():
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        parsed = parser.parse_overrides(listed + typed_words(overrides))
+        parsed = parser.parse_overrides(listed + typed_overrides(overrides))
         return sweep_jobs(parsed)
 
 

@@ -14,7 +14,14 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from rmbench.commands import overrides, ranks
-from rmbench.commands.compose import combinations, composed, fixed_words, mistakes_explained, typed_words, without_hydra
+from rmbench.commands.compose import (
+    combinations,
+    composed,
+    fixed_overrides,
+    mistakes_explained,
+    typed_overrides,
+    without_hydra,
+)
 from rmbench.commands.forecast import forecast
 from rmbench.commands.jobs import accounted, plain_job, train_job
 from rmbench.commands.registry import COMMANDS
@@ -79,7 +86,7 @@ def show(command: str, typed: list[str]) -> str:
     """
     request = understood(command, typed)
     jobs = checked_jobs(request)
-    fixed = fixed_words(request.overrides)
+    fixed = fixed_overrides(request.overrides)
     config = without_hydra(composed(request.config, fixed, request.options.config_dir))
     with mistakes_explained(request.config):
         text = OmegaConf.to_yaml(config, resolve=request.options.resolve)
@@ -142,7 +149,7 @@ def _start(request: Request, jobs: list[list[str]]) -> None:
         request: what was typed.
         jobs: the words of each run of a sweep; Hydra's own sweeper would start every combination of the values.
     """
-    typed = typed_words(request.overrides)
+    typed = typed_overrides(request.overrides)
     flags = request.flags
     if request.command == "sweep" and not (request.options.multirun or request.only_shows):
         flags = [*flags, "--multirun"]

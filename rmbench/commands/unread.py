@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from rmbench.commands.catalog import groups
-from rmbench.commands.compose import composed, config_object, expanded, fixed_words, lists_its_runs, without_hydra
+from rmbench.commands.compose import composed, config_object, expanded, fixed_overrides, lists_its_runs, without_hydra
 from rmbench.commands.overrides import key_of
 from rmbench.config import TrainConfig
 from rmbench.config.reading import Where, conditions, missing_for, of_loss_part, text
@@ -77,7 +77,7 @@ def planned(reading: Reading, asked: Asked) -> tuple[list[Job], list[str]]:
         UserError: no job reads a key that was typed.
     """
     _refuse_in_experiment(reading, asked.overrides)
-    jobs = asked.jobs if asked.sweeps else [fixed_words(asked.overrides)]
+    jobs = asked.jobs if asked.sweeps else [fixed_overrides(asked.overrides)]
     if asked.sweeps and not lists_its_runs(reading.config(jobs[0])):
         return jobs, []
     typed = dict.fromkeys(str(override.key_or_group) for override in asked.overrides)

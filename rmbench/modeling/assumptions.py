@@ -39,13 +39,13 @@ ASSUMPTIONS = (
     Assumption(
         "pad side",
         "padding on the right, and nothing attends to it, so that a pooled position does not depend on the pad id",
-        "modeling/tokenizer.py:_mend_text",
+        "modeling/tokenizer.py:_complete_text",
         "the tokenizer's padding side is set to right; RewardBench's own rows are `layout.py`'s AsRewardBench",
     ),
     Assumption(
         "pad token",
         "it never occurs in a text: plain transformers reads a decoder at the last id that is not the pad id",
-        "modeling/tokenizer.py:mend_tokenizer",
+        "modeling/tokenizer.py:complete_tokenizer",
         "one of the vocabulary's spare tokens becomes it, or a new one with a row in the embedding",
     ),
     Assumption(

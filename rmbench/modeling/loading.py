@@ -21,7 +21,7 @@ from rmbench.modeling import heads, lora
 from rmbench.modeling.model import RewardModel, head_of
 from rmbench.modeling.reading import how_it_reads, refuse_unknown_tokens, tell
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
-from rmbench.modeling.tokenizer import mend_tokenizer, refuse_without_class, stated_pad_id
+from rmbench.modeling.tokenizer import complete_tokenizer, refuse_without_class, stated_pad_id
 from rmbench.modeling.usage import NOTE, usage
 from rmbench.modeling.weights import Weights, head_rows, quiet_loading, read_weights, value_head
 
@@ -60,7 +60,7 @@ def new_reward_model(config: BackboneConfig, attention: str | None, seed: int) -
     network = weights.network
     head = _place_head(network, config, weights, seed)
     own_template = tokenizer.chat_template is not None
-    mend_tokenizer(tokenizer, network, keep_pad=head == weights.head)
+    complete_tokenizer(tokenizer, network, keep_pad=head == weights.head)
     adapters = None
     if config.lora.r:
         local = config.name_or_path and hub.local_path(config.name_or_path)
@@ -102,7 +102,7 @@ def load_reward_model(
     head_of(weights.network)
     stated = stated_pad_id(tokenizer, weights.network.config)
     own_template = tokenizer.chat_template is not None
-    mend_tokenizer(tokenizer, weights.network, keep_pad=True)
+    complete_tokenizer(tokenizer, weights.network, keep_pad=True)
     model = RewardModel(weights.network)
     model.stated_pad_id = stated
     model.assumed = weights.facts() | how_it_reads(model, tokenizer, own_template)

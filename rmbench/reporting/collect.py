@@ -162,7 +162,7 @@ def compared_overrides(found: Sequence[Run]) -> list[str]:
     return [key for key in keys if len({run.overrides.get(key) for run in known}) > 1]
 
 
-def shared_words(found: Sequence[Run]) -> dict[str, str]:
+def shared_overrides(found: Sequence[Run]) -> dict[str, str]:
     """Override keys whose values are the same in all runs."""
     known = _known(found)
     first = known[0].overrides if known else {}
@@ -200,8 +200,10 @@ def provenance(found: Sequence[Run]) -> dict[str, list[str]]:
 
 def _facts(run: Run) -> dict[str, str | None]:
     environment = read_json(run.folder / "environment.json") or {}
-    versions = environment.get("versions", {})
+    versions, loss = environment.get("versions", {}), environment.get("loss") or {}
+    weight = f" with w = {loss['weight']}" if loss.get("weight") else ""
     return {
+        "loss": f"{loss['summary']}: {loss['formula']}{weight}" if loss else None,
         "data fingerprint": str(environment.get("dataset", {}).get("fingerprint") or "")[:16],
         "git commit": environment.get("git_commit"),
         "versions": ", ".join(f"{name} {value}" for name, value in versions.items() if value),

@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from rmbench.files import Json, read_json
-from rmbench.reporting.collect import Group, Run, columns, compared_overrides, provenance, shared_words, table_names
+from rmbench.reporting.collect import Group, Run, columns, compared_overrides, provenance, shared_overrides, table_names
 from rmbench.reporting.paper import HEADER, HOW_PUBLISHED, beside_published
 from rmbench.reporting.plots import figures
 from rmbench.reporting.text import HOW_VERDICTS
@@ -40,7 +40,7 @@ def as_html(
         how_published=HOW_PUBLISHED,
         figures=[{"svg": Markup(svg), "caption": caption} for svg, caption in figures(groups, verdicts)],
         runs=[_run(run, compared_overrides(found)) for run in found],
-        shared=shared_words(found),
+        shared=shared_overrides(found),
         missing=[run for run in found if run.state != "finished"],
         provenance=provenance(found),
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from rmbench.reporting.collect import Group, Run, columns, compared_overrides, provenance, shared_words, table_names
+from rmbench.reporting.collect import Group, Run, columns, compared_overrides, provenance, shared_overrides, table_names
 from rmbench.reporting.paper import HEADER, HOW_PUBLISHED, beside_published
 from rmbench.reporting.verdicts import Verdict, headlines
 
@@ -64,7 +64,7 @@ def as_markdown(
     online = [(run.folder.name, run.online["url"]) for run in found if run.online]
     if online:
         lines += ["## Runs at W&B", "", *(f"- [`{name}`]({url})" for name, url in online), ""]
-    shared = shared_words(found)
+    shared = shared_overrides(found)
     if shared:
         lines += ["## The same in all runs", "", *(f"- `{key}={value}`" for key, value in shared.items()), ""]
     missing = [run for run in found if run.state != "finished"]

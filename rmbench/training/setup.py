@@ -102,6 +102,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         "max_length": max_length,
         "layout": inputs.layout.name,
         "model": model.assumed,
+        "loss": loss.describe().plain(),
         "estimated_memory": _memory(inputs, config, accelerator),
         "dataset": _about(dataset, tokenizer) | {"tokenised": {"train": dict(train_counts), "eval": dict(eval_counts)}},
     }
