@@ -129,6 +129,21 @@ def report(
 
 
 @app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", show_default=False)] = Path("outputs"),
+    sort: Annotated[
+        str, typer.Option(metavar="COLUMN", help="accuracy (best first), loss, status, folder, ...")
+    ] = "age",
+    as_json: Annotated[bool, typer.Option("--json", help="Everything known of each run, as a JSON list.")] = False,
+) -> None:
+    """The training runs below outputs/ or DIR, and how to go on with those that are not finished."""
+    with messages():
+        from rmbench.commands.runs import show as show_runs
+
+        show_runs(folder, sort, as_json)
+
+
+@app.command()
 def losses(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,

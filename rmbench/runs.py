@@ -119,6 +119,15 @@ def in_use(folder: Path) -> bool:
         return True
 
 
+def running(folder: Path) -> bool:
+    """The same of a folder in which nothing may be written; nothing is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        return not _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _lock(descriptor: int) -> bool:
     """False if another process has the lock; where there are no locks (Windows, some network disks) nobody has it."""
     try:

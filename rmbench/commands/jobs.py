@@ -28,6 +28,7 @@ from rmbench.commands.compose import config_name, config_object
 from rmbench.commands.interrupts import interrupted, watched
 from rmbench.commands.pool import take_gpu
 from rmbench.commands.registry import command_of
+from rmbench.commands.runs import way_on
 from rmbench.commands.sweep import SweepCallback, finish
 from rmbench.config import Device, Strategy, TrainConfig
 from rmbench.errors import RunFailed, Stopped, UserError, unwritable
@@ -237,9 +238,6 @@ def _way_on() -> str:
     if SweepCallback.folder is not None:
         return f"The same words with sweep_dir={shlex.quote(str(SweepCallback.folder))} go on with it."
     folder = _outcomes[-1].folder if _outcomes else None
-    if folder is None or not (folder / ".hydra" / "overrides.yaml").is_file():
+    if folder is None or not way_on(folder):
         return ""
-    place = shlex.quote(str(folder))
-    if runs.can_go_on(folder):
-        return f"Go on with: rmbench train from={place} run_dir={place} training.resume=true"
-    return f"Start again with: rmbench train from={place}"
+    return f"{'Go on' if runs.can_go_on(folder) else 'Start again'} with: {way_on(folder)}"
