@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from functools import cache
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 FILE_WIDTH = 140  # columns of a table that is not written to a terminal
+ON_BAR = {"on_bar": True}  # `extra` of a message whose numbers the bar shows: on a terminal it goes to train.log alone
+
+_shown: Progress | None = None  # the bars on the terminal
 
 
 class Results(Console):
@@ -43,24 +47,64 @@ def console() -> Console:
     return plain if plain.is_terminal or "COLUMNS" in os.environ else Results(width=FILE_WIDTH)
 
 
+@cache
+def _errors() -> Console:
+    """Standard error: one console for bars and messages, so that a message never lands in the middle of a bar."""
+    return Console(stderr=True)
+
+
 def log_handler() -> logging.Handler:
     """Messages on standard error, in colour on a terminal; named in conf/hydra/job_logging."""
-    errors = Console(stderr=True)
-    if errors.is_terminal:
-        return RichHandler(console=errors, show_path=False, show_time=False, rich_tracebacks=False)
+    if _errors().is_terminal:
+        terminal = RichHandler(console=_errors(), show_path=False, show_time=False, rich_tracebacks=False)
+        terminal.addFilter(lambda record: not getattr(record, "on_bar", False))
+        return terminal
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     return handler
 
 
+class Advance(Protocol):
+    """What moves a bar."""
+
+    def __call__(self, done: int, numbers: str = "") -> None:
+        """`done` of all are; `numbers` are shown beside the bar."""
+
+
 @contextmanager
-def progress(label: str, total: int | None, done: int = 0, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere; call what it yields with how many of `total` (if known) are done."""
-    errors = Console(stderr=True)
-    if not (shown and errors.is_terminal):
-        yield lambda done: None
+def progress(label: str, total: int | None, done: int = 0, shown: bool = True) -> Iterator[Advance]:
+    """A bar on a terminal, nothing elsewhere; call what it yields with how many of `total` (if known) are done.
+
+    A bar within another one's time is drawn below it.
+    """
+    if not (shown and _errors().is_terminal):
+        yield lambda done, numbers="": None
         return
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task(label, total=total, completed=done)
-        yield lambda done: bar.update(task, completed=done)
+    with _bars() as bars:
+        task = bars.add_task(label, total=total, completed=done, numbers="")
+
+        def advance(done: int, numbers: str = "") -> None:
+            bars.update(task, completed=done, numbers=numbers)
+
+        try:
+            yield advance
+        finally:
+            bars.remove_task(task)
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """The bars that are on the terminal; new ones if there are none."""
+    global _shown
+    if _shown is not None:
+        yield _shown
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(compact=True),
+    )  # fmt: skip
+    try:
+        with Progress(*columns, console=_errors(), transient=True) as _shown:
+            yield _shown
+    finally:
+        _shown = None

@@ -41,6 +41,7 @@ from rmbench.training.optimizer import clip_gradient, new_optimizer, new_schedul
 from rmbench.training.run import Run
 from rmbench.training.setup import Inputs
 from rmbench.training.signals import EndingSignals
+from rmbench.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class Trainer:
             self.history = History(self.folder, self.state.step)
         self.rewind(self.state.step)
         self.model.train()
+        watch, numbers = Watch(self.state.step, self.total_steps), ""
         with progress("training", self.total_steps, self.state.step, self.run.is_main) as advance:
             while not self._over():
                 row = self.train_step()
@@ -114,12 +116,13 @@ class Trainer:
                     row |= self.benchmark(self._scored())
                 if row:
                     self._log(row)
+                    numbers = watch.report(self.state.step, row) or numbers
                 ends = self._told_to_end and not self._over()  # after the last step the weights are exported first
                 if self._due(self.config.save_steps) or ends:
                     self._save()
                 if ends and not self.signals.pass_on():
                     self._end()
-                advance(self.state.step)
+                advance(self.state.step, numbers)
         return self.state
 
     def rewind(self, step: int) -> None:
@@ -271,6 +274,8 @@ class Trainer:
         folder, keep = self.folder / "checkpoints", self.config.save_total_limit
         state, tensors = asdict(self.state), self.loss.state_dict()
         self._saved = checkpoints.save(self.accelerator, folder, state, tensors, keep)
+        if self._saved:
+            logger.info("step %d/%d: checkpoint saved in %s", self.state.step, self.total_steps, folder)
 
     def _end(self) -> NoReturn:
         number = self.signals.received or signal.SIGTERM  # another rank may have heard it
