@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import shlex
 import time
 from contextlib import nullcontext
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -99,7 +101,8 @@ def _train(run: Run) -> Json:
                 model_card.write_card(run.folder, run.config, metrics, inputs.tokenizer)
                 write_json(run.folder / "metrics.json", metrics)
                 ending.forget(run)
-                _show(metrics, run.folder)
+                _show(metrics)
+                _show_end(run, metrics)
             run.wait()
     _push(run)
     return metrics
@@ -223,8 +226,8 @@ def _write_diagnostics(run: Run, recorder: PairRecorder, probe: Probe | None, st
     run.tracker.pair_table(step, table)
 
 
-def _show(metrics: Json, folder: Path) -> None:
-    """The evaluation by section, the benchmark, and where everything is."""
+def _show(metrics: Json) -> None:
+    """The evaluation by section, and the benchmark."""
     terminal = console()
     evaluation = metrics["eval"]
     table = Table(title=f"evaluation: {evaluation['n']} pairs, after {metrics['kept_step']} steps")
@@ -232,9 +235,7 @@ def _show(metrics: Json, folder: Path) -> None:
         table.add_column(column, justify="left" if column == "section" else "right")
 
     def add(name: str, accuracy: float, distance: float, style: str = "") -> None:
-        """A line; where a distance is NaN the rewards are too, and what looks like lost pairs is no number."""
-        shown = math.nan if math.isnan(distance) else accuracy
-        table.add_row(name, f"{shown:.3f}", f"{distance:.3f}", style=style)
+        table.add_row(name, f"{_shown(accuracy, distance):.3f}", f"{distance:.3f}", style=style)
 
     for name, accuracy in evaluation["sections"].items():
         add(name, accuracy, evaluation["section_distance"][name])
@@ -243,4 +244,28 @@ def _show(metrics: Json, folder: Path) -> None:
     terminal.print(table)
     if metrics["benchmark"]:
         terminal.print(results_table(metrics["benchmark"]))
-    terminal.print(f"run folder: {folder}", soft_wrap=True)
+
+
+def _show_end(run: Run, metrics: Json) -> None:
+    """Accuracy, time, figures, the commands that may follow (a sweep has its own end), and where everything is."""
+    seconds = timedelta(seconds=round(metrics["train_seconds"]))
+    evaluation = metrics["eval"]
+    accuracy = _shown(evaluation["accuracy"], evaluation["distance"])
+    lines = [f"held-out accuracy {accuracy:.3f}, trained in {seconds}"]
+    drawn = sorted((run.folder / "diagnostics").glob("*.png"))
+    lines += ["figures:", *(f"  {path}" for path in drawn)] if drawn else []
+    if run.folder.resolve() == Path(run.config.run_dir).resolve():
+        place = shlex.quote(str(run.folder))
+        lines += [
+            "next:",
+            f"  rmbench eval checkpoint={place}",
+            f"  rmbench diagnose checkpoint={place}",
+            f"  rmbench train from={place} seed={run.config.seed + 1}",
+        ]
+    lines.append(f"run folder: {run.folder}")
+    console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _shown(accuracy: float, distance: float) -> float:
+    """Where a distance is NaN the rewards are too, and what looks like lost pairs is no number."""
+    return math.nan if math.isnan(distance) else accuracy

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from helpers.runs import with_training
 from rmbench import runs
 from rmbench.cli import app
+from rmbench.commands.compose import composed, config_object, without_hydra
 from rmbench.compare import compare
 from rmbench.config import ScoreConfig, ScoringConfig, TrackingConfig
 from rmbench.console import console
@@ -27,8 +28,9 @@ from rmbench.errors import UserError
 from rmbench.evaluate import results_table
 from rmbench.score import score
 from rmbench.tracking import WandbTracker
-from rmbench.train import _show, train
+from rmbench.train import _show, _show_end, train
 from rmbench.training import checkpoints
+from rmbench.training.run import Run
 
 LINES = [{"id": str(i), "subset": "a", "score_chosen": float(i), "score_rejected": 0.5} for i in range(8)]
 
@@ -215,7 +217,9 @@ def test_a_broken_history_is_one_message(tmp_path, content):
 def test_weights_that_are_not_numbers_show_no_accuracy(tmp_path, capsys):
     nan = math.nan
     evaluation = {"n": 2, "accuracy": 0.0, "distance": nan, "sections": {"a": 0.0}, "section_distance": {"a": nan}}
-    _show({"eval": evaluation, "kept_step": 1, "benchmark": None}, tmp_path)
+    metrics = {"eval": evaluation, "kept_step": 1, "benchmark": None, "train_seconds": 1.0}
+    _show(metrics)
+    _show_end(Run(config_object(without_hydra(composed("train", []))), tmp_path, accelerator=None), metrics)
     shown = capsys.readouterr().out
     assert "0.000" not in shown
     assert "nan" in shown

@@ -2,12 +2,18 @@
 
 import io
 import logging
+import shlex
 
 import pytest
+import yaml
 from rich.console import Console
 
 from rmbench import console
+from rmbench.commands import launch
+from rmbench.commands.compose import composed, config_object, without_hydra
+from rmbench.train import _show_end
 from rmbench.training import watch
+from rmbench.training.run import Run
 from rmbench.training.watch import Watch, training_numbers
 
 WINDOW = {"loss": 0.5, "accuracy": 0.75, "throughput/pairs_per_second": 1234.5}
@@ -85,3 +91,26 @@ def test_a_second_bar_after_an_error_starts_anew(terminal):
         advance(1)
         console._shown.refresh()
     assert "1/2" in terminal.file.getvalue()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_end_names_figures_and_commands_that_are_understood(tmp_path, capsys, alone):
+    folder = tmp_path / "a run=1"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text("[loss=normbt]\n")
+    (folder / "diagnostics").mkdir()
+    (folder / "diagnostics" / "dynamics.png").touch()
+    config = config_object(without_hydra(composed("train", ["seed=4"])))
+    config.run_dir = str(folder if alone else tmp_path)
+    metrics = {"eval": {"accuracy": 0.75, "distance": 1.0}, "train_seconds": 3725.4}
+    _show_end(Run(config, folder, accelerator=None), metrics)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "held-out accuracy 0.750, trained in 1:02:05"
+    assert shown[1:3] == ["figures:", f"  {folder}/diagnostics/dynamics.png"]
+    assert shown[-1] == f"run folder: {folder}"
+    commands = [shlex.split(line) for line in shown if line.startswith("  rmbench ")]
+    assert [words[1] for words in commands] == (["eval", "diagnose", "train"] if alone else [])
+    read = {words[1]: yaml.safe_load(launch.show(words[1], words[2:])) for words in commands}
+    if alone:
+        assert read["eval"]["checkpoint"] == read["diagnose"]["checkpoint"] == str(folder)
+        assert (read["train"]["seed"], read["train"]["loss"]["weighting"]) == (5, "distance")
