@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -174,7 +175,13 @@ def _named(typed: dict[str, str], group: str, key: str) -> str | None:
     chosen = typed.get(key) or typed.get(group)
     if chosen is None and typed.get("experiment", "null") != "null":
         return f"of {typed['experiment']}"
-    return chosen or groups("train")[group].default
+    return chosen or _defaults()[group]
+
+
+@cache
+def _defaults() -> dict[str, str | None]:
+    """The option of each group that a run has if none is named; read once for all runs."""
+    return {name: group.default for name, group in groups("train").items()}
 
 
 def _go_on(folder: Path, words: list[str]) -> str | None:
