@@ -19,7 +19,9 @@ from rmbench.errors import UserError
 from rmbench.paths import conf_dir
 
 OPTIONS = sorted(
-    (path.parent.name, path.stem) for path in conf_dir().glob("*/*.yaml") if path.parent.name not in ("sweep", "hydra")
+    (path.parent.name, path.stem)
+    for path in conf_dir().glob("*/*.yaml")
+    if path.parent.name not in ("sweep", "hydra", "examples")
 )
 EVAL_GROUPS = {"gpu", "benchmark"}
 DIAGNOSE_GROUPS = {"gpu", "benchmark", "dataset", "backbone", "tracking"}

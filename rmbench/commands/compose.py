@@ -169,7 +169,8 @@ def _no_option(error: MissingConfigException) -> str:
     plugin = next((package for name, package in PLUGINS.items() if group.startswith("hydra/") and name in option), None)
     install = f" It comes with a plugin: pip install {plugin}" if plugin else ""
     listed = f"Options of {group}: {', '.join(options)}." if options else f"There is no option of {group} yet."
-    return f"{group}={option}: no such option.{install}{did_you_mean(near)}\n{listed}"
+    own = " One of your own: loss.pairwise=module:function." if group == "loss" else ""
+    return f"{group}={option}: no such option.{install}{did_you_mean(near)}\n{listed}{own}"
 
 
 def _plain(error: BaseException, command: str) -> str:

@@ -24,6 +24,7 @@ from rmbench.commands.compose import (
 )
 from rmbench.commands.forecast import forecast
 from rmbench.commands.jobs import accounted, plain_job, train_job
+from rmbench.commands.recipes import with_recipe
 from rmbench.commands.registry import COMMANDS
 from rmbench.commands.unread import Asked, Reading, planned
 from rmbench.console import console
@@ -112,7 +113,7 @@ def checked_jobs(request: Request) -> list[list[str]]:
 
 
 def understood(command: str, typed: list[str]) -> Request:
-    """Tell Hydra's flags from the words, put a recorded run's words in for `from=`, and check every word.
+    """Tell Hydra's flags from the words, put in those of a recipe and of the run that `from=` names; check every one.
 
     Raises:
         UserError: an unknown flag, or a word that is wrong.
@@ -128,10 +129,9 @@ def understood(command: str, typed: list[str]) -> Request:
     config = COMMANDS[command].config
     flags = [word for word in typed if word not in options.overrides]
     request = Request(command, config, [], flags, options)
-    given = overrides.Repeated(options.overrides)
-    if config == "train":
-        given = overrides.repeated(options.overrides)
-    request.recorded, request.notes = given.recorded, list(given.notes)
+    recipe = with_recipe(options.overrides, config, request.multirun)
+    given = overrides.repeated(recipe.words) if config == "train" else overrides.Repeated(recipe.words)
+    request.recorded, request.notes = recipe.recorded | given.recorded, [*recipe.notes, *given.notes]
     request.overrides = overrides.read(given.words, config, request.multirun)
     return request
 

@@ -72,7 +72,7 @@ def _read_word(word: str, command: str, multirun: bool) -> Override:
     if not equals:
         raise UserError(_no_value(word, command))
     try:
-        override = _parse(word)
+        override = parsed(word)
         if multirun or not override.is_sweep_override():
             return override
         sweep = f"`rmbench sweep {word}`" if command == "train" else "the flag -m"
@@ -82,11 +82,12 @@ def _read_word(word: str, command: str, multirun: bool) -> Override:
         problem = f"Cannot read the word {word!r}: {reason}\n{QUOTES.format(key=key.strip())}"
     if _names_a_file(value):  # a path with a comma or an equals sign is one value
         with suppress(HydraException):  # the key may be the mistake
-            return _parse(f"{key}={quoted(value)}")
+            return parsed(f"{key}={quoted(value)}")
     raise UserError(problem)
 
 
-def _parse(word: str) -> Override:
+def parsed(word: str) -> Override:
+    """One word by Hydra's grammar."""
     return OverridesParser.create().parse_override(word)
 
 
@@ -118,10 +119,20 @@ def _no_value(word: str, command: str) -> str:
     close = get_close_matches(word, choices.values(), n=2)
     meant = [choice for choice, option in choices.items() if option in close]
     if _names_a_file(word):
-        meant = [f"from={word}" if command == "train" else f"checkpoint={word}"]
+        meant = [_key_for(Path(word), command) + word]
     elif not meant:
         meant = [f"{key}=VALUE" for key in nearest(word, _places(command))]
     return f"The word {word!r} is not KEY=VALUE.{did_you_mean(meant)} `rmbench {command} --help` lists every key."
+
+
+def _key_for(place: Path, command: str) -> str:
+    """The beginning of the word in which a file or folder of this kind is named."""
+    if place.is_dir():
+        return (
+            "from=" if command == "train" else "checkpoint=" if command != "inspect" else "dataset=local dataset.path="
+        )
+    local = {"eval": "benchmark=pairs benchmark.path=", "score": "score.input="}
+    return local.get(command, "dataset=local dataset.path=")
 
 
 def _places(command: str) -> list[str]:
@@ -257,7 +268,7 @@ def _anchored(word: str, home: Path) -> str:
     if not key.endswith(("path", "embeddings")):
         return word
     if value.startswith("["):  # a list of files
-        listed = _parse(word).value()
+        listed = parsed(word).value()
         names = [str(name) for name in listed] if isinstance(listed, list) else []
         return f"{key}=[{','.join(quoted(_from(name, home) or name) for name in names)}]"
     found = _from(value.strip("'\""), home)

@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
             "rmbench train loss=normbt": "NormBT on the built-in data, offline",
             "rmbench train loss=normbt training.epochs=2": "a group's option and a key",
             "rmbench train dataset=local dataset.path=pairs.jsonl": "your own pairs",
+            "rmbench train examples/lora_decoder.yaml seed=1": "a recipe: a YAML file of keys; and a key in its place",
             "rmbench train from=RUN seed=1": "a run again, with what is new",
         },
     ),
