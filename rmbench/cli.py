@@ -18,6 +18,8 @@ from rmbench import __version__
 from rmbench.commands.registry import COMMANDS
 from rmbench.errors import RunFailed, Stopped, UserError, unwritable
 
+TOPICS = "rmbench.topics"  # of a help page
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -31,11 +33,17 @@ app = typer.Typer(
 class WordsCommand(TyperCommand):
     """A command whose words are config overrides; its help lists the config."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keeps the words beside `--help`, which name a group."""
+        ctx.meta[TOPICS] = [word for word in args if not word.startswith("-") and "=" not in word and "." not in word]
+        return super().parse_args(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Usage, examples, every config group with its options, every key."""
+        """Uses, groups and keys that matter; of a group that is named, all; of `all`, everything."""
         from rmbench.commands.manual import page
 
-        formatter.write(page(ctx.info_name or ""))
+        with messages():
+            formatter.write(page(ctx.info_name or "", ctx.meta[TOPICS]))
 
 
 def _suggestions(ctx: Any, incomplete: str) -> list[tuple[str, str]]:

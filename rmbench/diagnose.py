@@ -106,7 +106,7 @@ def diagnose(config: DiagnoseConfig) -> Json:
         files = _write(folder, columns, margins, tracker)
         write_json(folder / "study.json", results)
         tracker.summary(results)
-    _show(results, folder, files)
+    _show(results, name, folder, files)
     return results
 
 
@@ -253,8 +253,8 @@ def _refuse_another_study(folder: Path, provenance: Json) -> None:
         raise UserError(f"{folder} holds another study ({listed}).\nChoose another run_dir, or remove the folder.")
 
 
-def _show(results: Json, folder: Path, files: list[str]) -> None:
-    """The main numbers, each with its 95 % interval."""
+def _show(results: Json, model: str, folder: Path, files: list[str]) -> None:
+    """The main numbers, each with its 95 % interval; in 80 columns."""
     correlation = results["correlation_of_distance_with_margin_gradient_norm"]
     fixed, variance = results["at_fixed_error"], results["variance_of_log_norm"]
     lines = {
@@ -272,17 +272,18 @@ def _show(results: Json, folder: Path, files: list[str]) -> None:
         together = name == "explained_together"
         label = "ranks of all these explain, R^2" if together else f"rank correlation of distance with {name}"
         lines[label.replace("_", " ")] = value
-    table = Table(title=f"gradient against distance: {results['pairs']} pairs")
+    table = Table(title=f"{model}: gradient against distance, {results['pairs']} pairs")
     for column in ("", "value", "95 % interval"):
-        table.add_column(column, justify="left" if not column else "right")
+        table.add_column(column, justify="left" if not column else "right", no_wrap=bool(column))
     for name, estimate in lines.items():
         low, high = estimate["interval"]
         interval = "-" if low is None else f"{low:.3f} to {high:.3f}"
         table.add_row(name, "-" if estimate["value"] is None else f"{estimate['value']:.3f}", interval)
     console().print(table)
-    sections = Table(title="sections, closest first")
-    for column in ("section", "pairs", "accuracy", "distance", "prediction error", "norm, BT", "norm, NormBT", "k"):
-        sections.add_column(column, justify="left" if column == "section" else "right")
+    sections = Table(title=f"{model}: sections, closest first", box=None, padding=(0, 2, 0, 0))
+    sections.add_column("section", overflow="fold")
+    for column in ("pairs", "accuracy", "distance", "prediction\nerror", "norm,\nBT", "norm,\nNormBT", "k"):
+        sections.add_column(column, justify="right", no_wrap=True)
     for name, row in results["sections"].items():
         keys = ("accuracy", "distance", "prediction_error", "all_bt", "all_normbt", "median_k")
         sections.add_row(name, str(row["pairs"]), *(f"{row[key]:.3f}" for key in keys))

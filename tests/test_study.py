@@ -11,6 +11,7 @@ import pytest
 
 from helpers.data import write_jsonl
 from helpers.runs import recorded_pairs
+from rmbench.commands import launch
 from rmbench.config import BackboneConfig, BenchmarkConfig, DatasetConfig, DiagnoseConfig, GpuConfig, TrackingConfig
 from rmbench.data.formats import Pair
 from rmbench.diagnose import diagnose
@@ -140,12 +141,19 @@ def config(folder, **changes):
     )
 
 
-def test_a_study_of_a_new_head_and_of_a_trained_run(train_config, tmp_path):
+def test_a_study_of_a_new_head_and_of_a_trained_run(train_config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     run = tmp_path / "run"
     train(train_config(max_steps=2), run)
     diagnose(config(tmp_path / "new"))
     first = (tmp_path / "new" / "study.json").read_bytes()
+    capsys.readouterr()
     results = diagnose(config(None, checkpoint=str(run), against=str(run), run_dir=None))
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed[:-1])) <= 80, "but for the folder's name"
+    assert "…" not in "".join(printed)
+    assert any("run: gradient against distance, 40 pairs" in line for line in printed)
+    assert any(line.strip().startswith("reasoning ") for line in printed)
     folder = run / "diagnose" / "synthetic"
     assert read_json(folder / "study.json")["pairs"] == 40
     for where in (tmp_path / "new", folder):
@@ -238,3 +246,21 @@ def flat(tree, path=()):
     """Path -> leaf."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else None
     return {path: tree} if items is None else {k: v for key, sub in items for k, v in flat(sub, (*path, key)).items()}
+
+
+def test_without_a_model_the_newest_finished_run_is_studied(tmp_path):
+    def asked(*words):
+        request = launch.understood("diagnose", list(words))
+        return [str(o.input_line) for o in request.overrides], request.notes
+
+    assert asked()[0] == []
+    assert "the tiny backbone, as no run" in asked()[1][0]
+    for name, at in (("old", 1000), ("new", 2000)):
+        run = tmp_path / "outputs" / "train" / name
+        (run / "checkpoint").mkdir(parents=True)
+        (run / "metrics.json").write_text("{}")
+        os.utime(run / "metrics.json", (at, at))
+    assert asked("seed=1")[0] == ["seed=1", "checkpoint='outputs/train/new'"]
+    assert "the newest finished run, outputs/train/new" in asked()[1][0]
+    assert asked("backbone=minilm") == (["backbone=minilm"], [])
+    assert asked("checkpoint=a/b") == (["checkpoint=a/b"], [])

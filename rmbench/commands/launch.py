@@ -31,6 +31,9 @@ from rmbench.console import console
 from rmbench.errors import UserError
 from rmbench.foreign.hydra import call_main, flags_parser
 from rmbench.paths import conf_dir
+from rmbench.runs import newest_run
+
+WHAT_IS_STUDIED = ("checkpoint", "backbone")
 
 
 @dataclass
@@ -132,7 +135,14 @@ def understood(command: str, typed: list[str]) -> Request:
     recipe = with_recipe(options.overrides, config, request.multirun)
     given = overrides.repeated(recipe.words) if config == "train" else overrides.Repeated(recipe.words)
     request.recorded, request.notes = recipe.recorded | given.recorded, [*recipe.notes, *given.notes]
-    request.overrides = overrides.read(given.words, config, request.multirun)
+    words = given.words
+    if config == "diagnose" and not any(key.split(".")[0] in WHAT_IS_STUDIED for key in map(overrides.key_of, words)):
+        run = newest_run()
+        if run is not None:
+            words = [*words, f"checkpoint={overrides.quoted(str(run))}"]
+        which = f"the newest finished run, {run}" if run else "the tiny backbone, as no run below outputs/ is finished"
+        request.notes.append(f"studied: {which}; checkpoint= or backbone= names another model")
+    request.overrides = overrides.read(words, config, request.multirun)
     return request
 
 

@@ -1,19 +1,23 @@
-"""The help page of a command that takes config words: how to call it, every group and option, every key."""
+"""The help of a command that takes overrides: two screens of what matters, one group whole, or everything."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from rmbench.commands.catalog import groups
+from rmbench.commands.catalog import Group, did_you_mean, groups
 from rmbench.commands.registry import COMMANDS
 from rmbench.config import SCHEMAS, keys
+from rmbench.errors import UserError
 
 SPECIAL = {
+    "FILE.yaml": "a recipe: keys and groups in a file; overrides on the line win",
     "from=RUN": "repeat a run: the words it recorded, then the new ones; its folder is not inherited",
     "hydra/launcher=parallel": "rmbench sweep: several runs at once, a GPU each; on a CPU hydra.launcher.n_jobs=N",
     "hydra/launcher=slurm": "rmbench sweep: each run a job of a Slurm cluster; hydra.launcher.partition=NAME",
@@ -23,24 +27,103 @@ FLAGS = {
     "--config-dir DIR": "a folder of your own options (DIR/loss/mine.yaml -> loss=mine)",
     "--cfg job, --info": "print what Hydra composes, and from where",
     "--hydra-help": "every flag of Hydra",
-    "-h, --help": "this page",
+    "-h, --help [GROUP | all]": "two screens; a group's options and keys; this page",
 }
 
 
-def page(name: str) -> str:
-    """The help page of a command, as wide as the terminal; boxes and colour only on one."""
+ALL = "all"
+MATTER = {  # of the commands with many keys; the others show those of their own
+    "train": (
+        "seed", "run_dir", "dataset.path", "dataset.max_length", "backbone.name_or_path", "backbone.lora.r",
+        "training.epochs", "training.batch_size", "training.learning_rate", "training.eval_steps",
+    ),
+}  # fmt: skip
+
+
+def page(name: str, topics: Sequence[str] = ()) -> str:
+    """The help of a command, as wide as the terminal; boxes and colour only on one.
+
+    Args:
+        name: of the command.
+        topics: a group whose options and keys are shown, or `all`; without one, the short page.
+
+    Raises:
+        UserError: there is no such group.
+    """
     console = Console(highlight=False)
-    command = COMMANDS[name]
+    config = COMMANDS[name].config
+    by_group = _keys_by_group(config)
+    known = [ALL, *dict.fromkeys([*groups(config), *by_group])]
+    for topic in topics:
+        if topic not in known:
+            near = did_you_mean(f"--help {choice}" for choice in get_close_matches(topic, known, n=1))
+            raise UserError(f"--help {topic}: no such group.{near} There are: {', '.join(known)}.")
     with console.capture() as text:
-        console.print(f"Usage: rmbench {name} [KEY=VALUE]...\n\n{command.about}\n", markup=False)
-        _section(console, "Examples", _rows(command.examples.items(), stacked=console.width < 100))
-        _section(console, "Groups: NAME=OPTION (* = default)", _group_table(command.config))
-        if command.config == "train":
-            _section(console, "Special words", _rows(SPECIAL.items()))
-        for group, rows in _keys_by_group(command.config).items():
-            _section(console, f"Keys: {group}", _rows(rows))
-        _section(console, "Flags (passed on to Hydra)", _rows(FLAGS.items()))
+        if not topics or ALL in topics:
+            console.print(
+                f"Usage: rmbench {name} [RECIPE.yaml] [KEY=VALUE]...\n\n{COMMANDS[name].about}\n", markup=False
+            )
+        if ALL in topics:
+            _whole(console, name)
+        elif not topics:
+            _short(console, name)
+        for topic in topics if ALL not in topics else ():
+            if topic in groups(config):
+                _section(console, f"{topic}=OPTION (* = default)", _group_table({topic: groups(config)[topic]}))
+            if topic in by_group:
+                _section(console, f"Keys: {topic}", _rows(by_group[topic]))
     return text.get()
+
+
+def _short(console: Console, name: str) -> None:
+    """Two screens: uses, the groups with the names of their options, the keys that matter most."""
+    config = COMMANDS[name].config
+    _section(console, "Uses", _rows(COMMANDS[name].examples.items(), stacked=console.width < 100))
+    found, known = groups(config), keys(SCHEMAS[config])
+    lines = [(group, _names(found[group])) for group in found if group != "loss"]
+    _section(console, "Groups: NAME=OPTION (* = default)", _rows(lines))
+    if "loss" in found:
+        _section(console, "loss=NAME", _columns(_starred(found["loss"]), console.width - 4))
+    own = [key for key in known if "." not in key]
+    matter = [key for key in MATTER.get(config, own) if key in known]
+    _section(console, "Keys that matter most", _rows((key, _brief(known[key])) for key in matter))
+    shown = f"rmbench {name} --help GROUP shows a group's options and keys, --help {ALL} shows everything."
+    console.print(Text(shown))
+
+
+def _whole(console: Console, name: str) -> None:
+    """Every use, group, option, key and flag."""
+    command = COMMANDS[name]
+    _section(console, "Examples", _rows(command.examples.items(), stacked=console.width < 100))
+    _section(console, "Groups: NAME=OPTION (* = default)", _group_table(groups(command.config)))
+    if command.config == "train":
+        _section(console, "Special words", _rows(SPECIAL.items()))
+    for group, rows in _keys_by_group(command.config).items():
+        _section(console, f"Keys: {group}", _rows(rows))
+    _section(console, "Flags (passed on to Hydra)", _rows(FLAGS.items()))
+
+
+def _starred(group: Group) -> list[str]:
+    return [f"*{option}" if option == group.default else option for option in group.options]
+
+
+def _names(group: Group) -> str:
+    return ", ".join(_starred(group)) or "none shipped; --config-dir DIR brings your own"
+
+
+def _columns(names: Sequence[str], width: int) -> Table:
+    """Names in as many columns as fit, down each column first."""
+    across = max(1, width // (max(map(len, names)) + 2))
+    down = -(-len(names) // across)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for row in range(down):
+        table.add_row(*(Text(name) for name in names[row::down]))
+    return table
+
+
+def _brief(doc: str) -> str:
+    """The first part of a key's documentation."""
+    return re.split(r";|:? ?\(|: ", doc)[0]
 
 
 def _section(console: Console, title: str, body: Table) -> None:
@@ -66,12 +149,12 @@ def _rows(rows: Iterable[tuple[str, str]], *, stacked: bool = False) -> Table:
     return table
 
 
-def _group_table(config: str) -> Table:
+def _group_table(shown: dict[str, Group]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="bold")
     table.add_column(no_wrap=True, style="cyan")
     table.add_column()
-    for name, group in groups(config).items():
+    for name, group in shown.items():
         options = group.options or {"": "none shipped; --config-dir DIR brings your own"}
         for place, (option, doc) in enumerate(options.items()):
             star = "*" if option == group.default else " "

@@ -59,6 +59,7 @@ COMMANDS: dict[str, Command] = {
         job="rmbench.diagnose:diagnose",
         about="Study gradient size against distance, pair by pair, on any data.",
         examples={
+            "rmbench diagnose": "the newest run",
             "rmbench diagnose checkpoint=RUN": "a run's model on the built-in data",
             "rmbench diagnose checkpoint=RUN benchmark=rewardbench": "the same on a benchmark",
             "rmbench diagnose backbone=minilm dataset=local dataset.path=pairs.jsonl": "a backbone before any training",

@@ -117,7 +117,9 @@ class DiagnoseConfig(Checked):
     tracking: TrackingConfig = MISSING
     layout: LayoutName = knob(LayoutName.auto, LAYOUT)
     checkpoint: str | None = knob(
-        None, "run folder, its checkpoint, any local folder or Hub id; null: backbone= as it comes, with a new head"
+        None,
+        "run folder, its checkpoint, any local folder or Hub id; without it the newest finished run, or with backbone="
+        " that one as it comes, with a new head",
     )
     against: str | None = knob(None, "a second checkpoint: accuracy of both by distance bin")
     pairs: int = knob(1000, "measure at most so many pairs, evenly spread over the data", low=10)
