@@ -67,7 +67,7 @@ def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGrou
     if not model.is_decoder:
         return "an encoder reads its text in both directions, so a prompt's states depend on the response"
     config = model.network.config.get_text_config()
-    other = set(getattr(config, "layer_types", None) or []) - KNOWN_LAYERS
+    other = set(_layer_types(config) or []) - KNOWN_LAYERS
     if other:
         return f"the backbone has layers of another kind ({', '.join(sorted(other))})"
     if not attention_can_be_exchanged(model.network):
@@ -130,9 +130,16 @@ def _difference(got: Tensor, expected: Tensor) -> float:
     return float(((got - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
 
 
+def _layer_types(config: object) -> list[str] | None:
+    """The kind of each layer, or None where the config does not say it."""
+    older = getattr(config, "layers_block_type", None)  # of hybrids like Jamba, before transformers 5.1
+    kinds: list[str] | None = getattr(config, "layer_types", older)
+    return kinds
+
+
 def has_window(config: object) -> bool:
     """Some layer attends over a sliding window."""
-    kinds = getattr(config, "layer_types", None)
+    kinds = _layer_types(config)
     return getattr(config, "sliding_window", None) is not None and (kinds is None or "sliding_attention" in kinds)
 
 
