@@ -30,12 +30,12 @@ app = typer.Typer(
 )
 
 
-class WordsCommand(TyperCommand):
-    """A command whose words are config overrides; its help lists the config."""
+class OverridesCommand(TyperCommand):
+    """A command that takes config overrides; its help lists the config."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keeps the words beside `--help`, which name a group."""
-        ctx.meta[TOPICS] = [word for word in args if not word.startswith("-") and "=" not in word and "." not in word]
+        """Keeps the arguments beside `--help`, which name a group."""
+        ctx.meta[TOPICS] = [arg for arg in args if not arg.startswith("-") and "=" not in arg and "." not in arg]
         return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -49,11 +49,11 @@ class WordsCommand(TyperCommand):
 def _suggestions(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
     from rmbench.commands.completion import suggestions
 
-    return suggestions(ctx.params.get("command") or ctx.info_name, ctx.params.get("words") or [], incomplete)
+    return suggestions(ctx.params.get("command") or ctx.info_name, ctx.params.get("overrides") or [], incomplete)
 
 
 ConfigOf = StrEnum("ConfigOf", list(COMMANDS))  # type: ignore[misc]
-Words = Annotated[
+Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", show_default=False, autocompletion=_suggestions),
 ]
@@ -75,28 +75,28 @@ def options(
     """Train reward models, evaluate them, compare them."""
 
 
-def _with_words(name: str) -> Callable[[list[str] | None], None]:
-    def command(words: Words = None) -> None:
-        """Hand the words over to Hydra."""
+def _with_overrides(name: str) -> Callable[[list[str] | None], None]:
+    def command(overrides: Overrides = None) -> None:
+        """Hand the overrides over to Hydra."""
         with messages():
             from rmbench.commands.launch import run
 
-            run(name, words or [])
+            run(name, overrides or [])
 
     return command
 
 
 for _name, _command in COMMANDS.items():
-    app.command(_name, cls=WordsCommand, context_settings=FORWARDED, help=_command.about)(_with_words(_name))
+    app.command(_name, cls=OverridesCommand, context_settings=FORWARDED, help=_command.about)(_with_overrides(_name))
 
 
 @app.command(context_settings=FORWARDED)
-def config(command: ConfigOf, words: Words = None) -> None:
+def config(command: ConfigOf, overrides: Overrides = None) -> None:
     """Print the composed and checked config; start nothing."""
     with messages():
         from rmbench.commands.launch import show
 
-        typer.echo(show(command.value, words or []), nl=False)
+        typer.echo(show(command.value, overrides or []), nl=False)
 
 
 @app.command()
@@ -129,11 +129,11 @@ def report(
     with messages():
         from rmbench.report import report as write_report
 
-        for word in baseline or []:
-            if "=" not in word:
-                raise UserError(f"--baseline {word}: give KEY=VALUE, such as loss=bt.")
-        words = dict(word.split("=", 1) for word in baseline) if baseline else None
-        write_report(folders, words, select)
+        for given in baseline or []:
+            if "=" not in given:
+                raise UserError(f"--baseline {given}: give KEY=VALUE, such as loss=bt.")
+        compared_with = dict(given.split("=", 1) for given in baseline) if baseline else None
+        write_report(folders, compared_with, select)
 
 
 @app.command()

@@ -172,12 +172,12 @@ def record_failure(folder: Path, error: BaseException) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     if folder.is_dir() and not finished(folder):  # after metrics.json only what is printed or uploaded can fail
-        words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+        overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
         trace = "".join(traceback.format_exception(error))
         with suppress(OSError):  # a full disk may be what stopped it
             write_json(
                 folder / "failed.json",
-                {"type": type(error).__name__, "message": str(error), "overrides": words, "traceback": trace},
+                {"type": type(error).__name__, "message": str(error), "overrides": overrides, "traceback": trace},
             )
 
 
@@ -231,8 +231,8 @@ def run_name(root: DictConfig) -> str:
     """
     hydra = root.hydra
     excluded = set(hydra.job.config.override_dirname.exclude_keys)
-    words = [w for w in hydra.overrides.task if w.split("=")[0] not in excluded]
-    label = re.sub(r"[^\w.,=+-]+", "_", ",".join(words))[:NAME_LIMIT]
+    overrides = [override for override in hydra.overrides.task if override.split("=")[0] not in excluded]
+    label = re.sub(r"[^\w.,=+-]+", "_", ",".join(overrides))[:NAME_LIMIT]
     job = OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
     content = _plain(job, BOOKKEEPING)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -43,7 +43,7 @@ controls() {
     $run loss=bt training.learning_rate=2e-3
 }
 
-real() {  # real NAME EXPERIMENT FILES [WORD ...]; `choosing`: words for the choice of rates alone
+real() {  # real NAME EXPERIMENT FILES [OVERRIDE ...]; `choosing`: overrides for the choice of rates alone
     local train=$data/$3_train.jsonl.gz test=$data/$3_test.jsonl.gz
     local judge=(benchmark=rewardbench "benchmark.path=$data/rewardbench_v1_partial.jsonl.gz")
     [ "${rewardbench:-yes}" = yes ] || judge=()

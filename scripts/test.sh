@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, types and tests: bash scripts/test.sh [--slow] [pytest's own words]
+# Lint, types and tests: bash scripts/test.sh [--slow] [pytest's own arguments]
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 if [ "${1:-}" = --slow ]; then
   shift

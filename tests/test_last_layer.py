@@ -26,7 +26,7 @@ def test_where_branches_end_by_hand():
     # [0 1 | 2 3 | 4], [5 | | 6], [7 8 | | ]
     packing = Packing((Span(2, (2, 1)), Span(1, (0, 1)), Span(2, (0, 0))))
     assert packing.ends() == [[3, 4], [5, 6], [8]]
-    assert packing.reads(CPU).tolist() == [3, 4, 5, 6, 8]
+    assert packing.pooled_positions(CPU).tolist() == [3, 4, 5, 6, 8]
 
 
 @pytest.mark.parametrize("name", SHARING)
@@ -49,7 +49,7 @@ def test_rows_of_which_more_is_needed_pass_whole():
     model = reward_model(SHARING["llama"])
     seen = counted_tokens(model, "mlp")
     rows = Shared(0).inputs(pairs_of_all_kinds())
-    model(dataclasses.replace(rows, packing=dataclasses.replace(rows.packing, reads_only=False)))
+    model(dataclasses.replace(rows, packing=dataclasses.replace(rows.packing, pooled_only=False)))
     model(Padded(0).inputs(pairs_of_all_kinds()))
     assert seen == [rows.input_ids.numel(), Padded(0).inputs(pairs_of_all_kinds()).input_ids.shape[1]]
 

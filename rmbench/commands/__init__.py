@@ -1,1 +1,1 @@
-"""From words to jobs: Typer's words, Hydra's configs, what came of the jobs."""
+"""From overrides to jobs: Typer's arguments, Hydra's configs, what came of the jobs."""

@@ -11,7 +11,7 @@ LAUNCHER = "hydra/launcher"
 
 
 def suggestions(command: str, before: list[str], incomplete: str) -> list[tuple[str, str]]:
-    """Words, and what they do, for a command after the words `before` and the beginning `incomplete` of the next.
+    """What may follow the overrides `before` and the beginning `incomplete` of the next, each with what it does.
 
     bash divides a word at `=`, and Typer passes a lone `=` on as nothing; the other shells leave the word whole.
     """

@@ -1,4 +1,4 @@
-"""Words -> configs, without starting anything; and Hydra's complaints in our words."""
+"""Overrides -> configs, without starting anything; and Hydra's errors as messages of ours."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ def config_name(config: DictConfig) -> str:
     return next(name for name, schema in SCHEMAS.items() if OmegaConf.get_type(config) is schema)
 
 
-def composed(command: str, words: list[str], config_dir: str | None = None) -> DictConfig:
+def composed(command: str, overrides: list[str], config_dir: str | None = None) -> DictConfig:
     """The config of one job, with Hydra's own below `hydra`; checked, also every name in it.
 
     Raises:
         UserError: Hydra or the schema refuses it, or a name stands for nothing.
     """
     if config_dir is not None:
-        words = [*words, f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).absolute()))}]"]
+        overrides = [*overrides, f"hydra.searchpath=[{quoted('file://' + str(Path(config_dir).absolute()))}]"]
     with mistakes_explained(command), _hydra():
-        config = compose(command, words, return_hydra_config=True)
+        config = compose(command, overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(_with_job_number(config))
         job = without_hydra(config)
         check_names(job, config_object(job))
@@ -93,7 +93,7 @@ def fixed_overrides(overrides: list[Override]) -> list[str]:
 
 
 def combinations(command: str, overrides: list[Override], config_dir: str | None = None) -> list[list[str]]:
-    """The words of each job that Hydra's basic sweeper would start, those of a `sweep` file included; checked.
+    """The overrides of each job that Hydra's basic sweeper would start, those of a `sweep` file included; checked.
 
     So many of them are composed that every value has been seen once.
 
@@ -104,13 +104,13 @@ def combinations(command: str, overrides: list[Override], config_dir: str | None
     seen: set[str] = set()
     for job in jobs:
         if not seen.issuperset(job):
-            composed(command, [word for word in job if not word.startswith("hydra.sweeper.")], config_dir)
+            composed(command, [override for override in job if not override.startswith("hydra.sweeper.")], config_dir)
         seen.update(job)
     return jobs
 
 
 def expanded(command: str, overrides: list[Override], config_dir: str | None = None) -> list[list[str]]:
-    """The same, of which only the words that all have in common are checked.
+    """The same, of which only the overrides that all have in common are checked.
 
     Raises:
         UserError: one of those is refused.
@@ -148,7 +148,7 @@ def _with_job_number(config: DictConfig) -> DictConfig:
 
 @contextmanager
 def mistakes_explained(command: str) -> Iterator[None]:
-    """Turn what Hydra, OmegaConf and YAML raise about a user's words and files into one `UserError`."""
+    """Turn what Hydra, OmegaConf and YAML raise about a user's overrides and files into one `UserError`."""
     try:
         yield
     except UserError:

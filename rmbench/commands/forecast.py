@@ -20,7 +20,7 @@ FREE = ("seed", "loss", "training.learning_rate", "tracking")  # what these and 
 
 
 def forecast(jobs: Sequence[list[str]], config_dir: str | None) -> str:
-    """A line on the runs whose words `jobs` are."""
+    """A line on the runs whose overrides `jobs` are."""
     runs = f"{len(jobs)} run{'s' * (len(jobs) != 1)}"
     try:
         hydra = composed("train", jobs[0], config_dir).hydra
@@ -42,14 +42,14 @@ def _estimate(jobs: Sequence[list[str]], config_dir: str | None, here: bool) -> 
     Raises:
         UserError: it cannot be said, and why.
     """
-    settings = Counter(tuple(word for word in job if not _free(word)) for job in jobs)
+    settings = Counter(tuple(override for override in job if not _free(override)) for job in jobs)
     if len(settings) > MOST_SETTINGS:
         raise UserError(f"besides losses, seeds and learning rates there are {len(settings)} settings")
     from rmbench.modeling.workload import most_work  # torch and transformers, which a run needs as well
 
     operations, longest, gpus = 0.0, 0, []
-    for words, runs in settings.items():
-        config = config_object(without_hydra(composed("train", list(words), config_dir)))
+    for overrides, runs in settings.items():
+        config = config_object(without_hydra(composed("train", list(overrides), config_dir)))
         assert isinstance(config, TrainConfig)
         work = most_work(config)
         operations, longest = operations + runs * work.operations, max(longest, work.text_tokens)
@@ -64,8 +64,8 @@ def _estimate(jobs: Sequence[list[str]], config_dir: str | None, here: bool) -> 
     )
 
 
-def _free(word: str) -> bool:
-    key = word.partition("=")[0]
+def _free(override: str) -> bool:
+    key = override.partition("=")[0]
     return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 

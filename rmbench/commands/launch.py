@@ -1,4 +1,4 @@
-"""The one hand-over from the command line to Hydra: words -> checked config -> jobs.
+"""The one hand-over from the command line to Hydra: overrides -> checked config -> jobs.
 
 Every config is checked before anything starts, so a mistake in the third value of a sweep shows before its first run.
 """
@@ -13,7 +13,7 @@ from typing import NoReturn
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from rmbench.commands import overrides, ranks
+from rmbench.commands import ranks
 from rmbench.commands.compose import (
     combinations,
     composed,
@@ -24,6 +24,7 @@ from rmbench.commands.compose import (
 )
 from rmbench.commands.forecast import forecast
 from rmbench.commands.jobs import accounted, plain_job, train_job
+from rmbench.commands.overrides import Repeated, key_of, quoted, read, repeated
 from rmbench.commands.recipes import with_recipe
 from rmbench.commands.registry import COMMANDS
 from rmbench.commands.unread import Asked, Reading, planned
@@ -61,10 +62,10 @@ class Request:
 
 
 def run(command: str, typed: list[str]) -> None:
-    """A command with the words as typed.
+    """A command with the overrides as typed.
 
     Raises:
-        UserError: the words are wrong, or every job found the same mistake.
+        UserError: an override is wrong, or every job found the same mistake.
         RunFailed: a job failed.
         KeyboardInterrupt: with the way to go on as its message.
     """
@@ -86,7 +87,7 @@ def show(command: str, typed: list[str]) -> str:
     """The composed and checked config as YAML; for a sweep, its combinations stand above it as comments.
 
     Raises:
-        UserError: the words are wrong, or a value lies outside its range.
+        UserError: an override is wrong, or a value lies outside its range.
     """
     request = understood(command, typed)
     jobs = checked_jobs(request)
@@ -97,12 +98,12 @@ def show(command: str, typed: list[str]) -> str:
     notes = [f"# {note}\n" for note in request.notes]
     if not request.multirun:
         return "".join([*notes, text])
-    varied = [" ".join(word for word in job if word not in fixed) for job in jobs]
+    varied = [" ".join(override for override in job if override not in fixed) for job in jobs]
     return "".join([f"# {len(jobs)} runs\n", *(f"#   {line}\n" for line in varied if line), *notes, text])
 
 
 def checked_jobs(request: Request) -> list[list[str]]:
-    """The words of each job, every value of them checked; what there is to say of them is added to the notes.
+    """The overrides of each job, every value of them checked; what there is to say of them is added to the notes.
 
     Raises:
         UserError: a value is refused, or no job reads a key that was typed.
@@ -116,10 +117,10 @@ def checked_jobs(request: Request) -> list[list[str]]:
 
 
 def understood(command: str, typed: list[str]) -> Request:
-    """Tell Hydra's flags from the words, put in those of a recipe and of the run that `from=` names; check every one.
+    """Tell Hydra's flags from the overrides, add those of a recipe and of `from=RUN`; check every one.
 
     Raises:
-        UserError: an unknown flag, or a word that is wrong.
+        UserError: an unknown flag, or an override that is wrong.
     """
     parser = flags_parser()
     parser.error = _bad_flag  # type: ignore[method-assign]
@@ -130,34 +131,34 @@ def understood(command: str, typed: list[str]) -> Request:
             name = flag.replace("_", "-")
             raise UserError(f"--{name} would lose the schema. from=RUN repeats a run; --config-dir DIR adds options.")
     config = COMMANDS[command].config
-    flags = [word for word in typed if word not in options.overrides]
+    flags = [argument for argument in typed if argument not in options.overrides]
     request = Request(command, config, [], flags, options)
     recipe = with_recipe(options.overrides, config, request.multirun)
-    given = overrides.repeated(recipe.words) if config == "train" else overrides.Repeated(recipe.words)
+    given = repeated(recipe.overrides) if config == "train" else Repeated(recipe.overrides)
     request.recorded, request.notes = recipe.recorded | given.recorded, [*recipe.notes, *given.notes]
-    words = given.words
-    if config == "diagnose" and not any(key.split(".")[0] in WHAT_IS_STUDIED for key in map(overrides.key_of, words)):
+    overrides = given.overrides
+    if config == "diagnose" and not any(key.split(".")[0] in WHAT_IS_STUDIED for key in map(key_of, overrides)):
         run = newest_run()
         if run is not None:
-            words = [*words, f"checkpoint={overrides.quoted(str(run))}"]
+            overrides = [*overrides, f"checkpoint={quoted(str(run))}"]
         which = f"the newest finished run, {run}" if run else "the tiny backbone, as no run below outputs/ is finished"
         request.notes.append(f"studied: {which}; checkpoint= or backbone= names another model")
-    request.overrides = overrides.read(words, config, request.multirun)
+    request.overrides = read(overrides, config, request.multirun)
     return request
 
 
 def _bad_flag(message: str) -> NoReturn:
     dashed = re.search(r"--([\w./]+=\S*)", message)
-    hint = f" Words have no dashes: {dashed[1]}." if dashed else ""
-    raise UserError(f"{message}.{hint} `rmbench train --help` lists the words, `--hydra-help` Hydra's flags.")
+    hint = f" Overrides have no dashes: {dashed[1]}." if dashed else ""
+    raise UserError(f"{message}.{hint} `rmbench train --help` lists the keys, `--hydra-help` Hydra's flags.")
 
 
 def _start(request: Request, jobs: list[list[str]]) -> None:
-    """Call `hydra.main` as if its words had been typed to it; returns when every job has.
+    """Call `hydra.main` as if its overrides had been typed to it; returns when every job has.
 
     Args:
         request: what was typed.
-        jobs: the words of each run of a sweep; Hydra's own sweeper would start every combination of the values.
+        jobs: the overrides of each run of a sweep; Hydra's own sweeper would start every combination of the values.
     """
     typed = typed_overrides(request.overrides)
     flags = request.flags

@@ -18,7 +18,7 @@ from rmbench.errors import UserError
 
 SPECIAL = {
     "FILE.yaml": "a recipe: keys and groups in a file; overrides on the line win",
-    "from=RUN": "repeat a run: the words it recorded, then the new ones; its folder is not inherited",
+    "from=RUN": "repeat a run: the overrides it recorded, then the new ones; its folder is not inherited",
     "hydra/launcher=parallel": "rmbench sweep: several runs at once, a GPU each; on a CPU hydra.launcher.n_jobs=N",
     "hydra/launcher=slurm": "rmbench sweep: each run a job of a Slurm cluster; hydra.launcher.partition=NAME",
 }
@@ -97,7 +97,7 @@ def _whole(console: Console, name: str) -> None:
     _section(console, "Examples", _rows(command.examples.items(), stacked=console.width < 100))
     _section(console, "Groups: NAME=OPTION (* = default)", _group_table(groups(command.config)))
     if command.config == "train":
-        _section(console, "Special words", _rows(SPECIAL.items()))
+        _section(console, "Special keys", _rows(SPECIAL.items()))
     for group, rows in _keys_by_group(command.config).items():
         _section(console, f"Keys: {group}", _rows(rows))
     _section(console, "Flags (passed on to Hydra)", _rows(FLAGS.items()))

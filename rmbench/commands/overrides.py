@@ -32,18 +32,18 @@ MAPPINGS = (
 QUOTES = "A value with special characters needs quotes of its own: '{key}=\"...\"'."
 
 
-def read(words: list[str], command: str, multirun: bool) -> list[Override]:
-    """Read every word by Hydra's grammar and refuse what Hydra would misread or swallow in silence.
+def read(typed: list[str], command: str, multirun: bool) -> list[Override]:
+    """Read every override by Hydra's grammar and refuse what Hydra would misread or swallow in silence.
 
     Args:
-        words: overrides as typed, `from=` already replaced by `with_recorded`.
+        typed: overrides, `from=` already replaced by `with_recorded`.
         command: the config they are for, `train` or `eval`.
         multirun: whether a key may have several values.
 
     Raises:
-        UserError: the first word that is wrong, with the nearest right one.
+        UserError: the first override that is wrong, with the nearest right one.
     """
-    overrides = [_read_word(word, command, multirun) for typed in words for word in _suite(typed)]
+    overrides = [_read_one(text, command, multirun) for given in typed for text in _suite(given)]
     for override in overrides:
         _check_key(override, command)
         _check_option(override, command)
@@ -51,11 +51,11 @@ def read(words: list[str], command: str, multirun: bool) -> list[Override]:
     return overrides
 
 
-def _suite(word: str) -> list[str]:
-    """`benchmark=[a,b]` is the suite of these; every other word stays as it is."""
-    key, _, value = word.partition("=")
+def _suite(override: str) -> list[str]:
+    """`benchmark=[a,b]` is the suite of these; every other override stays as it is."""
+    key, _, value = override.partition("=")
     listed = key == "benchmark" and value.startswith("[") and "," in value
-    return ["benchmark=suite", f"benchmark.names={value}"] if listed else [word]
+    return ["benchmark=suite", f"benchmark.names={value}"] if listed else [override]
 
 
 def quoted(text: str) -> str:
@@ -63,32 +63,32 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "\\'") + "'"
 
 
-def _read_word(word: str, command: str, multirun: bool) -> Override:
-    key, equals, value = word.partition("=")
+def _read_one(text: str, command: str, multirun: bool) -> Override:
+    key, equals, value = text.partition("=")
     if key.lstrip("+") in MAPPINGS and equals:
-        word = f"++{word.lstrip('+')}"
-    elif word.startswith("~") or (word.startswith("+") and not word.lstrip("+").startswith("hydra")):
-        raise UserError(_no_change(word, command))
+        text = f"++{text.lstrip('+')}"
+    elif text.startswith("~") or (text.startswith("+") and not text.lstrip("+").startswith("hydra")):
+        raise UserError(_no_change(text, command))
     if not equals:
-        raise UserError(_no_value(word, command))
+        raise UserError(_no_value(text, command))
     try:
-        override = parsed(word)
+        override = parsed(text)
         if multirun or not override.is_sweep_override():
             return override
-        sweep = f"`rmbench sweep {word}`" if command == "train" else "the flag -m"
-        problem = f"{word}: several values need {sweep}.\n{QUOTES.format(key=key)}"
+        sweep = f"`rmbench sweep {text}`" if command == "train" else "the flag -m"
+        problem = f"{text}: several values need {sweep}.\n{QUOTES.format(key=key)}"
     except (HydraException, ValueError) as error:
         reason = str(error).splitlines()[0].partition(" expecting ")[0]  # what follows is a list of grammar symbols
-        problem = f"Cannot read the word {word!r}: {reason}\n{QUOTES.format(key=key.strip())}"
+        problem = f"Cannot read {text!r}: {reason}\n{QUOTES.format(key=key.strip())}"
     if _names_a_file(value):  # a path with a comma or an equals sign is one value
         with suppress(HydraException):  # the key may be the mistake
             return parsed(f"{key}={quoted(value)}")
     raise UserError(problem)
 
 
-def parsed(word: str) -> Override:
-    """One word by Hydra's grammar."""
-    return OverridesParser.create().parse_override(word)
+def parsed(text: str) -> Override:
+    """One override by Hydra's grammar."""
+    return OverridesParser.create().parse_override(text)
 
 
 def _names_a_file(value: str) -> bool:
@@ -98,35 +98,35 @@ def _names_a_file(value: str) -> bool:
         return False
 
 
-def _no_change(word: str, command: str) -> str:
+def _no_change(text: str, command: str) -> str:
     """The answer to `+key=value` and `~key`."""
-    bare = word.lstrip("+~")
+    bare = text.lstrip("+~")
     key = bare.partition("=")[0]
     if key in RENAMED:
-        return f"{word}: {renamed(key)}"
-    if word.startswith("~"):
+        return f"{text}: {renamed(key)}"
+    if text.startswith("~"):
         return (
-            f"{word}: nothing can be deleted. Give it another value: {key}=VALUE, or {key}=null where it is optional."
+            f"{text}: nothing can be deleted. Give it another value: {key}=VALUE, or {key}=null where it is optional."
         )
     if key in _places(command):
-        return f"{word}: the key exists; write {bare}"
-    return f"{word}: no key can be added.{did_you_mean(nearest(key, _places(command)))}"
+        return f"{text}: the key exists; write {bare}"
+    return f"{text}: no key can be added.{did_you_mean(nearest(key, _places(command)))}"
 
 
-def _no_value(word: str, command: str) -> str:
-    """The answer to a word without an equals sign."""
+def _no_value(text: str, command: str) -> str:
+    """The answer to an override without an equals sign."""
     choices = {f"{name}={option}": option for name, group in groups(command).items() for option in group.options}
-    close = get_close_matches(word, choices.values(), n=2)
+    close = get_close_matches(text, choices.values(), n=2)
     meant = [choice for choice, option in choices.items() if option in close]
-    if _names_a_file(word):
-        meant = [_key_for(Path(word), command) + word]
+    if _names_a_file(text):
+        meant = [_key_for(Path(text), command) + text]
     elif not meant:
-        meant = [f"{key}=VALUE" for key in nearest(word, _places(command))]
-    return f"The word {word!r} is not KEY=VALUE.{did_you_mean(meant)} `rmbench {command} --help` lists every key."
+        meant = [f"{key}=VALUE" for key in nearest(text, _places(command))]
+    return f"{text!r} is not KEY=VALUE.{did_you_mean(meant)} `rmbench {command} --help` lists every key."
 
 
 def _key_for(place: Path, command: str) -> str:
-    """The beginning of the word in which a file or folder of this kind is named."""
+    """The beginning of the override in which a file or folder of this kind is named."""
     if place.is_dir():
         return (
             "from=" if command == "train" else "checkpoint=" if command != "inspect" else "dataset=local dataset.path="
@@ -169,65 +169,65 @@ def _check_option(override: Override, command: str) -> None:
 
 
 def _check_place(override: Override, multirun: bool) -> None:
-    """Words that have a meaning in the other of `train` and `sweep` alone."""
-    word, key = override.input_line, override.key_or_group
+    """Keys that have a meaning in the other of `train` and `sweep` alone."""
+    text, key = override.input_line, override.key_or_group
     if key.startswith("hydra.sweeper.params"):
         files = "in a file of the group `experiment` or `sweep`"
-        raise UserError(f"{word}: give the values as words, KEY=VALUE,VALUE, or {files}.")
+        raise UserError(f"{text}: give the values as overrides, KEY=VALUE,VALUE, or {files}.")
     if key in ("sweep", "experiment") and override.is_sweep_override():
-        raise UserError(f"{word}: one {key} at a time; it may list combinations of its own.")
+        raise UserError(f"{text}: one {key} at a time; it may list combinations of its own.")
     if key == "run_dir" and multirun:
-        raise UserError(f"{word}: every run of a sweep has its own folder; write sweep_dir=FOLDER for the one around.")
+        raise UserError(f"{text}: every run of a sweep has its own folder; write sweep_dir=FOLDER for the one around.")
     if key == "hub.push" and multirun:
-        once = f"rmbench train from=RUN run_dir=RUN training.resume=true {word}"
-        raise UserError(f"{word}: a sweep uploads nothing. For the run that you choose: {once}")
+        once = f"rmbench train from=RUN run_dir=RUN training.resume=true {text}"
+        raise UserError(f"{text}: a sweep uploads nothing. For the run that you choose: {once}")
     if key == "sweep_dir" and multirun and override.is_sweep_override():
-        raise UserError(f"{word}: a sweep has one folder.")
+        raise UserError(f"{text}: a sweep has one folder.")
     if key in ("sweep", "sweep_dir") and not multirun:
         also = " For the folder of one run, write run_dir=FOLDER." if key == "sweep_dir" else ""
-        raise UserError(f"{word}: this is for `rmbench sweep`.{also}")
+        raise UserError(f"{text}: this is for `rmbench sweep`.{also}")
 
 
 class Repeated(NamedTuple):
-    """Words with those of a run in the place of `from=RUN`."""
+    """Overrides with those of a run in the place of `from=RUN`."""
 
-    words: list[str]
-    recorded: set[str] = set()  # keys of the run's words among them
+    overrides: list[str]
+    recorded: set[str] = set()  # keys of the run's overrides among them
     notes: list[str] = []  # what was changed in those
 
 
-def with_recorded(words: list[str]) -> list[str]:
-    """The words of `repeated`."""
-    return repeated(words).words
+def with_recorded(overrides: list[str]) -> list[str]:
+    """The overrides of `repeated`."""
+    return repeated(overrides).overrides
 
 
-def repeated(words: list[str]) -> Repeated:
-    """Replace `from=RUN` by the words that RUN recorded; a new word takes the place of a recorded one for its key.
+def repeated(overrides: list[str]) -> Repeated:
+    """Replace `from=RUN` by the overrides that RUN recorded; a new one takes the place of a recorded one of its key.
 
     Raises:
         UserError: RUN is not the folder of a run, or `from` is given twice.
     """
-    runs = [word.partition("=")[2] for word in words if word.startswith("from=")]
+    runs = [override.partition("=")[2] for override in overrides if override.startswith("from=")]
     if not runs:
-        return Repeated(words)
+        return Repeated(overrides)
     if len(runs) > 1:
         raise UserError("from= names one run; it is given twice.")
-    new = [word for word in words if not word.startswith("from=")]
-    replaced = {key_of(word) for word in new} | NOT_INHERITED
+    new = [override for override in overrides if not override.startswith("from=")]
+    replaced = {key_of(override) for override in new} | NOT_INHERITED
     kept, notes = [], []
-    for word in _recorded(Path(runs[0])):
-        now = _translated(word)
+    for override in _recorded(Path(runs[0])):
+        now = _translated(override)
         if key_of(now) in replaced or key_of(now).startswith("hydra"):
             continue
         kept.append(now)
-        if now != word:
-            notes.append(f"{renamed(key_of(word))} The recorded {word} is repeated as {now}.")
-    return Repeated(kept + new, {key_of(word) for word in kept}, notes)
+        if now != override:
+            notes.append(f"{renamed(key_of(override))} The recorded {override} is repeated as {now}.")
+    return Repeated(kept + new, {key_of(override) for override in kept}, notes)
 
 
-def key_of(word: str) -> str:
-    """The key of a word."""
-    return word.partition("=")[0].lstrip("+")
+def key_of(override: str) -> str:
+    """The key of an override."""
+    return override.partition("=")[0].lstrip("+")
 
 
 def renamed(key: str) -> str:
@@ -235,23 +235,23 @@ def renamed(key: str) -> str:
     return f"{key} is now {RENAMED[key]}."
 
 
-def _translated(word: str) -> str:
-    """The word with its key's new name, if it has one."""
-    key = key_of(word)
-    return word.replace(key, RENAMED[key], 1) if key in RENAMED else word
+def _translated(override: str) -> str:
+    """The override with its key's new name, if it has one."""
+    key = key_of(override)
+    return override.replace(key, RENAMED[key], 1) if key in RENAMED else override
 
 
 def _recorded(run: Path) -> list[str]:
-    """The words of a run; a relative path among them leads to the same file from here as from where it was typed."""
+    """The overrides of a run; a relative path among them still leads to the file that was meant where it was typed."""
     file = run / ".hydra" / "overrides.yaml"
     try:
         recorded = yaml.safe_load(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        raise UserError(f"from={run}: no recorded words in {file}.{did_you_mean(_runs_near(run))}") from None
-    if not (isinstance(recorded, list) and all(isinstance(word, str) for word in recorded)):
-        raise UserError(f"from={run}: {file} is not a list of words.")
+        raise UserError(f"from={run}: no recorded overrides in {file}.{did_you_mean(_runs_near(run))}") from None
+    if not (isinstance(recorded, list) and all(isinstance(override, str) for override in recorded)):
+        raise UserError(f"from={run}: {file} is not a list of overrides.")
     home = _working_directory(run)
-    return recorded if home in (None, Path.cwd()) else [_anchored(word, home) for word in recorded]
+    return recorded if home in (None, Path.cwd()) else [_anchored(override, home) for override in recorded]
 
 
 def _working_directory(run: Path) -> Path | None:
@@ -263,16 +263,16 @@ def _working_directory(run: Path) -> Path | None:
     return Path(cwd) if isinstance(cwd, str) else None
 
 
-def _anchored(word: str, home: Path) -> str:
-    key, _, value = word.partition("=")
+def _anchored(override: str, home: Path) -> str:
+    key, _, value = override.partition("=")
     if not key.endswith(("path", "embeddings")):
-        return word
+        return override
     if value.startswith("["):  # a list of files
-        listed = parsed(word).value()
+        listed = parsed(override).value()
         names = [str(name) for name in listed] if isinstance(listed, list) else []
         return f"{key}=[{','.join(quoted(_from(name, home) or name) for name in names)}]"
     found = _from(value.strip("'\""), home)
-    return word if found is None else f"{key}={quoted(found)}"
+    return override if found is None else f"{key}={quoted(found)}"
 
 
 def _from(name: str, home: Path) -> str | None:
@@ -283,7 +283,7 @@ def _from(name: str, home: Path) -> str | None:
 
 
 def _runs_near(run: Path) -> list[str]:
-    """Folders with recorded words that `from=RUN` may have meant: around it, spelt like it, or the newest."""
+    """Folders with recorded overrides that `from=RUN` may have meant: around it, spelt like it, or the newest."""
     around = [parent for parent in list(run.parents)[:2] if (parent / ".hydra" / "overrides.yaml").is_file()]
     siblings = {path.parents[1].name: path.parents[1] for path in run.parent.glob("*/.hydra/overrides.yaml")}
     spelt = [siblings[name] for name in get_close_matches(run.name, siblings, n=1)]

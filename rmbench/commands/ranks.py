@@ -103,7 +103,7 @@ def _what_happened(place: Path, number: int | None) -> BaseException:
     """The first rank's own account, or else that of the launcher."""
     told = sorted(place.glob("rank-*.json"), key=lambda file: file.stat().st_mtime)
     account: Json = json.loads(told[0].read_text("utf-8")) if told else {}
-    message = account.get("message", "a process ended without a word: out of memory, perhaps, or killed")
+    message = account.get("message", "a process ended without a message: out of memory, perhaps, or killed")
     if account.get("kind") == "Stopped" or number is not None:
         return Stopped(account.get("message", "stopped;"), account.get("number") or number or signal.SIGTERM)
     if account.get("kind") == "UserError":

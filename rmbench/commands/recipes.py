@@ -23,13 +23,13 @@ UNREADABLE = (OSError, UnicodeError, ValueError, YAMLError, OmegaConfBaseExcepti
 LISTED = 3  # keys in a note
 
 
-def with_recipe(words: Sequence[str], command: str, multirun: bool) -> Repeated:
+def with_recipe(overrides: Sequence[str], command: str, multirun: bool) -> Repeated:
     """Put the overrides of a recipe in the place of its file's name; those on the line win.
 
     An untouched `config.yaml` in a run's folder is `from=RUN`, so that the run is repeated by what was typed for it.
 
     Args:
-        words: overrides as typed, a recipe among them or not.
+        overrides: as typed, a recipe among them or not.
         command: the config that they are for.
         multirun: whether a key may have several values.
 
@@ -37,30 +37,30 @@ def with_recipe(words: Sequence[str], command: str, multirun: bool) -> Repeated:
         The overrides. Of a file that holds every key, as a run's does, its keys count as recorded.
 
     Raises:
-        UserError: there are two recipes, or the one cannot be read or holds a word that is wrong.
+        UserError: there are two recipes, or the one cannot be read or holds an override that is wrong.
     """
-    names = [word for word in words if "=" not in word and word.endswith(SUFFIXES)]
+    names = [override for override in overrides if "=" not in override and override.endswith(SUFFIXES)]
     if not names:
-        return Repeated(list(words))
+        return Repeated(list(overrides))
     if len(names) > 1:
         raise UserError(f"{' '.join(names)}: one recipe at a time; overrides after it change it.")
-    typed = [word for word in words if word not in names]
+    typed = [override for override in overrides if override not in names]
     file = _found(names[0])
-    if command == "train" and _untouched(file) and not any(word.startswith("from=") for word in typed):
+    if command == "train" and _untouched(file) and not any(override.startswith("from=") for override in typed):
         return Repeated([f"from={file.parent}", *typed])
     content = _content(file, names[0])
     leaves = list(_leaves(content, set(keys(SCHEMAS[command]))))
     whole = set(keys(SCHEMAS[command])) <= {key for key, _ in leaves}
     if whole:  # a run's own; where it lay is not inherited
         leaves = [(key, value) for key, value in leaves if key not in NOT_INHERITED]
-    recipe = [_word(key, value) for key, value in leaves]
+    recipe = [_override(key, value) for key, value in leaves]
     try:
         _refuse_twice([key for key, _ in leaves])
-        read([word for word in recipe if not word.startswith("from=")], command, multirun)
+        read([override for override in recipe if not override.startswith("from=")], command, multirun)
     except UserError as error:
         raise UserError(f"{names[0]}: {error}") from None
     kept, notes = _without_replaced(recipe, typed, command)
-    return Repeated([*kept, *typed], {key_of(word) for word in kept} if whole else set(), notes)
+    return Repeated([*kept, *typed], {key_of(override) for override in kept} if whole else set(), notes)
 
 
 def _found(name: str) -> Path:
@@ -107,17 +107,17 @@ def _refuse_twice(names: list[str]) -> None:
         raise UserError(f"{', '.join(twice)}: given twice, nested and dotted.")
 
 
-def _word(key: str, value: object) -> str:
+def _override(key: str, value: object) -> str:
     """The override that gives the key this value. Text means what it means on the line: `bt,normbt` is two values."""
     if not isinstance(value, str):
         return f"{key}={_typed(value)}"
-    word = f"{key}={value}"
+    typed = f"{key}={value}"
     try:
-        override = parsed(word)
+        override = parsed(typed)
         as_it_is = override.is_sweep_override() or value[:1] in tuple("'\"") or override.value() == value
     except HydraException:
         as_it_is = False
-    return word if as_it_is else f"{key}={quoted(value)}"
+    return typed if as_it_is else f"{key}={quoted(value)}"
 
 
 def _typed(value: object) -> str:
@@ -137,12 +137,12 @@ def _escaped(name: str) -> str:
 
 
 def _without_replaced(recipe: list[str], typed: list[str], command: str) -> tuple[list[str], list[str]]:
-    """The recipe's words without those that the line replaces: of the same key, or of a group whose option is typed."""
-    new = {key_of(word) for word in typed}
-    kept, notes = [word for word in recipe if key_of(word) not in new], []
+    """The recipe's overrides but for those that the line replaces: of the same key, or of a group that is typed."""
+    new = {key_of(override) for override in typed}
+    kept, notes = [override for override in recipe if key_of(override) not in new], []
     for group in new & set(groups(command)):
-        below = [key_of(word) for word in kept if key_of(word).startswith(f"{group}.")]
-        kept = [word for word in kept if key_of(word) not in below]
+        below = [key_of(override) for override in kept if key_of(override).startswith(f"{group}.")]
+        kept = [override for override in kept if key_of(override) not in below]
         if below:
             more = f" and {len(below) - LISTED} keys more" if len(below) > LISTED else ""
             notes.append(f"{group}= takes the place of the recipe's {', '.join(below[:LISTED])}{more}.")

@@ -1,4 +1,4 @@
-"""The commands whose words are config overrides. A new one is an entry here, a schema, `conf/NAME.yaml` and a job."""
+"""The commands that take config overrides. A new one is an entry here, a schema, `conf/NAME.yaml` and a job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Command:
     config: str  # conf/CONFIG.yaml, and its schema in rmbench/config/
     job: str  # "module:function", called with the finished config object
     about: str
-    examples: dict[str, str]  # words -> what they do
+    examples: dict[str, str]  # overrides -> what they do
     shares: bool = False  # its work among the processes of a group
 
 

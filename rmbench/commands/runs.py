@@ -81,11 +81,11 @@ def run_folders(folder: Path) -> Iterator[Path]:
 
 def listed(folder: Path) -> Listed:
     """What the files of a run say; of one that cannot be read, why."""
-    words: list[str] = []
+    overrides: list[str] = []
     accuracy, reason = None, None
     try:
         failure = read_json(folder / "failed.json")
-        words = _words(folder, failure)
+        overrides = _recorded(folder, failure)
         if failure is not None:
             reason = f"{failure['type']}: {failure['message']}".splitlines()[0]
         metrics = read_json(folder / "metrics.json")
@@ -93,8 +93,8 @@ def listed(folder: Path) -> Listed:
     except TORN as error:
         reason = f"a file cannot be read: {type(error).__name__}: {error}".splitlines()[0]
     status = _status(folder)
-    typed = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
-    seed = typed.get("seed", "0" if words or not reason else "")
+    typed = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+    seed = typed.get("seed", "0" if overrides or not reason else "")
     return Listed(
         folder=str(folder),
         status=status,
@@ -105,9 +105,9 @@ def listed(folder: Path) -> Listed:
         seed=int(seed) if seed.isdigit() else None,
         accuracy=accuracy,
         age=max(0.0, time.time() - max(_written(folder / name) for name in SIGNS)),
-        overrides=words,
+        overrides=overrides,
         reason=None if status in ("finished", "running") and accuracy is not None else reason,
-        go_on=None if status in ("finished", "running") else _go_on(folder, words),
+        go_on=None if status in ("finished", "running") else _go_on(folder, overrides),
     )
 
 
@@ -163,11 +163,11 @@ def _status(folder: Path) -> str:
     return "failed" if (folder / "failed.json").is_file() else "stopped"
 
 
-def _words(folder: Path, failure: Json | None) -> list[str]:
+def _recorded(folder: Path, failure: Json | None) -> list[str]:
     """The overrides that the run recorded; of one that failed before it began, those in failed.json."""
     file = folder / ".hydra" / "overrides.yaml"
-    words = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else (failure or {}).get("overrides", [])
-    return [str(word) for word in words]
+    overrides = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else (failure or {}).get("overrides", [])
+    return [str(override) for override in overrides]
 
 
 def _named(typed: dict[str, str], group: str, key: str) -> str | None:
@@ -184,11 +184,11 @@ def _defaults() -> dict[str, str | None]:
     return {name: group.default for name, group in groups("train").items()}
 
 
-def _go_on(folder: Path, words: list[str]) -> str | None:
-    """`way_on`; a run that failed before it began is started by its words."""
-    if not words:
+def _go_on(folder: Path, overrides: list[str]) -> str | None:
+    """`way_on`; a run that failed before it began is started by its overrides."""
+    if not overrides:
         return way_on(folder) or None
-    kept = [word for word in words if word.partition("=")[0].lstrip("+") not in NOT_INHERITED]
+    kept = [override for override in overrides if override.partition("=")[0].lstrip("+") not in NOT_INHERITED]
     return way_on(folder) or shlex.join(["rmbench", "train", *kept])
 
 

@@ -20,7 +20,7 @@ from rmbench.config.reading import Where, conditions, missing_for, of_loss_part,
 from rmbench.errors import UserError
 from rmbench.files import flat
 
-Job = list[str]  # the words of one run
+Job = list[str]  # the overrides of one run
 DECIDE_NOTHING = {"seed", "training.learning_rate", "run_dir", "sweep_dir"}  # what a sweep mostly varies
 
 
@@ -33,31 +33,33 @@ class Reading:
     _configs: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
     _missing: dict[tuple[tuple[str, ...], str], tuple[Where, ...]] = field(default_factory=dict)
 
-    def config(self, words: Sequence[str]) -> DictConfig:
-        """The config of these words, but for those that decide nothing."""
-        deciding = _deciding(words)
+    def config(self, overrides: Sequence[str]) -> DictConfig:
+        """The config of these overrides, but for those that decide nothing."""
+        deciding = _deciding(overrides)
         if deciding not in self._configs:
             self._configs[deciding] = composed(self.command, list(deciding), self.config_dir)
         return self._configs[deciding]
 
-    def value(self, words: Sequence[str], key: str) -> str:
+    def value(self, overrides: Sequence[str], key: str) -> str:
         """The value of a key, as it is typed."""
-        return text(_plain(OmegaConf.select(self.config(words), key)))
+        return text(_plain(OmegaConf.select(self.config(overrides), key)))
 
-    def missing(self, words: Sequence[str], key: str) -> tuple[Where, ...]:
-        """What would read the key and is not chosen by these words; empty where the key is read."""
-        at = (_deciding(words), key)
+    def missing(self, overrides: Sequence[str], key: str) -> tuple[Where, ...]:
+        """What would read the key and is not chosen by these overrides; empty where the key is read."""
+        at = (_deciding(overrides), key)
         if at not in self._missing:
-            config = self.config(words)
+            config = self.config(overrides)
             if of_loss_part(key):
                 self._missing[at] = _missing_in_loss(config, key)
             else:
                 self._missing[at] = missing_for(key, lambda name: _plain(OmegaConf.select(config, name)))
         return self._missing[at]
 
-    def changes(self, words: Sequence[str], key: str) -> bool:
-        """Whether the words give the key another value than the options that they choose."""
-        return self.value(words, key) != self.value([word for word in words if key_of(word) != key], key)
+    def changes(self, overrides: Sequence[str], key: str) -> bool:
+        """Whether the overrides give the key another value than the options that they choose."""
+        return self.value(overrides, key) != self.value(
+            [override for override in overrides if key_of(override) != key], key
+        )
 
 
 @dataclass
@@ -67,11 +69,13 @@ class Asked:
     overrides: list[Override]
     jobs: list[Job]  # every combination
     sweeps: bool  # all of them are run, rather than the first
-    recorded: set[str] = field(default_factory=set)  # keys that come from a run; other words may have come after them
+    recorded: set[str] = field(
+        default_factory=set
+    )  # keys that come from a run; other overrides may have come after them
 
 
 def planned(reading: Reading, asked: Asked) -> tuple[list[Job], list[str]]:
-    """The words of each job, without the keys that it does not read, and what there is to say about them.
+    """The overrides of each job, without the keys that it does not read, and what there is to say about them.
 
     Raises:
         UserError: no job reads a key that was typed.
@@ -81,7 +85,7 @@ def planned(reading: Reading, asked: Asked) -> tuple[list[Job], list[str]]:
     if asked.sweeps and not lists_its_runs(reading.config(jobs[0])):
         return jobs, []
     typed = dict.fromkeys(str(override.key_or_group) for override in asked.overrides)
-    swept = dict.fromkeys(key_of(word) for job in jobs for word in job)
+    swept = dict.fromkeys(key_of(override) for job in jobs for override in job)
     notes = []
     unread: dict[str, list[Job]] = {}
     for key in filter(_conditional, swept if asked.sweeps else typed):
@@ -100,8 +104,8 @@ def planned(reading: Reading, asked: Asked) -> tuple[list[Job], list[str]]:
 def _distinct(
     reading: Reading, jobs: list[Job], unread: dict[str, list[Job]], notes: list[str]
 ) -> tuple[list[Job], list[str]]:
-    """Each job without the words that it does not read, equal ones once."""
-    kept = [[word for word in job if job not in unread.get(key_of(word), [])] for job in jobs]
+    """Each job without the overrides that it does not read, equal ones once."""
+    kept = [[override for override in job if job not in unread.get(key_of(override), [])] for job in jobs]
     distinct = list(dict.fromkeys(map(tuple, kept)))
     counts = f"{len(jobs)} combinations, {len(distinct)} run{'s' * (len(distinct) != 1)}"
     readers: dict[str, list[str]] = {}
@@ -126,8 +130,8 @@ def _refuse_in_experiment(reading: Reading, overrides: Sequence[Override]) -> No
     jobs = expanded(reading.command, files, reading.config_dir)
     chosen = reading.config(jobs[0]).hydra.runtime.choices
     options = [f"{group}={chosen[group]}" for group in groups(reading.command) if chosen.get(group)]
-    plain = [word for word in options if key_of(word) not in ("experiment", "sweep")]
-    set_here, without = (flat(_plain(without_hydra(reading.config(words)))) for words in (jobs[0], plain))
+    plain = [override for override in options if key_of(override) not in ("experiment", "sweep")]
+    set_here, without = (flat(_plain(without_hydra(reading.config(job)))) for job in (jobs[0], plain))
     for key in set_here:
         if _conditional(key) and set_here[key] != without.get(key) and all(reading.missing(job, key) for job in jobs):
             raise UserError(f"{files[0].input_line}: {_unread(reading, key, jobs)}")
@@ -150,8 +154,10 @@ def _chosen(reading: Reading, key: str, jobs: list[Job]) -> str:
 
 
 def _loss_name(config: DictConfig, job: Job) -> str:
-    """The option of the group, and the parts that the words put in the place of its own."""
-    parts = [word for word in job if key_of(word).startswith("loss.") and not of_loss_part(key_of(word))]
+    """The option of the group, and the parts that the overrides put in the place of its own."""
+    parts = [
+        override for override in job if key_of(override).startswith("loss.") and not of_loss_part(key_of(override))
+    ]
     name = str(config.hydra.runtime.choices.get("loss"))
     return f"{name} with {' '.join(parts)}" if parts else name
 
@@ -172,8 +178,12 @@ def _missing_in_loss(config: DictConfig, key: str) -> tuple[Where, ...]:
     return tuple(Where(part, tuple(names)) for part, names in readers.items())
 
 
-def _deciding(words: Iterable[str]) -> tuple[str, ...]:
-    return tuple(word for word in words if key_of(word) not in DECIDE_NOTHING and not word.startswith("hydra.sweeper."))
+def _deciding(overrides: Iterable[str]) -> tuple[str, ...]:
+    return tuple(
+        override
+        for override in overrides
+        if key_of(override) not in DECIDE_NOTHING and not override.startswith("hydra.sweeper.")
+    )
 
 
 def _conditional(key: str) -> bool:

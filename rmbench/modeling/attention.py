@@ -55,18 +55,18 @@ class Packing:
     """The groups of one packed row; remembers what the layers of one forward pass share."""
 
     spans: tuple[Span, ...]
-    reads_only: bool = True  # nothing is asked of other tokens than those at which branches end
+    pooled_only: bool = True  # nothing is asked of other tokens than those at which branches end
     windows: set[int | None] = field(default_factory=set)  # the sliding windows that the layers asked for
     _masks: dict[Any, Any] = field(default_factory=dict)
 
-    def reads(self, device: torch.device) -> Tensor:
-        """Where branches end, in order and each once; an empty branch ends with the prefix. `(places,)`, a tensor."""
-        if "reads" not in self._masks:
-            self._masks["reads"] = torch.tensor([end for ends in self.ends() for end in ends], device=device)
-        return self._masks["reads"]
+    def pooled_positions(self, device: torch.device) -> Tensor:
+        """Where branches end, each once and in order; an empty one ends with the prefix. A tensor `(positions,)`."""
+        if "pooled" not in self._masks:
+            self._masks["pooled"] = torch.tensor([end for ends in self.ends() for end in ends], device=device)
+        return self._masks["pooled"]
 
     def ends(self) -> list[list[int]]:
-        """`reads`, group by group."""
+        """`pooled_positions`, group by group."""
         places, start = [], 0
         for span in self.spans:
             each, end = set(), start + span.prefix
@@ -158,8 +158,8 @@ def packed_attention(
         # A CPU's bf16 attention is several times slower backwards than its float32 attention (README, Speed).
         with torch.autocast(query.device.type, enabled=False):
             q, k, v = (x.float() if x.dtype is torch.bfloat16 else x for x in (query, key, value))
-            reads_only = getattr(module, "reads_only", False)
-            output = by_segments(q, k, v, packing, scaling, sliding_window, reads_only).to(value.dtype)
+            pooled_only = getattr(module, "pooled_only", False)
+            output = by_segments(q, k, v, packing, scaling, sliding_window, pooled_only).to(value.dtype)
     return output.transpose(1, 2), None
 
 
@@ -170,11 +170,11 @@ def by_segments(
     packing: Packing,
     scaling: float | None,
     window: int | None,
-    reads_only: bool = False,
+    pooled_only: bool = False,
 ) -> Tensor:
     """One SDPA call for each prefix + branch. Prefix queries are computed with only the first branch.
 
-    `reads_only`: zeros elsewhere than at `packing.reads`.
+    `pooled_only`: zeros elsewhere than at `packing.pooled_positions`.
     """
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
@@ -194,7 +194,7 @@ def by_segments(
             if not q.shape[2]:
                 continue
             # the first piece is read at its end, or where the prefix ends if a later branch is empty
-            left_out = q.shape[2] - 1 if reads_only and (i > first or all(span.branches[1:])) else 0
+            left_out = q.shape[2] - 1 if pooled_only and (i > first or all(span.branches[1:])) else 0
             output = _attend(q[:, :, left_out:], k, v, packing, scaling, window)
             outputs.append(pad(output, (0, 0, left_out, 0)) if left_out else output)
         first += len(span.branches)

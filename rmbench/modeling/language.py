@@ -60,7 +60,7 @@ class WithLikelihood:
                 predicting += [last_common, *at[:-1]][skipped : len(at)]
                 predicted += at[skipped:]
                 own_tokens.append(len(at[skipped:]))
-        packing = None if inputs.packing is None else replace(inputs.packing, reads_only=False)
+        packing = None if inputs.packing is None else replace(inputs.packing, pooled_only=False)
         return replace(
             inputs,
             packing=packing,

@@ -1,12 +1,13 @@
-"""The last decoder layer, computed only where rewards are read.
+"""The last decoder layer, computed only at the pooled positions.
 
 After its attention a layer treats every token by itself, and no layer follows the last one: of its queries, its output
-projection and its MLP, only those of the tokens at which a reward is read matter, two of a pair's hundreds. Keys and
+projection and its MLP, only those at the pooled positions matter, two of a pair's hundreds. Keys and
 values are still those of all tokens. What is left out is zero and never read.
 
-In a layer of stock transformers it is done from outside: a part that works token by token gets the tokens that are
-read, and its output is put back into its place among zeros. Inputs that are not packed, or of which more than the reads
-is needed, pass as they are. torch.compile is kept out of the hooks: it fails on a row that is now long, now short.
+In a layer of stock transformers it is done from outside: a part that works token by token gets the pooled tokens,
+and its output is put back into its place among zeros. Inputs that are not packed, or of which more than the pooled
+positions is needed, pass as they are. torch.compile is kept out of the hooks: it fails on a row that is now long, now
+short.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ class LastLayer:
         """Of every pass, the recomputation of checkpointed activations included: the inputs give the positions."""
         states: Tensor = inputs[0] if inputs else named["hidden_states"]
         packing: Packing | None = named.get("packing")
-        wanted = self.shortened and packing is not None and packing.reads_only
-        self._at = packing.reads(states.device) if wanted and packing is not None else None
+        wanted = self.shortened and packing is not None and packing.pooled_only
+        self._at = packing.pooled_positions(states.device) if wanted and packing is not None else None
         self._tokens = states.shape[1]
-        self._attention.reads_only = self._at is not None  # type: ignore[assignment]
+        self._attention.pooled_only = self._at is not None  # type: ignore[assignment]
 
     @torch.compiler.disable
     def _gather(self, _part: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:

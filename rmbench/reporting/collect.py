@@ -132,9 +132,9 @@ def read_run(folder: Path) -> Run:
     """A run folder's state, overrides and numbers; with an unreadable file the run is unfinished, with the reason."""
     try:
         metrics, failure = read_json(folder / "metrics.json"), read_json(folder / "failed.json")
-        overrides = folder / ".hydra" / "overrides.yaml"
-        words = list(OmegaConf.load(overrides)) if overrides.is_file() else (failure or {}).get("overrides", [])
-        pairs = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
+        file = folder / ".hydra" / "overrides.yaml"
+        overrides = list(OmegaConf.load(file)) if file.is_file() else (failure or {}).get("overrides", [])
+        pairs = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
         if metrics is not None:
             return Run(folder, "finished", pairs, _tables(metrics))
         if failure is not None:
