@@ -252,7 +252,14 @@ def verdict(found: Spread, p_holm: float | None) -> str:
 
 
 def show(name: str, first: str, second: str, result: Json) -> None:
-    """Both numbers and their difference, then the subsets with their tests."""
+    """Both numbers and their difference, then the subsets with their tests.
+
+    Args:
+        name: of the benchmark.
+        first: what was compared, as it was named.
+        second: the other.
+        result: the numbers, as `compare` forms them.
+    """
     terminal = console()
     terminal.print(f"first:  {first}\nsecond: {second}", soft_wrap=True)
     title = f"{name}: {result['n']} items; difference = second - first, paired 95 % interval; verdicts corrected (Holm)"

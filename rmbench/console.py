@@ -73,9 +73,15 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(label: str, total: int | None, done: int = 0, shown: bool = True) -> Iterator[Advance]:
-    """A bar on a terminal, nothing elsewhere; call what it yields with how many of `total` (if known) are done.
+    """A bar on a terminal, nothing elsewhere; call what it yields with how many are done.
 
     A bar within another one's time is drawn below it.
+
+    Args:
+        label: what is counted.
+        total: how many there are, if known.
+        done: how many were done before.
+        shown: False on all ranks but one.
     """
     if not (shown and _errors().is_terminal):
         yield lambda done, numbers="": None

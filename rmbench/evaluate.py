@@ -69,7 +69,14 @@ def _scorer(config: EvalConfig, checkpoint: str) -> tuple[Scorer, Tokenizer]:
 
 
 def _scored(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: str) -> Json:
-    """results.json of one benchmark, with the files for RewardBench's tools beside it."""
+    """results.json of one benchmark, with the files for RewardBench's tools beside it.
+
+    Args:
+        prepared: the benchmark and its items.
+        scorer: the model and its layout.
+        folder: of the results.
+        checkpoint: as it was named.
+    """
     results = run_benchmark(prepared, scorer, folder, checkpoint)
     if scorer.accelerator.is_main_process and prepared.benchmark.name in rewardbench_files.WRITERS:
         rewardbench_files.write(folder / "rewardbench", checkpoint, prepared, read_scores(folder / "scores.jsonl"))
@@ -112,7 +119,15 @@ def evaluate_suite(config: EvalConfig) -> Json:
 def _write_suite(
     config: EvalConfig, checkpoint: str, results: Json, missing: dict[str, str], folders: dict[str, Path]
 ) -> None:
-    """suite.json, .md, .csv and .tex, and the table in the terminal."""
+    """suite.json, .md, .csv and .tex, and the table in the terminal.
+
+    Args:
+        config: of the command.
+        checkpoint: as it was named.
+        results: benchmark -> its results.json.
+        missing: benchmark -> why it has no results.
+        folders: benchmark -> folder, in the table's order.
+    """
     numbers = {
         name: Number(None, reason=missing[name])
         if name in missing
@@ -217,7 +232,14 @@ def results_table(results: Json) -> Table:
     no_number = results.get("nan") == results["n"]
 
     def add(label: str, key: str, value: float | None, style: str = "") -> None:
-        """A line; an absent section says so."""
+        """A line; an absent section says so.
+
+        Args:
+            label: first cell.
+            key: of the interval in `results`.
+            value: None where there were no rows.
+            style: of the line.
+        """
         interval = results["intervals"].get(key)
         if no_number:  # a NaN counts as a loss, but a model that gives nothing else did not lose
             value, interval = math.nan, None

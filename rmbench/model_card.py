@@ -48,7 +48,14 @@ model, tokenizer = load_reward_model("{place}")
 
 
 def write_card(folder: Path, config: TrainConfig, metrics: Json, tokenizer: Tokenizer) -> None:
-    """`folder`/checkpoint/README.md from the run in `folder`: data, loss, settings, results with intervals, loading."""
+    """`folder`/checkpoint/README.md from the run in `folder`: data, loss, settings, results with intervals, loading.
+
+    Args:
+        folder: of the run.
+        config: that it ran with.
+        metrics: metrics.json.
+        tokenizer: the checkpoint's, for the code that loads it.
+    """
     facts = read_json(folder / "environment.json") or {}
     write_text(folder / "checkpoint" / CARD, card(config, facts, metrics, usage(tokenizer)))
 
@@ -56,7 +63,11 @@ def write_card(folder: Path, config: TrainConfig, metrics: Json, tokenizer: Toke
 def card(config: TrainConfig, facts: Json, metrics: Json, calls: Usage = PLAIN) -> str:
     """The card's text: YAML for the Hub, then Markdown. Values of users are shown, never interpreted.
 
-    `calls`: those that give the ids of training.
+    Args:
+        config: that the run ran with.
+        facts: its environment.json.
+        metrics: its metrics.json.
+        calls: those that give the ids of training.
     """
     place, loss = config.hub.push or "PATH/TO/checkpoint", PairLoss(config.loss).describe()
     base = config.backbone.name_or_path

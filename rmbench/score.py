@@ -177,7 +177,14 @@ def as_bytes(rows: list[Row], target: str) -> bytes:
 
 
 def write_curves(prompts: list[Candidates], names: list[str], best_of: int, target: str) -> None:
-    """The gold score of each checkpoint's choice against N: a table, and beside the output a JSON file and a figure."""
+    """The gold score of each checkpoint's choice against N: a table, and beside the output a JSON file and a figure.
+
+    Args:
+        prompts: with rewards and gold scores.
+        names: of the checkpoints.
+        best_of: the largest N.
+        target: the output, beside which the files are; none for a stream.
+    """
     largest = min(best_of, max(len(prompt.responses) for prompt in prompts))
     curves = {name: curve([(p.rewards[name], p.gold) for p in prompts], largest) for name in names}
     if target == STREAM:

@@ -41,7 +41,14 @@ class Tracker:
         """PNG files under their names."""
 
     def pair_table(self, step: int, table: pa.Table, name: str = "pairs", norm: str | None = None) -> None:
-        """Recorded pairs: a table, and the scatter of gradient norm against distance."""
+        """Recorded pairs: a table, and the scatter of gradient norm against distance.
+
+        Args:
+            step: of the run.
+            table: the pairs.
+            name: of the table.
+            norm: the norm's column; None for that over all parameters where it was measured, else the head's.
+        """
 
     def summary(self, values: Json) -> None:
         """The run's final numbers, a tree of them."""
@@ -57,7 +64,14 @@ class Tracker:
 
 
 class WandbTracker(Tracker):
-    """A W&B run in `folder`/wandb, online or offline. After a first failure it is silent and the job goes on."""
+    """A W&B run in `folder`/wandb, online or offline. After a first failure it is silent and the job goes on.
+
+    Args:
+        config: project, entity and group.
+        folder: of the run.
+        run_config: the run's config, resolved.
+        name: of the run.
+    """
 
     def __init__(self, config: TrackingConfig, folder: Path, run_config: Json, name: str) -> None:
         self._run: Any = None
@@ -68,6 +82,14 @@ class WandbTracker(Tracker):
             self._give_up(error)
 
     def _start(self, config: TrackingConfig, folder: Path, run_config: Json, name: str) -> object:
+        """W&B's run, online if there are a login and an answer, else offline.
+
+        Args:
+            config: project, entity and group.
+            folder: of the run.
+            run_config: the run's config, resolved.
+            name: of the run.
+        """
         mode = os.environ.get("WANDB_MODE")
         try:
             answers = mode in (None, "online") and _answers()
@@ -79,6 +101,15 @@ class WandbTracker(Tracker):
         return self._init("offline" if mode in (None, "online") else mode, config, folder, run_config, name)
 
     def _init(self, mode: str, config: TrackingConfig, folder: Path, run_config: Json, name: str) -> object:
+        """`wandb.init` of this run.
+
+        Args:
+            mode: online, offline or what WANDB_MODE says.
+            config: project, entity and group.
+            folder: of the run; keeps its id.
+            run_config: the run's config, resolved.
+            name: of the run.
+        """
         import wandb
 
         kept = folder / "wandb" / RUN_ID_FILE  # a resumed run is the same run to W&B
@@ -132,7 +163,11 @@ class WandbTracker(Tracker):
     def pair_table(self, step: int, table: pa.Table, name: str = "pairs", norm: str | None = None) -> None:
         """Recorded pairs, evenly spread: a table, and the scatter of gradient norm against distance.
 
-        `norm`: the norm's column; of a run's records, that over all parameters where it was measured, else the head's.
+        Args:
+            step: of the run.
+            table: the pairs.
+            name: of the table.
+            norm: the norm's column; None for that over all parameters where it was measured, else the head's.
         """
 
         def send() -> None:
@@ -173,6 +208,12 @@ class WandbTracker(Tracker):
 
 def open_tracker(config: TrackingConfig, folder: Path, run_config: Json, name: str) -> Tracker:
     """The tracker that the config names.
+
+    Args:
+        config: names the tracker.
+        folder: of the run; W&B's own files stand in it.
+        run_config: the run's config, resolved.
+        name: of the run.
 
     Raises:
         UserError: there is no tracker of that name.

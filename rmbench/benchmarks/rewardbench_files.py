@@ -22,7 +22,14 @@ from rmbench.files import write_text
 
 
 def write(folder: Path, checkpoint: str, prepared: Prepared, rows: list[ScoreRow]) -> None:
-    """Both files below `folder`; `prepared` and `rows` are of the same items in the same order."""
+    """Write both files below `folder`.
+
+    Args:
+        folder: both files stand below it.
+        checkpoint: whose scores they are: an id of the Hub, or a local folder.
+        prepared: the benchmark and its items.
+        rows: a score row for each item, in the same order.
+    """
     model = f"local/{name_of_checkpoint(checkpoint)}" if hub.is_local(checkpoint) else checkpoint
     about = {"model": model, "model_type": "Seq. Classifier", "chat_template": "tokenizer"}
     benchmark = prepared.benchmark.name

@@ -99,6 +99,12 @@ def prepare_benchmark(
 def run_benchmark(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: str) -> Json:
     """Score the items and write `folder`/scores.jsonl, then `folder`/results.json; what is scored already is not again.
 
+    Args:
+        prepared: the benchmark and its items, as token ids.
+        scorer: the model and its layout.
+        folder: of this benchmark's results alone.
+        checkpoint: as it was named, for the record.
+
     Raises:
         UserError: the folder holds scores of another model or under other settings, or another process works in it.
     """
@@ -172,6 +178,14 @@ def scored(
     """The items' score rows, in order, those that `folder` holds already included; scores.jsonl is written.
 
     Also how much a score depends on what else is in its batch, as a self-check found it; None of known embeddings.
+
+    Args:
+        prepared: the items, as token ids.
+        scorer: the model, and what it remembers of sequences it has scored.
+        layout: how items become inputs.
+        folder: holds scores.jsonl.
+        provenance: what the scores follow from; part of each line's key, so that no other model's are taken for its
+            own.
     """
     items, model, accelerator = prepared.rows, scorer.model, scorer.accelerator
     log = ScoreLog(folder, accelerator.process_index)

@@ -41,6 +41,14 @@ def check_names(config: DictConfig, built: Checked) -> None:
 
 
 def _no_name(key: str, value: str, names: tuple[str, ...], own: str = "") -> str:
+    """The message about a name that does not exist.
+
+    Args:
+        key: the config key.
+        value: the name that it was given.
+        names: those there are.
+        own: how a user's own is named, if it can be.
+    """
     near = did_you_mean(f"{key}={name}" for name in get_close_matches(value, names, n=1))
     return f"{key}={value}: no such name.{near} There are: {', '.join(names)}.{own}"
 

@@ -104,7 +104,14 @@ def planned(reading: Reading, asked: Asked) -> tuple[list[Job], list[str]]:
 def _distinct(
     reading: Reading, jobs: list[Job], unread: dict[str, list[Job]], notes: list[str]
 ) -> tuple[list[Job], list[str]]:
-    """Each job without the overrides that it does not read, equal ones once."""
+    """Each job without the overrides that it does not read, equal ones once.
+
+    Args:
+        reading: which keys each config reads.
+        jobs: every combination.
+        unread: key -> the jobs that do not read it.
+        notes: what there is to say already; the counts are added.
+    """
     kept = [[override for override in job if job not in unread.get(key_of(override), [])] for job in jobs]
     distinct = list(dict.fromkeys(map(tuple, kept)))
     counts = f"{len(jobs)} combinations, {len(distinct)} run{'s' * (len(distinct) != 1)}"

@@ -170,6 +170,14 @@ def _of_mix(config: DatasetConfig, name: str) -> DatasetConfig:
 
 
 def _in_shares(parts: dict[str, PairTable], config: DatasetConfig, split: str, size: int | None) -> PairTable:
+    """Pairs of several sets in the shares of `dataset.mix`.
+
+    Args:
+        parts: name -> the pairs that this set has.
+        config: with the shares, `mix`.
+        split: `train` or `eval`, for messages.
+        size: pairs in all; None for as many as the shares allow.
+    """
     total = sum(config.mix.values())
     shares = {name: config.mix[name] / total for name in parts}
     possible = min(len(pairs) / shares[name] for name, pairs in parts.items())

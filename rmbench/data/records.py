@@ -163,7 +163,14 @@ def read_pairs(
 
 
 def _of_ranking(row: Row, source: str, rules: Rules, tally: Tally) -> list[Pair]:
-    """The pairs of a row with several responses; one without any is dropped, under the rule that left the first out."""
+    """The pairs of a row with several responses; one without any is dropped, under the rule that left the first out.
+
+    Args:
+        row: as it was read.
+        source: where it comes from.
+        rules: which pairs are useful, and which of a ranking are taken.
+        tally: counts prompts, responses and comparisons that are left out.
+    """
     group = parse_ranking(row, source)
     tally.prompts += 1
     tally.responses += len(group.responses)

@@ -93,7 +93,14 @@ def _fields(message: Message) -> list[str]:
 def _matters(
     conversation: list[Message], name: str, tokenizer: Tokenizer, template_kwargs: Mapping[str, object]
 ) -> bool:
-    """Whether the text changes when no message has this field; a template that then refuses it reads the field."""
+    """Whether the text changes when no message has this field; a template that then refuses it reads the field.
+
+    Args:
+        conversation: has the field in some message.
+        name: of the field.
+        tokenizer: its template renders.
+        template_kwargs: what the row gives to the template.
+    """
     whole = render([conversation], tokenizer, [template_kwargs])
     bare = [
         {key: value for key, value in message.items() if key != name or name not in _fields(message)}

@@ -212,7 +212,11 @@ def derived(
 ) -> tuple[PairTable, dict[str, int]]:
     """Pairs made from other pairs, kept like those that were read, and what `pairs` counted while it made them.
 
-    `follows_from` is all that they depend on, the version of the code that makes them included.
+    Args:
+        config: of the data set, with its cache.
+        name: what is derived, such as `noise`.
+        follows_from: all that the pairs depend on, the version of the code that makes them included.
+        pairs: makes them; it is given the counts to fill.
     """
 
     def build(folder: Path) -> None:

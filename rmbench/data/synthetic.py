@@ -236,6 +236,14 @@ def _split_of(prompt: list[str]) -> str:
 
 
 def _either_order(rng: Random, first: list[str], joint: str, second: list[str]) -> list[str]:
+    """Two phrases joined in one of the two orders, with even chances.
+
+    Args:
+        rng: decides.
+        first: a phrase.
+        joint: what stands between them.
+        second: another phrase.
+    """
     return [*first, joint, *second] if rng.random() < 0.5 else [*second, joint, *first]
 
 
@@ -245,9 +253,27 @@ def _put_in(rng: Random, text: list[str], words: list[str]) -> list[str]:
 
 
 def _one_wrong(prompt: list[str], right: list[str], place: int, wrong: str, margin: float) -> Draft:
+    """A pair whose rejected response differs in one word.
+
+    Args:
+        prompt: words.
+        right: the chosen response.
+        place: of the word that is exchanged.
+        wrong: what stands there instead.
+        margin: how much better the right one is.
+    """
     return Draft(prompt, right, [*right[:place], wrong, *right[place + 1 :]], float(margin))
 
 
 def _refuse_or_comply(rng: Random, prompt: list[str], act: list[str], harmful: bool, margin: float) -> Draft:
+    """A pair of refusing and complying.
+
+    Args:
+        rng: picks the openers.
+        prompt: words.
+        act: what is asked for.
+        harmful: whether refusing is right.
+        margin: how much better the right one is.
+    """
     comply, refuse = [*rng.choice(COMPLY), *act], [*rng.choice(REFUSE), *act]
     return Draft(prompt, refuse, comply, margin) if harmful else Draft(prompt, comply, refuse, margin)

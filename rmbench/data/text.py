@@ -21,7 +21,8 @@ from rmbench.data.items import Item
 from rmbench.data.messages import Message
 from rmbench.data.protocols import Tokenizer
 from rmbench.data.reasons import check_some_left, listed, no_place, warn_of_cuts, why_equal
-from rmbench.data.rendering import left_out, plain, render
+from rmbench.data.refused import accepted_by_template, with_every_field
+from rmbench.data.rendering import left_out, render
 from rmbench.errors import UserError
 
 __all__ = ["TokenGroup", "TokenItem", "TokenPair", "common_prefix", "listed", "render"]
@@ -54,8 +55,11 @@ def encode(
 ) -> list[list[int]]:
     """Token ids of each conversation, special tokens included, uncut.
 
-    `keep_doubled_bos` leaves the second BOS where template and tokenizer both write one, as RewardBench does;
-    `template_kwargs` are as for `render`.
+    Args:
+        conversations: whole: a prompt with a response.
+        tokenizer: with its chat template.
+        keep_doubled_bos: leave the second BOS where template and tokenizer both write one, as RewardBench does.
+        template_kwargs: as for `render`.
 
     Raises:
         jinja2.TemplateError: the tokenizer's template refuses a conversation (a system turn, say).
@@ -73,6 +77,12 @@ def cut(ids: list[int], max_length: int, policy: LengthPolicy, special: frozense
 
     `truncate_prompt_left` removes what follows the leading token, so the end of the response, where the reward is read,
     stays; `truncate_response` removes what precedes the trailing token.
+
+    Args:
+        ids: of a prompt with a response.
+        max_length: in tokens.
+        policy: which end is cut.
+        special: ids of special tokens, which stay at both ends.
     """
     if len(ids) <= max_length:
         return ids
@@ -134,7 +144,13 @@ class TokenRules:
 def token_pairs(
     pairs: Sequence[Pair], tokenizer: Tokenizer, rules: TokenRules, counts: Counter[str]
 ) -> Iterator[tuple[int, TokenPair]]:
-    """One pair after the other with its place in `pairs`, `ENCODE_BATCH` of them in memory; fills `counts`.
+    """One pair after the other with its place in `pairs`, `ENCODE_BATCH` of them in memory.
+
+    Args:
+        pairs: in the order in which they are yielded.
+        tokenizer: with its chat template.
+        rules: which are cut and which are left out.
+        counts: rule -> how many pairs; filled.
 
     Raises:
         UserError: the chat template refuses a conversation (unless `drop_refused`).
@@ -144,11 +160,11 @@ def token_pairs(
     for start in range(0, len(pairs), ENCODE_BATCH):
         batch = list(enumerate(pairs[start : start + ENCODE_BATCH], start))
         try:
-            batch = _with_every_field(batch, tokenizer, rules.drop_refused, counts)
+            batch = with_every_field(batch, tokenizer, rules.drop_refused, counts)
             ids = _encode_sides(batch, tokenizer)
         except jinja2.TemplateError:  # rare: only then is each conversation rendered by itself
-            batch = _accepted_by_template(batch, tokenizer, rules.drop_refused, counts)
-            batch = _with_every_field(batch, tokenizer, rules.drop_refused, counts)
+            batch = accepted_by_template(batch, tokenizer, rules.drop_refused, counts)
+            batch = with_every_field(batch, tokenizer, rules.drop_refused, counts)
             ids = _encode_sides(batch, tokenizer)
         for (place, pair), chosen, rejected in zip(batch, ids[::2], ids[1::2], strict=True):
             if max(len(chosen), len(rejected)) > max_length:
@@ -169,7 +185,12 @@ def tokenize_items(
 ) -> tuple[list[TokenItem], Counter[str]]:
     """Token ids of every item, in order, and to how many a rule was applied; nothing is dropped.
 
-    A text longer than `max_length` loses what follows its first token, so the end of the response stays.
+    Args:
+        items: of a benchmark.
+        tokenizer: with its chat template.
+        max_length: in tokens; a longer text loses what follows its first token, so the end of the response stays.
+        name: of the items, in log lines.
+        keep_doubled_bos: as for `encode`.
 
     Raises:
         UserError: the chat template refuses a conversation.
@@ -228,6 +249,12 @@ def context_length(tokenizer: Tokenizer, config: Any) -> int | None:
 def resolve_max_length(asked: int | None, tokenizer: Tokenizer, config: object, key: str) -> int:
     """`asked`, or min(model's context, 2048).
 
+    Args:
+        asked: by the config; None for the default.
+        tokenizer: may state a limit.
+        config: of the model, which may state one too.
+        key: the config key, for the message.
+
     Raises:
         UserError: the model's context is shorter than `asked`.
     """
@@ -246,53 +273,3 @@ def _encode_sides(batch: Sequence[tuple[int, Pair]], tokenizer: Tokenizer) -> li
     conversations = [[*pair.prompt, *side] for _, pair in batch for side in (pair.chosen, pair.rejected)]
     given = [pair.template_kwargs for _, pair in batch for _ in range(2)]
     return encode(conversations, tokenizer, template_kwargs=given)
-
-
-def lost_fields(pair: Pair, tokenizer: Tokenizer) -> list[str]:
-    """Fields of a pair's messages, `tools` among them, for which the template has no place.
-
-    Raises:
-        jinja2.TemplateError: the template refuses one of the conversations.
-    """
-    sides = ([*pair.prompt, *side] for side in (pair.chosen, pair.rejected))
-    return list(dict.fromkeys(name for c in sides for name in left_out(c, tokenizer, pair.template_kwargs).lost))
-
-
-def _with_every_field(
-    batch: Sequence[tuple[int, Pair]], tokenizer: Tokenizer, drop_refused: bool, counts: Counter[str]
-) -> list[tuple[int, Pair]]:
-    """Those pairs, with their places, of which the template renders every field; the others are refused, or counted."""
-    whole, without = [], Counter[str]()
-    for place, pair in batch:
-        lost = lost_fields(pair, tokenizer)
-        if not lost:
-            whole.append((place, pair))
-        elif drop_refused:
-            rest = ", and the rest is equal text" if plain(pair.chosen) == plain(pair.rejected) else ""
-            without[f"dropped: the chat template has no place for {', '.join(lost)}{rest}"] += 1
-        else:
-            rest = "\nWithout it both sides have the same text." if plain(pair.chosen) == plain(pair.rejected) else ""
-            drop = "dataset.on_bad_row=drop leaves such pairs out and counts them."
-            raise UserError(f"pair {pair.id!r}: {no_place(lost)}{rest}\n{drop}")
-    counts.update(without)
-    return whole
-
-
-def _accepted_by_template(
-    batch: Sequence[tuple[int, Pair]], tokenizer: Tokenizer, drop_refused: bool, counts: Counter[str]
-) -> list[tuple[int, Pair]]:
-    """Those pairs, with their places, whose conversations the template renders."""
-    accepted = []
-    for place, pair in batch:
-        try:
-            sides = [[*pair.prompt, *pair.chosen], [*pair.prompt, *pair.rejected]]
-            render(sides, tokenizer, [pair.template_kwargs] * 2)
-            accepted.append((place, pair))
-        except jinja2.TemplateError as error:
-            if not drop_refused:
-                raise UserError(
-                    f"pair {pair.id!r}: the tokenizer's chat template refuses this conversation: {error}\n"
-                    "dataset.on_bad_row=drop leaves such pairs out and counts them."
-                ) from error
-            counts["dropped: refused by the chat template"] += 1
-    return accepted

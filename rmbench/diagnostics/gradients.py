@@ -53,7 +53,15 @@ class Tap(torch.autograd.Function):
     def forward(
         ctx: Any, output: Tensor, inputs: Tensor, _anchor: Tensor, show: Callable[[Tensor, Tensor], None]
     ) -> Tensor:
-        """The same numbers; a tensor that may be changed in place, as some models do."""
+        """The same numbers; a tensor that may be changed in place, as some models do.
+
+        Args:
+            ctx: keeps what `backward` needs.
+            output: of the layer.
+            inputs: of the layer.
+            _anchor: requires a gradient, so that autograd comes here even where no input of the layer does.
+            show: called with the inputs and the output's gradient.
+        """
         ctx.save_for_backward(inputs)
         ctx.show = show
         return output.detach()

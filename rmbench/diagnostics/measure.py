@@ -159,7 +159,11 @@ class MeasuringPass:
     def __call__(self, pairs: Sequence[TokenPair], loss: PairLoss, budget_tokens: int, label: str = "") -> Rows:
         """All processes' pairs, in the order of `pairs`; they are their own global batch where a loss reads one.
 
-        `label`: of a progress bar.
+        Args:
+            pairs: all processes' together; the same list on each.
+            loss: whose terms and gradients are measured; it is not updated.
+            budget_tokens: of one forward pass.
+            label: of a progress bar; empty for none.
 
         Raises:
             UserError: a single pair does not fit into memory.

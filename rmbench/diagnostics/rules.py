@@ -145,6 +145,12 @@ class ScaleRule(Rule):
     """y = weight * x^ (+ bias) element by element: the norm layers. x^ is the layer's output at a weight of one.
 
     Gemma's weight is counted from one, so there x^ is the output at a weight of zero.
+
+    Args:
+        name: of the layer.
+        module: the layer.
+        sketch: numbers of a pair's sketch; 0 for none.
+        unit: the value of the weight at which the layer's output is x^.
     """
 
     def __init__(self, name: str, module: nn.Module, sketch: int, unit: float) -> None:

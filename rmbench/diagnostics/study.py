@@ -174,7 +174,14 @@ def spearman_within_bins(columns: Columns, name: str) -> float:
 
 
 def _within(bins: list[np.ndarray], distance: np.ndarray, ratio: np.ndarray, ordered: np.ndarray) -> float:
-    """`ordered`: the ratios, or their places in order."""
+    """The mean over bins of the rank correlation of distance and ratio.
+
+    Args:
+        bins: indices of the pairs of each bin of prediction error.
+        distance: of each pair.
+        ratio: norm over prediction error, of each pair.
+        ordered: the ratios, or their places in order.
+    """
     values = []
     for where in bins:
         if len(where) > 2:

@@ -12,8 +12,9 @@ from rmbench.config import LengthPolicy
 from rmbench.data.formats import Pair
 from rmbench.data.protocols import Tokenizer
 from rmbench.data.reasons import HEAVY_CUT_SHARE, why_equal
+from rmbench.data.refused import lost_fields
 from rmbench.data.rendering import plain
-from rmbench.data.text import TokenPair, cut, encode, lost_fields, render
+from rmbench.data.text import TokenPair, cut, encode, render
 from rmbench.data.tokens import TokenTable, depends_on_date
 from rmbench.files import Json
 from rmbench.inspection.findings import Finding, Severity, by_share, percentiles, short
@@ -136,7 +137,15 @@ def check_tokens(tokens: Sequence[TokenPair], reading: Reading) -> tuple[list[Fi
 def _length_findings(
     reading: Reading, n: int, n_long: int, cut_equal: Sequence[str], policies: Mapping[LengthPolicy, Mapping[str, int]]
 ) -> list[Finding]:
-    """What the chosen length policy does to `n` pairs, of which `n_long` are too long and `cut_equal` end up equal."""
+    """What the chosen length policy does to the pairs.
+
+    Args:
+        reading: how the backbone reads, with its limit and policy.
+        n: pairs.
+        n_long: those that are too long.
+        cut_equal: an example of each pair that is the same on both sides once it is cut.
+        policies: policy -> rule -> to how many pairs it applies.
+    """
     key = f"dataset.max_length={reading.max_length}, dataset.length_policy={reading.policy.name}"
     findings = []
     if cut_equal:
@@ -191,7 +200,14 @@ def check_tokenizer(pairs: Sequence[Pair], reading: Reading) -> list[Finding]:
 def check_refused(
     pairs: Sequence[Pair], tokens: TokenTable, tokenizer: Tokenizer, drops_bad_rows: bool
 ) -> tuple[list[Finding], dict[str, int]]:
-    """Conversations that the chat template refuses: `tokens` lacks them. With the order of their roles."""
+    """Conversations that the chat template refuses: `tokens` lacks them. With the order of their roles.
+
+    Args:
+        pairs: of the data set.
+        tokens: those of them that the template accepts.
+        tokenizer: with the template.
+        drops_bad_rows: whether `dataset.on_bad_row=drop`: then they do not end a run.
+    """
     absent = sorted(set(range(len(pairs))) - set(tokens.places.tolist()))
     if not absent:
         return [], {}
@@ -252,6 +268,14 @@ def _difference(pair: TokenPair, tokenizer: Tokenizer) -> str:
 
 
 def _equal_after(pair: TokenPair, max_length: int, policy: LengthPolicy, special: frozenset[int]) -> bool:
+    """Whether both sides have the same ids once they are cut.
+
+    Args:
+        pair: uncut.
+        max_length: in tokens.
+        policy: what is cut off.
+        special: ids of special tokens, which stay at the ends.
+    """
     return cut(pair.chosen, max_length, policy, special) == cut(pair.rejected, max_length, policy, special)
 
 

@@ -80,6 +80,14 @@ def curves(card: Card, margins: Sequence[float]) -> tuple[str, dict[float, tuple
 
 
 def _pair(margin: float, mean: float, distance: float, rating: float) -> PairBatch:
+    """A batch of one pair, in float64.
+
+    Args:
+        margin: r_w - r_l.
+        mean: (r_w + r_l) / 2.
+        distance: between the embeddings.
+        rating: the rating margin.
+    """
     rewards = torch.tensor([mean + margin / 2, mean - margin / 2], dtype=torch.float64)
     embeddings = torch.tensor([[distance], [0.0]], dtype=torch.float64)
     output = PairOutput(rewards[:1], rewards[1:], embeddings[:1], embeddings[1:])

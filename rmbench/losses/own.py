@@ -142,7 +142,15 @@ def by_autograd(value: Callable[[Tensor, Tensor, LossConfig], Tensor]) -> Callab
 
 
 def _function(key: str, name: str, thing: object, takes: str, allowed: tuple[int, ...]) -> tuple[Function, int]:
-    """The function, and how many arguments it has to be given."""
+    """A user's own function, and how many arguments it has to be given.
+
+    Args:
+        key: the config key, for messages.
+        name: what it was given.
+        thing: what was found under that name.
+        takes: the arguments that it may take, in prose.
+        allowed: how many arguments it may take.
+    """
     arguments = 0
     if callable(thing):
         try:

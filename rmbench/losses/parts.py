@@ -78,6 +78,14 @@ def _own_regularizer(name: str) -> Regularizer:
 
 
 def _refuse_unknown(key: str, name: str, known: Iterable[str], form: str) -> None:
+    """Raise UserError, with the nearest name, if there is no such name.
+
+    Args:
+        key: the config key.
+        name: what it was given.
+        known: the names there are.
+        form: how a user's own part is named.
+    """
     names = list(known)
     if name in names:
         return

@@ -68,6 +68,14 @@ def try_weight(name: str, kind: type[Weight], config: LossConfig) -> None:
 
 
 def _refuse(key: str, name: str, fault: Callable[[], str | None], contract: str) -> None:
+    """Raise UserError if the part breaks its contract, or raises itself.
+
+    Args:
+        key: the config key.
+        name: what it was given.
+        fault: calls the part; what is wrong with it, or None.
+        contract: what a part of this kind has to be.
+    """
     try:
         wrong = fault()
     except (Exception, SystemExit) as error:  # whatever the user's code does

@@ -78,7 +78,14 @@ class Packing:
         return places
 
     def mask(self, queries: int, prefix: int, window: int | None, device: torch.device) -> Tensor:
-        """Which of `prefix + queries` keys the last `queries` tokens see, `(queries, prefix + queries)` bool."""
+        """Which of `prefix + queries` keys the last `queries` tokens see, `(queries, prefix + queries)` bool.
+
+        Args:
+            queries: the last tokens of the row.
+            prefix: keys before the first of them.
+            window: how many keys back a token sees, itself included; None for all.
+            device: of the mask.
+        """
         key = (queries, prefix, window)
         if key not in self._masks:
             seen = torch.ones(queries, prefix + queries, dtype=torch.bool, device=device).tril(prefix)
@@ -174,7 +181,14 @@ def by_segments(
 ) -> Tensor:
     """One SDPA call for each prefix + branch. Prefix queries are computed with only the first branch.
 
-    `pooled_only`: zeros elsewhere than at `packing.pooled_positions`.
+    Args:
+        query: `(1, heads, tokens, head_dim)`.
+        key: the same, with as many heads or a divisor of them.
+        value: as `key`.
+        packing: where the groups are.
+        scaling: of the scores; None for 1 / sqrt(head_dim).
+        window: the layer's sliding window, if any.
+        pooled_only: zeros elsewhere than at `packing.pooled_positions`.
     """
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
@@ -203,7 +217,16 @@ def by_segments(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scaling: float | None, window: int | None) -> Tensor:
-    """Causal attention of the last `q` tokens of `k`; the flag where it will do, since it skips what is masked."""
+    """Causal attention of the last `q` tokens of `k`; the flag where it will do, since it skips what is masked.
+
+    Args:
+        q: `(1, heads, queries, head_dim)`: the last tokens of `k`.
+        k: `(1, heads, keys, head_dim)`.
+        v: as `k`.
+        packing: remembers the masks of a forward pass.
+        scaling: of the scores; None for 1 / sqrt(head_dim).
+        window: the layer's sliding window, if any.
+    """
     before = k.shape[2] - q.shape[2]
     if q.shape[2] == 1 and (window is None or window >= k.shape[2]):
         return scaled_dot_product_attention(q, k, v, scale=scaling)
@@ -214,6 +237,16 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scaling: float | 
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scaling: float | None, window: int | None) -> Tensor:
+    """The whole row in one FlexAttention kernel.
+
+    Args:
+        q: `(1, heads, tokens, head_dim)`.
+        k: the same, with as many heads or a divisor of them.
+        v: as `k`.
+        packing: where the groups are.
+        scaling: of the scores; None for 1 / sqrt(head_dim).
+        window: the layer's sliding window, if any.
+    """
     mask = packing.block_mask(q.shape[2], window, q.device)
     grouped = q.shape[1] != k.shape[1]
     output: Tensor = _compiled_flex()(q, k, v, block_mask=mask, scale=scaling, enable_gqa=grouped)

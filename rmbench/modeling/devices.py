@@ -50,6 +50,12 @@ def make_accelerator(config: GpuConfig, max_grad_norm: float = 0.0) -> Accelerat
 def _plugins(strategy: Strategy, device: str, precision: Precision, max_grad_norm: float) -> dict[str, Any]:
     """What Accelerate gets of the strategy beyond the group's size.
 
+    Args:
+        strategy: how the processes share the work.
+        device: its type, such as `cuda`.
+        precision: of the computation.
+        max_grad_norm: for DeepSpeed, which clips by itself.
+
     Raises:
         UserError: the strategy needs CUDA or a package.
     """

@@ -113,7 +113,14 @@ class FeatureStore:
         return entry_name("features", [VERSION], *follows_from), places
 
     def _compute(self, groups: Sequence[TokenGroup], layout: Layout, name: str, path: Path) -> None:
-        """Batch by batch into a memory-mapped file."""
+        """Batch by batch into a memory-mapped file.
+
+        Args:
+            groups: whose embeddings are wanted.
+            layout: how they become inputs.
+            name: of the pairs, for the progress bar.
+            path: of the file: `(responses, hidden)` float32.
+        """
         ends = np.cumsum([len(group.sequences) for group in groups])
         shape = (int(ends[-1]), self.model.pooled_size)
         table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)

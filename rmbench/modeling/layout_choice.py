@@ -29,7 +29,13 @@ KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 
 def choose_layout(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGroup], device: torch.device) -> Layout:
-    """`padded`, or `shared` if the model, which is on `device`, computes a few of `pairs` alike in both layouts.
+    """`padded`, or `shared` if the model computes a few of `pairs` alike in both layouts.
+
+    Args:
+        asked: `layout` of the config.
+        model: on `device`.
+        pairs: of the run; a few are tried.
+        device: where the layout will be used, as its kernels decide too.
 
     Raises:
         UserError: `layout=shared` was asked for and this backbone cannot do it, padding changes its rewards, or four
@@ -48,6 +54,14 @@ def choose_layout(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGr
 
 
 def _choose(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGroup], device: torch.device) -> Layout:
+    """`choose_layout`, without its checks of memory and of plain transformers.
+
+    Args:
+        asked: `layout` of the config.
+        model: on `device`.
+        pairs: of the run; a few are tried.
+        device: where the layout will be used.
+    """
     padded = Padded(model.pad_id, model.unread_id)
     _refuse_dependence_on_padding(model, padded, pairs_of_all_lengths(pairs, 2), device)
     if asked is LayoutName.padded:
@@ -63,7 +77,14 @@ def _choose(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGroup], 
 
 
 def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGroup], device: torch.device) -> str | None:
-    """What keeps this backbone from sharing prompts, or None."""
+    """What keeps this backbone from sharing prompts, or None.
+
+    Args:
+        model: on `device`.
+        shared: the layout in question.
+        pairs: of the run; a few are tried.
+        device: where the layout will be used.
+    """
     if not model.is_decoder:
         return "an encoder reads its text in both directions, so a prompt's states depend on the response"
     config = model.network.config.get_text_config()
@@ -97,6 +118,12 @@ def _refuse_dependence_on_padding(
     model: RewardModel, padded: Padded, groups: Sequence[TokenGroup], device: torch.device
 ) -> None:
     """Refuse a family whose rewards depend on what else is in the batch.
+
+    Args:
+        model: on `device`.
+        padded: the layout.
+        groups: of different lengths.
+        device: where the model is.
 
     Raises:
         UserError: it pays no heed to the attention mask, or pools where rows are filled up.

@@ -46,6 +46,12 @@ def check_against_plain(
     transformers has no such class.
 
     A text after whose reading place more tokens follow is one warning: whoever trained the model may have read there.
+
+    Args:
+        model: on `device`.
+        layout: how its rewards are computed here.
+        groups: of which the first few texts are tried.
+        device: where the model is.
     """
     if isinstance(model.whole_head, heads.RewardHead):
         return None
@@ -67,7 +73,14 @@ def check_against_plain(
 def rewards_both_ways(
     model: RewardModel, layout: Layout, groups: Sequence[TokenGroup], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rewards of the first texts of `groups` in `layout`, all at once, and of the plain class one by one, float32."""
+    """Rewards of the first texts of `groups` in `layout`, all at once, and of the plain class one by one, float32.
+
+    Args:
+        model: on `device`.
+        layout: how its rewards are computed here.
+        groups: of which the first TEXTS_CHECKED texts are tried.
+        device: where the model is.
+    """
     few, n = [], 0
     for group in groups:
         if n < TEXTS_CHECKED:

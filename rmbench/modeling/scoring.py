@@ -138,7 +138,14 @@ def score_items(
 def _split(
     items: Sequence[TokenItem], indices: Sequence[int], rewards: Tensor, embeddings: Tensor
 ) -> dict[int, ItemScores]:
-    """A batch's `(responses,)` rewards and `(responses, hidden)` embeddings, item by item."""
+    """A batch's rewards and embeddings, item by item.
+
+    Args:
+        items: all of them.
+        indices: those of the batch, in its order.
+        rewards: `(responses,)`.
+        embeddings: `(responses, hidden)`.
+    """
     sizes = [len(items[i].sequences) for i in indices]
     embedded = embeddings.split(sizes)
     distances = [

@@ -109,6 +109,13 @@ def _distances(
     """Places in `pairs` of those that the model can tell apart, ||h_w - h_l|| of each, and whose embeddings h are.
 
     A model of its own, with the seed of the strata: random weights of the run's would follow from the run's seed.
+
+    Args:
+        pairs: of the data set.
+        config: of the data set, with `strata`.
+        backbone: whose embeddings are taken, unless `strata.embeddings` names another.
+        gpu: attention, and tokens of a pass.
+        accelerator: where the passes run.
     """
     if config.strata.embeddings is not None:
         backbone = BackboneConfig(

@@ -37,7 +37,14 @@ class Line:
 
 
 def forest(bars: Sequence[Bar], title: str, unit: str, zero: bool = True) -> str:
-    """Values with intervals, one row each; a line at zero where `zero`."""
+    """Values with intervals, one row each.
+
+    Args:
+        bars: from top to bottom.
+        title: read out and shown as a tooltip.
+        unit: of the axis.
+        zero: with a line at zero.
+    """
     left = min(290.0, max(len(bar.label) for bar in bars) * LETTER_WIDTH + 12)
     right = max(len(bar.text) for bar in bars) * LETTER_WIDTH + 16
     ends = [end for bar in bars for end in (bar.low, bar.high, bar.value)] + [0.0] * zero
@@ -64,7 +71,14 @@ def forest(bars: Sequence[Bar], title: str, unit: str, zero: bool = True) -> str
 
 
 def lines(series: Sequence[Line], title: str, x_label: str, y_label: str) -> str:
-    """Lines with bands and a legend below."""
+    """Lines with bands and a legend below.
+
+    Args:
+        series: one line with its band each.
+        title: read out and shown as a tooltip.
+        x_label: of the axis.
+        y_label: of the axis.
+    """
     xs = [x for s in series for x in s.x]
     ys = [y for s in series for values in (s.y, s.low, s.high) for y in values]
     x_axis = Axis(min(xs), max(xs), 52, WIDTH - 12)
@@ -101,7 +115,12 @@ def lines(series: Sequence[Line], title: str, x_label: str, y_label: str) -> str
 
 
 class Axis:
-    """Numbers -> places between `left` and `right`, with room at both ends and round ticks."""
+    """Numbers -> places between `left` and `right`, with room at both ends and round ticks.
+
+    Args:
+        low, high: the smallest and the largest number.
+        left, right: the places of both ends, in the units of the drawing.
+    """
 
     def __init__(self, low: float, high: float, left: float, right: float) -> None:
         room = 0.05 * (high - low) or max(abs(high), 1.0) * 0.05

@@ -21,7 +21,14 @@ from rmbench.reporting.verdicts import Verdict, headlines
 def as_html(
     found: Sequence[Run], groups: Sequence[Group], verdicts: Sequence[Verdict], notes: Sequence[str] = ()
 ) -> str:
-    """The page of a set of runs."""
+    """The page of a set of runs.
+
+    Args:
+        found: all runs.
+        groups: those that differ only in the seed.
+        verdicts: of their comparisons.
+        notes: what else there is to say.
+    """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
     finished = [run for run in found if run.state == "finished"]

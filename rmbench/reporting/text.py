@@ -88,7 +88,15 @@ def show(
     left_out: Sequence[str],
     terminal: Console,
 ) -> None:
-    """Tables, then verdicts, then what is not finished."""
+    """Tables, then verdicts, then what is not finished.
+
+    Args:
+        found: all runs.
+        groups: those that differ only in the seed.
+        verdicts: of their comparisons.
+        left_out: what was not compared, with the reason.
+        terminal: printed on.
+    """
     for name in table_names(found):
         header, rows = rows_of(found, groups, name)
         table = Table(title=name)

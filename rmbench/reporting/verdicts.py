@@ -214,6 +214,13 @@ def _compared(
 ) -> tuple[list[Verdict], int]:
     """The score and the sections of one benchmark; how many of its scores are NaN.
 
+    Args:
+        group: runs that differ only in the seed.
+        other: those they are compared with.
+        benchmark: by name.
+        baseline: what makes `other` the baseline, for the verdict.
+        read: file -> its scores.
+
     Raises:
         UserError: the two have no seed in common, or were scored on different items.
     """

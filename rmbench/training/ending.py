@@ -49,6 +49,12 @@ def keep(run: Run, trainer: Trainer, best: Path | None, results: Json) -> None:
 
     Where the disk is full this waits for room, until a signal or PATIENCE_SECONDS end it.
 
+    Args:
+        run: its folder, config and processes.
+        trainer: holds the last model.
+        best: the folder of the best model, if that is kept.
+        results: what training alone knows of metrics.json.
+
     Raises:
         OSError: there was no room; what the folder held before is as it was.
     """
@@ -80,7 +86,14 @@ def recall(run: Run) -> Json | None:
 
 
 def kept_model(run: Run, trainer: Trainer, best: bool, trained_before: bool) -> RewardModel:
-    """The model in RUN/checkpoint, which is what the numbers of the run are about."""
+    """The model in RUN/checkpoint, which is what the numbers of the run are about.
+
+    Args:
+        run: its folder and config.
+        trainer: holds the last model.
+        best: whether the folder holds the best model instead.
+        trained_before: whether training was over when this process began.
+    """
     if not (best or run.config.backbone.lora.r or trainer.sharded):
         if trained_before:
             _take_weights(run, trainer.unwrapped())

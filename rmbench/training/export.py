@@ -14,7 +14,14 @@ from rmbench.training.checkpoints import replace_folder
 
 
 def export(accelerator: Accelerator, model: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the model, as Accelerate has wrapped it, to `folder`, atomically and by rank 0; every rank calls it."""
+    """Write the model to `folder`, atomically and by rank 0; every rank calls it.
+
+    Args:
+        accelerator: gathers sharded weights.
+        model: as Accelerate has wrapped it.
+        tokenizer: saved beside it.
+        folder: appears when all of it is written.
+    """
     state = whole_state(accelerator, model) if sharded(accelerator, model) else None
     if accelerator.is_main_process:
         staging = folder.with_name(f".{folder.name}.partial")

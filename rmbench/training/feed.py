@@ -123,6 +123,12 @@ class StepFeed:
 def new_feed(pairs: Sequence[TokenPair], layout: Layout, config: TrainConfig, share: Share) -> StepFeed:
     """The input of every step of a run.
 
+    Args:
+        pairs: all that a run trains on.
+        layout: how they become inputs.
+        config: batch sizes and seed.
+        share: of this process.
+
     Raises:
         UserError: with sharded weights each device has to get as many pairs of a step as the others.
     """

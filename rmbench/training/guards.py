@@ -25,7 +25,15 @@ REPORT = "nonfinite.jsonl"
 def not_finite(
     model: RewardModel, loss: PairLoss, parts: Sequence[MicroBatch], layout: Layout, device: torch.device
 ) -> list[Json]:
-    """The pairs of all ranks' `parts` whose rewards, loss or gradient are not finite, and what these are."""
+    """The pairs of all ranks' `parts` whose rewards, loss or gradient are not finite, and what these are.
+
+    Args:
+        model: unwrapped.
+        loss: is not updated.
+        parts: this rank's forward passes of the step.
+        layout: how a pair becomes an input.
+        device: where the model is.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     found: list[Json] = []
     for pair in [pair for part in parts for pair in part.pairs]:

@@ -15,6 +15,12 @@ class StepBatches:
     """Global batches of pairs of similar length; each epoch sees every pair once, in an order of (seed, epoch).
 
     A last batch with fewer than `smallest` pairs is left out: a device without a pair would keep the others waiting.
+
+    Args:
+        lengths: of each pair, in tokens.
+        batch_size: pairs of a step, over all processes.
+        seed: of the order.
+        smallest: the least pairs of a last batch.
     """
 
     def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int, smallest: int = 1) -> None:

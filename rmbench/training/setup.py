@@ -120,7 +120,14 @@ def _scale_ratings(dataset: Dataset, config: TrainConfig) -> None:
 def _token_ids(
     dataset: Dataset, tokenizer: Tokenizer, max_length: int, config: DatasetConfig
 ) -> tuple[tuple[TokenTable, Counter[str]], tuple[TokenTable, Counter[str]]]:
-    """Training and held-out pairs, each with what happened to them; equal responses teach nothing but are evaluated."""
+    """Training and held-out pairs, each with what happened to them; equal responses teach nothing but are evaluated.
+
+    Args:
+        dataset: training and held-out pairs.
+        tokenizer: with its template.
+        max_length: in tokens, of prompt and response.
+        config: length policy, what happens to bad rows, and the cache.
+    """
     policy, drop, cache = config.length_policy, config.on_bad_row is OnBadRow.drop, data_cache(config)
     training, evaluation = (TokenRules(max_length, policy, identical, drop) for identical in (True, False))
     return (
