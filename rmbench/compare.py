@@ -27,7 +27,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Scored:
-    """One side: a benchmark's score rows and where they lie."""
+    """One side: a benchmark's score rows and where they are."""
 
     benchmark: str
     path: Path
@@ -241,7 +241,7 @@ def _mean(pairs: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def verdict(found: Spread, p_holm: float | None) -> str:
-    """What can be said of a difference, corrected for all that are shown; or why nothing can be said."""
+    """The verdict on a difference, corrected for all that are shown; or why there is none."""
     if found.degrees < FEWEST_DEGREES:
         return "too few independent items"
     if found.differing < FEWEST_DIFFERING:

@@ -90,7 +90,7 @@ def evaluate_suite(config: EvalConfig) -> Json:
         UserError: none of them can be read, there is no such checkpoint, or a folder holds another model's scores.
     """
     checkpoint = find_checkpoint(config.checkpoint)
-    found = suite.members(config.benchmark)  # read before the model: what is missing is said at once
+    found = suite.members(config.benchmark)  # read before the model: what is missing is reported at once
     scorer, tokenizer = _scorer(config, checkpoint)
     folders = {
         name: Path(config.run_dir) / name if config.run_dir else default_folder(checkpoint, name)
@@ -182,7 +182,7 @@ def from_scores(config: EvalConfig, path: Path) -> Json:
 
 
 def find_checkpoint(asked: str | None) -> str:
-    """The folder or Hub id to load: a run's `checkpoint`, any folder, or without a word the newest run's.
+    """The folder or Hub id to load: a run's `checkpoint`, any folder, or by default the newest run's.
 
     Raises:
         UserError: there is no such folder, the run has no checkpoint yet, or there is no run at all.

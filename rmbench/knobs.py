@@ -1,4 +1,4 @@
-"""What a config field is: a default, one line of documentation and the range that a value must lie in."""
+"""What a config field is: a default, one line of documentation and the range of its values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def knob(
     high: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """A config field: default, one line of documentation, and the range that a value must lie in.
+    """A config field: default, one line of documentation, and the range of its values.
 
     Args:
         default: of the field; a list is copied for each config.

@@ -137,9 +137,9 @@ def _origin(config: TrainConfig, base: str | None, loss: str) -> str:
     return f"Trained by rmbench {__version__} from {start} on {config.dataset.name} with the loss {_plain(loss)}."
 
 
-def _loss(said: Description) -> dict[str, object]:
-    source = "; ".join(dict.fromkeys(said.sources))
-    return {"loss of a pair": said.formula, "w": said.weight, "source": source, **said.plain_knobs()}
+def _loss(loss: Description) -> dict[str, object]:
+    source = "; ".join(dict.fromkeys(loss.sources))
+    return {"loss of a pair": loss.formula, "w": loss.weight, "source": source, **loss.plain_knobs()}
 
 
 def _data(config: TrainConfig, facts: Json, metrics: Json) -> Json:

@@ -1,4 +1,4 @@
-"""Where the shipped configuration lies."""
+"""Where the shipped configuration is."""
 
 from pathlib import Path
 

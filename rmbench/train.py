@@ -130,7 +130,7 @@ def _trained(run: Run, trainer: Trainer) -> Json:
             "mu": trainer.loss.mu,
         }
         ending.keep(run, trainer, best, results)
-        trainer.end_if_told()
+        trainer.end_if_signalled()
     return results
 
 

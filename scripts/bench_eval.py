@@ -2,7 +2,7 @@
 
     python scripts/bench_eval.py --data rewardbench.jsonl.gz [--out eval.json]
 
-RewardBench's way: dataset order, batches of 8, chosen and rejected in forward passes of their own, each filled up to
+RewardBench's way: dataset order, batches of 8, chosen and rejected in forward passes of their own, each padded to
 its longest text, through the whole sequence-classification network. Both sides start from token ids, in turns, in one
 process; the largest difference between their scores is printed too.
 """

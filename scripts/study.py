@@ -84,7 +84,7 @@ def results(folder: Path) -> str:
         [g.label, g.runs[0].overrides.get(RATE, ""), g.seeds, *(g.cell(name, column) for name, column in columns)]
         for g in groups
     ]
-    return f"{as_table(header, rows)}\n\n{told(verdicts(groups, {'loss': 'bt'})[0])}"
+    return f"{as_table(header, rows)}\n\n{stated(verdicts(groups, {'loss': 'bt'})[0])}"
 
 
 def controls(folder: Path) -> str:
@@ -96,10 +96,10 @@ def controls(folder: Path) -> str:
     baseline = {key: "" for group in groups for key in group.overrides} | normbt.overrides
     shown = {", ".join(group.overrides.values()): group.label.removeprefix("loss=") for group in groups}
     found, _ = verdicts(groups, baseline)
-    return told([replace(v, group=shown[v.group], baseline=shown[v.baseline]) for v in found])
+    return stated([replace(v, group=shown[v.group], baseline=shown[v.baseline]) for v in found])
 
 
-def told(found: list[Verdict]) -> str:
+def stated(found: list[Verdict]) -> str:
     """Each verdict on a whole benchmark, or on its sections if it has no score, a line each."""
     return "\n".join(f"- {verdict.sentence()}" for verdict in headlines(found))
 
@@ -117,7 +117,7 @@ def by_distance(folder: Path) -> str:
     """Accuracy on the thirds of the test pairs by distance before training, the same pairs for all runs of a seed.
 
     Distances after training would not do: a margin is at most the distance times the head's norm, so the errors of the
-    run that places the pairs lie among its closest ones.
+    run that places the pairs are among its closest ones.
     """
     rows = []
     for group in groups_of(folder):
@@ -163,7 +163,7 @@ def history_means(run: Path) -> tuple[float, float]:
 def first_distances(run: Path) -> np.ndarray:
     """Of the test pairs, in the order of their scores, under the weights that the run began with."""
     stored = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(run / "config.yaml"))
-    stored.backbone.freeze = False  # the embeddings of a frozen backbone may lie elsewhere by now
+    stored.backbone.freeze = False  # the embeddings of a frozen backbone may be elsewhere by now
     pretrained = stored.backbone.name_or_path is not None  # the same for every seed
     key = OmegaConf.to_yaml([stored.backbone, stored.dataset, None if pretrained else stored.seed])
     if key not in _first:

@@ -95,7 +95,7 @@ def test_under_torchrun_without_a_run_dir_the_ranks_share_one_folder(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_zero2", "deepspeed_zero3"])
-def test_divided_weights_without_a_gpu_are_refused_rather_than_copied(strategy):
+def test_sharded_weights_without_a_gpu_are_refused_rather_than_copied(strategy):
     with pytest.raises(UserError, match=rf"gpu={strategy} needs CUDA"):
         make_accelerator(GpuConfig(strategy=Strategy[strategy]))
 
@@ -135,6 +135,6 @@ def test_too_few_pairs_for_the_devices_are_refused(train_config):
         _refuse_too_few(100, config, devices=8)
     with pytest.raises(UserError, match=r"3 training pairs: 4 devices need at least 4"):
         _refuse_too_few(3, config, devices=4)
-    divided = dataclasses.replace(config, gpu=GpuConfig(strategy=Strategy.fsdp))
+    fsdp = dataclasses.replace(config, gpu=GpuConfig(strategy=Strategy.fsdp))
     with pytest.raises(UserError, match=r"3 training pairs: 2 devices need at least 4"):
-        _refuse_too_few(3, divided, devices=2)
+        _refuse_too_few(3, fsdp, devices=2)

@@ -1,4 +1,4 @@
-"""What a model has said of token sequences, so that benchmarks that share some do not score them twice."""
+"""A model's scores of token sequences, so that benchmarks that share some do not score them twice."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ SPLIT = "train"
 
 
 class KnownBy(NamedTuple):
-    """How a set is told from the others."""
+    """How a set is recognised."""
 
     name: str  # the part of the dataset's name on the Hub
     column: str  # only its rows have it
@@ -77,8 +77,8 @@ def _parser(file: str) -> Callable[[Row], Item]:
 
     def parse(row: Row) -> Item:
         """A row as an item."""
-        told = [row["set"]] if row.get("set") in SETS else [n for n, known in SETS.items() if known.column in row]
-        found = told or named
+        stated = [row["set"]] if row.get("set") in SETS else [n for n, known in SETS.items() if known.column in row]
+        found = stated or named
         if len(found) != 1:
             columns = ", ".join(known.column for known in SETS.values())
             raise BadRow("missing_column", f"of which set? No column set ({', '.join(SETS)}) and none of {columns}")

@@ -30,7 +30,7 @@ class Members:
 
 
 def members(config: BenchmarkConfig) -> Members:
-    """Every benchmark of the suite, read; one that cannot be is said and left out.
+    """Every benchmark of the suite, read; one that cannot be is reported and left out.
 
     Raises:
         UserError: a name is no benchmark's, or none can be read.

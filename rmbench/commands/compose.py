@@ -45,7 +45,7 @@ def config_object(config: DictConfig) -> Checked:
     """The finished dataclass of a job's config, every range checked.
 
     Raises:
-        UserError: a value is missing, cannot be resolved, or lies outside its range.
+        UserError: a value is missing, cannot be resolved, or is outside its range.
     """
     with mistakes_explained(config_name(config)):
         built = OmegaConf.to_object(config)

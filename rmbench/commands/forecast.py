@@ -1,4 +1,4 @@
-"""What a sweep will take, said before it begins: how many runs, and for how many device hours they train at most.
+"""What a sweep will take, printed before it begins: how many runs, and for how many device hours they train at most.
 
 The losses are taken to cost the same. Nothing here stops a sweep: what is missing for an estimate is named instead.
 """
@@ -40,7 +40,7 @@ def _estimate(jobs: Sequence[list[str]], config_dir: str | None, here: bool) -> 
     """How long the runs train at most; `here`: in this process, whose device can be asked.
 
     Raises:
-        UserError: it cannot be said, and why.
+        UserError: it cannot be known, and why.
     """
     settings = Counter(tuple(override for override in job if not _free(override)) for job in jobs)
     if len(settings) > MOST_SETTINGS:

@@ -1,4 +1,4 @@
-"""The one hand-over from the command line to Hydra: overrides -> checked config -> jobs.
+"""The one way from the command line to Hydra: overrides -> checked config -> jobs.
 
 Every config is checked before anything starts, so a mistake in the third value of a sweep shows before its first run.
 """
@@ -47,7 +47,7 @@ class Request:
     flags: list[str]
     options: argparse.Namespace
     recorded: set[str] = field(default_factory=set)  # keys of the overrides that come from a run
-    notes: list[str] = field(default_factory=list)  # to be said before anything starts
+    notes: list[str] = field(default_factory=list)  # printed before anything starts
 
     @property
     def multirun(self) -> bool:
@@ -87,7 +87,7 @@ def show(command: str, typed: list[str]) -> str:
     """The composed and checked config as YAML; for a sweep, its combinations stand above it as comments.
 
     Raises:
-        UserError: an override is wrong, or a value lies outside its range.
+        UserError: an override is wrong, or a value is outside its range.
     """
     request = understood(command, typed)
     jobs = checked_jobs(request)

@@ -88,9 +88,9 @@ def show_list(cards: list[Card]) -> None:
     for column in ("name", "loss of a pair", "needs"):
         table.add_column(column, overflow="fold")
     for one in cards:
-        said = one.description
-        weight = f"\nw = {said.weight}" if said.weight else ""
-        table.add_row(one.name, Text(said.formula + weight), "ratings" if one.loss.needs_rating else "")
+        described = one.description
+        weight = f"\nw = {described.weight}" if described.weight else ""
+        table.add_row(one.name, Text(described.formula + weight), "ratings" if one.loss.needs_rating else "")
     terminal = console()
     terminal.print(table)
     terminal.print(f"{SYMBOLS}.\nloss.weighting=distance gives any of them NormBT's weight.", highlight=False)
@@ -103,11 +103,11 @@ def show_card(one: Card) -> None:
     terminal.print(Text(one.name, "bold"))
     terminal.print(Text(one.about))
     facts = Table.grid(padding=(0, 2, 0, 0))
-    said = one.description
-    facts.add_row("loss", Text(said.formula))
-    if said.weight:
-        facts.add_row("w", Text(said.weight))
-    for head, lines in (("source", said.sources), ("needs", said.needs)):
+    described = one.description
+    facts.add_row("loss", Text(described.formula))
+    if described.weight:
+        facts.add_row("w", Text(described.weight))
+    for head, lines in (("source", described.sources), ("needs", described.needs)):
         for word, line in zip([head, *[""] * 9], dict.fromkeys(lines), strict=False):
             facts.add_row(word, Text(line))
     for key, (value, doc) in one.defaults.items():

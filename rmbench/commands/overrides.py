@@ -1,6 +1,6 @@
 """The overrides after a command: read, checked and completed before Hydra sees them.
 
-Hydra itself accepts an added key and a deleted value in silence; here both are refused, and a key that does not
+Hydra itself silently accepts an added key and a deleted value; here both are refused, and a key that does not
 exist is answered with the nearest one that does.
 """
 
@@ -33,7 +33,7 @@ QUOTES = "A value with special characters needs quotes of its own: '{key}=\"...\
 
 
 def read(typed: list[str], command: str, multirun: bool) -> list[Override]:
-    """Read every override by Hydra's grammar and refuse what Hydra would misread or swallow in silence.
+    """Read every override by Hydra's grammar and refuse what Hydra would misread or silently swallow.
 
     Args:
         typed: overrides, `from=` already replaced by `with_recorded`.

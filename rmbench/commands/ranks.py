@@ -72,7 +72,7 @@ def train_in_group(config: TrainConfig, folder: Path) -> None:
 
     count = processes(config.gpu)
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # tables about a failed rank; its message is told here
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # tables about a failed rank; its message is shown here
     with tempfile.TemporaryDirectory(prefix="rmbench-") as place:
         job = Path(place) / "job.yaml"
         hydra = OmegaConf.masked_copy(HydraConfig.instance().cfg, ["hydra"])  # type: ignore[arg-type]
@@ -101,8 +101,8 @@ def train_in_group(config: TrainConfig, folder: Path) -> None:
 
 def _what_happened(place: Path, number: int | None) -> BaseException:
     """The first rank's own account, or else that of the launcher."""
-    told = sorted(place.glob("rank-*.json"), key=lambda file: file.stat().st_mtime)
-    account: Json = json.loads(told[0].read_text("utf-8")) if told else {}
+    reported = sorted(place.glob("rank-*.json"), key=lambda file: file.stat().st_mtime)
+    account: Json = json.loads(reported[0].read_text("utf-8")) if reported else {}
     message = account.get("message", "a process ended without a message: out of memory, perhaps, or killed")
     if account.get("kind") == "Stopped" or number is not None:
         return Stopped(account.get("message", "stopped;"), account.get("number") or number or signal.SIGTERM)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 
 class SweepCallback(Callback):
-    """Remembers the folder of the sweep that is under way; Hydra tells it to callbacks alone."""
+    """Remembers the folder of the sweep that is under way; Hydra gives it to callbacks only."""
 
     folder: Path | None = None
 

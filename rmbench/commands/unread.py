@@ -119,10 +119,10 @@ def _distinct(
     for key in unread:
         if unread[key]:
             readers.setdefault(_chosen(reading, key, unread[key]), []).append(key)
-    said = "; ".join(f"{who} not read {', '.join(names)}" for who, names in readers.items())
-    if len(distinct) < len(jobs) and not said:
-        said = "equal ones run once"
-    return list(map(list, distinct)), notes + ([f"{counts}: {said}."] if said else [])
+    summary = "; ".join(f"{who} not read {', '.join(names)}" for who, names in readers.items())
+    if len(distinct) < len(jobs) and not summary:
+        summary = "equal ones run once"
+    return list(map(list, distinct)), notes + ([f"{counts}: {summary}."] if summary else [])
 
 
 def _refuse_in_experiment(reading: Reading, overrides: Sequence[Override]) -> None:

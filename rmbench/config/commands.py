@@ -22,7 +22,7 @@ from rmbench.config.running import (
 from rmbench.errors import UserError
 from rmbench.knobs import Checked, knob
 
-# What several commands share, said once.
+# What several commands share, defined once.
 LAYOUT = "shared (each prompt computed once), padded, or what the backbone allows"
 BITS = "load in 8 or 4 bits through bitsandbytes; scores change; null is float32"
 

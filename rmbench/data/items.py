@@ -54,5 +54,5 @@ class Item:
         return tuple(sum(len(message["content"]) for message in response) for response in self.responses)
 
 
-def _hash(said: object) -> str:
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Published preference sets: where they lie, under which terms, and how one of their rows becomes a row of TRL's form.
+"""Published preference sets: where they are, under which terms, and how one of their rows becomes a row of TRL's form.
 
 A reader takes a row as published and gives one with prompt (unless the sides hold it), chosen, rejected and, where
 there is one, margin, source, section, id. What the row's sides hold is checked by `parse_row` afterwards, so a reader

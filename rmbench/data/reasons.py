@@ -79,7 +79,7 @@ def warn_of_cuts(name: str, counts: Counter[str], n: int, max_length: int) -> No
 
 
 def no_place(lost: Sequence[str]) -> str:
-    """What is said of fields that the chat template would leave out."""
+    """The message about fields that the chat template would leave out."""
     return (
         f"the tokenizer's chat template has no place for {', '.join(lost)}, which would be lost.\n"
         "Remove the field, or write it into the content; a backbone whose template renders it reads it."

@@ -70,7 +70,7 @@ class Tally:
         """For JSON."""
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
-    def tell(self, name: str, ranked: Ranked) -> None:
+    def report(self, name: str, ranked: Ranked) -> None:
         """Log it."""
         log.info("%s: %d rows read, %d pairs used, dropped: %s", name, self.rows, self.pairs, listed(self.dropped))
         if self.prompts:
@@ -157,7 +157,7 @@ def read_pairs(
             tally.pairs += 1
             yield number, pair
     assert tally.rows == tally.used + tally.dropped.total()
-    tally.tell(name, rules.ranked)
+    tally.report(name, rules.ranked)
     if not tally.pairs:
         raise UserError(f"{name}: no pair left of {tally.rows} rows; dropped: {listed(tally.dropped)}.")
 

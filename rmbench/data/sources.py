@@ -250,7 +250,7 @@ def _kept(of: Source, config: DatasetConfig, split: str) -> Split:
     pairs, counts = PairTable(entry), json.loads((entry.path / "counts.json").read_text(encoding="utf-8"))
     if not entry.new:
         log.info("%s: %d pairs read before, from %s", name, len(pairs), entry.path)
-        Tally.from_dict(counts).tell(name, config.ranked)
+        Tally.from_dict(counts).report(name, config.ranked)
     return Split(pairs, counts["dropped"], of.origin, counts)
 
 

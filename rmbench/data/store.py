@@ -90,7 +90,7 @@ class ArrowRows:
         return self._batches[batch].slice(place, 1)
 
     def blocks(self, rows: np.ndarray) -> Iterator[pa.RecordBatch]:
-        """The rows with these indices, in this order; as many at a time as lie in one record batch."""
+        """The rows with these indices, in this order; as many at a time as are in one record batch."""
         batches = rows // BATCH
         for part in np.split(rows, np.flatnonzero(np.diff(batches)) + 1):
             if len(part):

@@ -1,7 +1,7 @@
 """The built-in preference data, made by the program: four sections that mirror RewardBench's.
 
 Every sub-task is a rule that a reader can check by eye; the chosen response follows it, the rejected one breaks it.
-Sections lie as their real counterparts do: the responses of a `chat` pair share hardly a word, those of a `reasoning`
+Sections are like their real counterparts: the responses of a `chat` pair share hardly a word, those of a `reasoning`
 pair differ in exactly one. Each row has its own random stream, named by seed, split and index, so it depends on no
 other row: a larger set begins with the smaller one, and noise leaves the pairs beneath it as they were.
 

@@ -20,10 +20,10 @@ class Result:
 
 def sketched(name: str, gradients: Sequence[Tensor], size: int) -> Result:
     """The same of gradients that are at hand as they are."""
-    wide = [to_float64(g) for g in gradients]
-    square = torch.stack([g.square().sum() for g in wide]).sum()
+    in_float64 = [to_float64(g) for g in gradients]
+    square = torch.stack([g.square().sum() for g in in_float64]).sum()
     sketches = []
-    for i, g in enumerate(wide if size else []):
+    for i, g in enumerate(in_float64 if size else []):
         if g.dim() > 1:
             g = count_sketch(g.flatten(1), f"{name}{i}", size)
         sketches.append(g.flatten())
@@ -50,7 +50,7 @@ def count_sketch(rows: Tensor, key: str, size: int, places: Tensor | None = None
     """A matrix as at most `size` numbers, with the same inner products on average: a count sketch.
 
     Entry (i, j) of a matrix w wide goes, with the sign s_i t_j, to number (i w + j) mod `size`. With a prime `size` no
-    row and no column of the matrix lies on a few numbers only. An inner product of two unit matrices is off by about
+    row and no column of the matrix goes to a few numbers only. An inner product of two unit matrices is off by about
     1 / sqrt(size). `places`: which rows of a matrix of that `height` are given, the others being 0.
 
     Args:

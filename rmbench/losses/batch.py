@@ -32,7 +32,7 @@ class PairBatch:
         return replace(self, output=PairOutput(**given))
 
     def float32(self) -> PairBatch:
-        """The output in at least float32: half precision would make ties of rewards (those near 4 lie 0.03 apart)."""
+        """The output in at least float32: half precision would make ties of rewards (those near 4 are 0.03 apart)."""
         output = self.output
         same = output.embeddings_chosen.dtype == output.margin.dtype
         if same and output.margin.dtype in (torch.float32, torch.float64):

@@ -98,8 +98,8 @@ def markdown(cards: Sequence[Card]) -> str:
     """The table of the README."""
     lines = ["| `loss=` | loss of a pair | w | source |", "|---|---|---|---|"]
     for card in cards:
-        said = card.description
-        weight = f"`{said.weight}`" if said.weight else ""
-        cells = [f"`{card.name}`", f"`{said.formula}`", weight, "; ".join(dict.fromkeys(said.sources))]
+        described = card.description
+        weight = f"`{described.weight}`" if described.weight else ""
+        cells = [f"`{card.name}`", f"`{described.formula}`", weight, "; ".join(dict.fromkeys(described.sources))]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -46,7 +46,7 @@ def found(key: str, name: str) -> object:
         raise UserError(
             f"{key}={name}: {error}. The module is looked for in the working directory and in PYTHONPATH."
         ) from error
-    except (Exception, SystemExit) as error:  # whatever the user's module does; an exit would pass without a word
+    except (Exception, SystemExit) as error:  # whatever the user's module does; an exit would pass silently
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{key}={name}: the module cannot be imported: {reason}") from error
     if not hasattr(module, attribute):

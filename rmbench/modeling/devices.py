@@ -157,7 +157,7 @@ def processes(config: GpuConfig) -> int:
     """How many processes the strategy means on this machine.
 
     Raises:
-        UserError: on a CPU their number has to be said.
+        UserError: on a CPU their number has to be given.
     """
     if config.count is not None or config.strategy is Strategy.none:
         return config.count or 1

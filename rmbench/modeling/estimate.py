@@ -44,7 +44,7 @@ class MemoryEstimate:
         listed = " + ".join(f"{size / GIGABYTE:.2f} {name}" for name, size in parts.items())
         return f"memory per device, estimated: {self.total(tokens) / GIGABYTE:.2f} GB = {listed}"
 
-    def tell(self, tokens: int, device: torch.device) -> None:
+    def report(self, tokens: int, device: torch.device) -> None:
         """Into the log; with what to do where a CUDA device has less."""
         logger.info("%s", self.text(tokens))
         there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else float("inf")

@@ -1,7 +1,7 @@
 """Heads on a backbone: what makes a reward of a pooled state.
 
 The stock head is one Linear, which transformers can save and load. The others are rmbench's own; their folder is made
-so that plain loading refuses it: `config.json` names no model type that transformers knows, the backbone lies in a
+so that plain loading refuses it: `config.json` names no model type that transformers knows, the backbone is in a
 folder of its own, and the head in `head.safetensors`.
 """
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 # Float32 rounding over dozens of layers stays below this share of an embedding's length; a wrong mask does not.
 TOLERANCE = 1e-3
-PADDING_TOLERANCE = 2e-2  # wide: reduced precision of a GPU's products must not refuse a model
+PADDING_TOLERANCE = 2e-2  # loose: reduced precision of a GPU's products must not refuse a model
 PAIRS_TRIED = 4
 PAIRS_LOOKED_AT = 256
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
@@ -126,7 +126,7 @@ def _refuse_dependence_on_padding(
         device: where the model is.
 
     Raises:
-        UserError: it pays no heed to the attention mask, or pools where rows are filled up.
+        UserError: it ignores the attention mask, or pools at padding.
     """
     texts = [TextGroup(group.id, (ids,), len(ids)) for group in groups for ids in group.sequences]
     together = _embeddings(model, padded.inputs(texts).to(device))
@@ -170,12 +170,12 @@ def has_window(config: object) -> bool:
     return getattr(config, "sliding_window", None) is not None and (kinds is None or "sliding_attention" in kinds)
 
 
-def _embeddings(model: RewardModel, rows: BatchInputs) -> Tensor:
+def _embeddings(model: RewardModel, inputs: BatchInputs) -> Tensor:
     """In evaluation mode, without autocast: rounding must not hide a difference."""
     was_training = model.training
     model.eval()
-    with torch.no_grad(), torch.autocast(rows.pooled_positions.device.type, enabled=False):
-        embeddings: Tensor = model(rows).embeddings
+    with torch.no_grad(), torch.autocast(inputs.pooled_positions.device.type, enabled=False):
+        embeddings: Tensor = model(inputs).embeddings
     model.train(was_training)
     return embeddings.float()
 

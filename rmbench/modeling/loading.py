@@ -19,7 +19,7 @@ from rmbench.errors import UserError
 from rmbench.files import Json, write_text
 from rmbench.modeling import heads, lora
 from rmbench.modeling.model import RewardModel, head_of
-from rmbench.modeling.reading import how_it_reads, refuse_unknown_tokens, tell
+from rmbench.modeling.reading import how_it_reads, refuse_unknown_tokens, report
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 from rmbench.modeling.tokenizer import complete_tokenizer, refuse_without_class, stated_pad_id
 from rmbench.modeling.usage import NOTE, usage
@@ -70,7 +70,7 @@ def new_reward_model(config: BackboneConfig, attention: str | None, seed: int) -
     model = RewardModel(network, adapters)
     model.assumed = weights.facts() | {"head": head} | how_it_reads(model, tokenizer, own_template)
     if config.name_or_path is not None:
-        tell(config.name_or_path, model.assumed)
+        report(config.name_or_path, model.assumed)
     return model, tokenizer
 
 
@@ -106,7 +106,7 @@ def load_reward_model(
     model = RewardModel(weights.network)
     model.stated_pad_id = stated
     model.assumed = weights.facts() | how_it_reads(model, tokenizer, own_template)
-    tell(name_or_path, model.assumed)
+    report(name_or_path, model.assumed)
     return model, tokenizer
 
 
@@ -115,8 +115,8 @@ def save_reward_model(
 ) -> None:
     """A plain transformers folder in float32: loading it with transformers alone gives the same rewards.
 
-    With a head that transformers does not know, a folder that it refuses. Adapters are merged into the weights, and lie
-    in the folder `adapter` inside for themselves. `whole`: all weights of `model`, if its own are parted among devices.
+    With a head that transformers does not know, a folder that it refuses. Adapters are merged into the weights, and are
+    in the folder `adapter` inside as well. `whole`: all weights of `model`, if its own are sharded among devices.
     """
     network, state = model.network, None
     network.config.problem_type = "regression"  # of what reads it, none puts a sigmoid on the reward

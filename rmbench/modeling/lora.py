@@ -1,7 +1,7 @@
 """LoRA and QLoRA through peft: adapters under a network, and a plain network from both.
 
 The head is trained and saved whole. What is exported is the merged network in float32, which needs no peft; the adapter
-lies in a folder of its own inside, in peft's format.
+is in a folder of its own inside, in peft's format.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def refuse_names(names: list[str], network: PreTrainedModel, around: list[str]) -> None:
-    """Each of `target_modules` names a layer of the backbone, none of the head's, which lie in `around`.
+    """Each of `target_modules` names a layer of the backbone, none of the head's, which are in `around`.
 
     Raises:
         UserError: one does not.

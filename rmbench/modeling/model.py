@@ -76,15 +76,15 @@ class RewardModel(nn.Module):
         kept = getattr(score, "original_module", score)  # peft keeps it beside the trained one
         return isinstance(kept, (nn.Linear, heads.RewardHead))
 
-    def forward(self, rows: BatchInputs) -> Readings:
-        """Rewards `(reads,)` and embeddings `(reads, hidden)` where `rows.pooled_positions` says.
+    def forward(self, inputs: BatchInputs) -> Readings:
+        """Rewards `(responses,)` and embeddings `(responses, hidden)` where `inputs.pooled_positions` says.
 
-        A bottleneck adds its KL term `(reads,)`, rows that name tokens to predict their log-probabilities `(reads,)`.
-        Encoders pool each row in their own way; theirs are padded rows, one read each.
+        A bottleneck adds its KL term, inputs that name tokens to predict their log-probabilities, both `(responses,)`.
+        Encoders pool each row in their own way; theirs are padded rows, one response each.
         """
-        states = None if rows.predicting is None else self._states(rows)
-        pooled = self.pool(rows) if states is None else states[rows.pooled_positions]
-        log_probs = None if states is None else self.language.log_probs(states, rows)
+        states = None if inputs.predicting is None else self._states(inputs)
+        pooled = self.pool(inputs) if states is None else states[inputs.pooled_positions]
+        log_probs = None if states is None else self.language.log_probs(states, inputs)
         with torch.autocast(pooled.device.type, enabled=False):
             pooled = pooled.to(self.head.weight.dtype)
             whole = self.whole_head
@@ -94,17 +94,17 @@ class RewardModel(nn.Module):
         kl = getattr(whole[0], "kl", None) if isinstance(whole, heads.RewardHead) else None
         return Readings(rewards, embeddings, kl, log_probs)
 
-    def pool(self, rows: BatchInputs) -> Tensor:
-        """The head's input, `(reads, hidden)`: no logits, no cache, nothing at positions that no reward is read at."""
-        if rows.embeddings is not None:
-            return rows.embeddings
+    def pool(self, inputs: BatchInputs) -> Tensor:
+        """The head's input, `(responses, hidden)`: no logits, no cache, nothing but the pooled positions."""
+        if inputs.embeddings is not None:
+            return inputs.embeddings
         if not self.is_decoder:
-            self.network(input_ids=rows.input_ids, attention_mask=rows.attention_mask)
+            self.network(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask)
             assert self._pooled is not None, "the network did not use its head"
             pooled, self._pooled = self._pooled, None
             # a head that reads every token, of which the network takes the last one's reward (ModernBERT's decoder)
-            return pooled if pooled.dim() == 2 else pooled.flatten(0, 1)[rows.pooled_positions]
-        return self._states(rows)[rows.pooled_positions]
+            return pooled if pooled.dim() == 2 else pooled.flatten(0, 1)[inputs.pooled_positions]
+        return self._states(inputs)[inputs.pooled_positions]
 
     def plain_reward(self, input_ids: Tensor) -> Tensor:
         """What the stock network itself gives for one text, `(1, tokens)` -> scalar."""
@@ -113,12 +113,16 @@ class RewardModel(nn.Module):
         self._pooled = None
         return reward
 
-    def _states(self, rows: BatchInputs) -> Tensor:
+    def _states(self, inputs: BatchInputs) -> Tensor:
         """A decoder's, after its last norm, `(tokens, hidden)`."""
-        self._use_attention(self.attention if rows.packing is None else PACKED)
-        arguments = {"attention_mask": rows.attention_mask, "position_ids": rows.position_ids, "packing": rows.packing}
+        self._use_attention(self.attention if inputs.packing is None else PACKED)
+        arguments = {
+            "attention_mask": inputs.attention_mask,
+            "position_ids": inputs.position_ids,
+            "packing": inputs.packing,
+        }
         given = {name: value for name, value in arguments.items() if value is not None}
-        states = self.network.base_model(rows.input_ids, use_cache=False, **given)[0]
+        states = self.network.base_model(inputs.input_ids, use_cache=False, **given)[0]
         flat: Tensor = states.flatten(0, 1)
         return flat
 
@@ -166,7 +170,7 @@ NO_MATTER = {
 
 
 def described(model: RewardModel) -> str:
-    """The network's config as JSON: the same weights may be told to rotate or attend otherwise."""
+    """The network's config as JSON: with another config the same weights rotate or attend otherwise."""
     kept = {key: value for key, value in model.network.config.to_dict().items() if key not in NO_MATTER}
     return json.dumps(kept, sort_keys=True, default=str)
 

@@ -34,7 +34,7 @@ def how_it_reads(model: RewardModel, tokenizer: Any, own_template: bool) -> dict
     }
 
 
-def tell(name: str, assumed: dict[str, str]) -> None:
+def report(name: str, assumed: dict[str, str]) -> None:
     """The assumptions as one line of the log."""
     logger.info("%s: %s", name, "; ".join(f"{key}: {value}" for key, value in assumed.items()))
 

@@ -39,13 +39,13 @@ class Weights:
     not_read: tuple[str, ...] = ()  # tensors of other heads
 
     def facts(self) -> dict[str, str]:
-        """What is worth telling, for logs and records."""
-        told = {"head": self.head}
+        """What is worth knowing, for logs and records."""
+        reported = {"head": self.head}
         if self.wrapper:
-            told["names"] = f"read without {self.wrapper} in front"
+            reported["names"] = f"read without {self.wrapper} in front"
         if self.not_read:
-            told["not read"] = listed(self.not_read)
-        return told
+            reported["not read"] = listed(self.not_read)
+        return reported
 
 
 def read_weights(name: str, arguments: dict[str, Any]) -> Weights:
@@ -60,9 +60,9 @@ def read_weights(name: str, arguments: dict[str, Any]) -> Weights:
         for pattern in WRAPPERS:
             found = {match[0] for key in info["unexpected_keys"] if (match := re.search(pattern, key))}
             if found:
-                other, told = _from_pretrained(name, arguments | {"key_mapping": {pattern: ""}})
-                if not _backbone(other, told["missing_keys"]):
-                    network, info, wrapper = _under_plain_names(other), told, max(found, key=len)
+                other, loaded = _from_pretrained(name, arguments | {"key_mapping": {pattern: ""}})
+                if not _backbone(other, loaded["missing_keys"]):
+                    network, info, wrapper = _under_plain_names(other), loaded, max(found, key=len)
                     break
     if arguments.get("quantization_config") is None:
         _refuse_incomplete(name, network, info)
@@ -70,17 +70,17 @@ def read_weights(name: str, arguments: dict[str, Any]) -> Weights:
     reshaped = {key: (stored, asked) for key, stored, asked in info["mismatched_keys"]}
     new = sorted({*info["missing_keys"], *reshaped})
     if head in reshaped:
-        said = f"replaced: {head} had {reshaped[head][0][0]} outputs"
+        fate = f"replaced: {head} had {reshaped[head][0][0]} outputs"
     elif new:
-        said = f"new: there is no {listed(new)}"
+        fate = f"new: there is no {listed(new)}"
     else:
-        said = f"kept: {head}"
+        fate = f"kept: {head}"
     not_read = tuple(sorted(info["unexpected_keys"]))
-    return Weights(network, bool(new), said, wrapper, not_read)
+    return Weights(network, bool(new), fate, wrapper, not_read)
 
 
 def value_head(name: str, weights: Weights, revision: str | None) -> str | None:
-    """The value head that lies in or beside the weights, which no sequence-classification class reads; None without."""
+    """The value head that is in or beside the weights, which no sequence-classification class reads; None without."""
     inside = [key for key in weights.not_read if key.startswith(VALUE_HEADS)]
     if inside:
         return listed(inside)
@@ -167,7 +167,7 @@ def _refuse_incomplete(name: str, network: Any, info: dict[str, Any]) -> None:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """No report of missing keys: what is missing is looked at, and said, here."""
+    """No report of missing keys: what is missing is checked, and reported, here."""
     from transformers.utils import logging as transformers_logging
 
     before = transformers_logging.get_verbosity()

@@ -50,7 +50,7 @@ def save(accelerator: Accelerator, folder: Path, state: Json, tensors: dict[str,
         tensors: the state of the loss.
         keep: how many checkpoints stay; the oldest go.
 
-    False, on every rank, if the disk did not take it: said in the log, and the checkpoints before are as they were.
+    False, on every rank, if the disk did not take it: the log says so, and the checkpoints before are as they were.
     """
     step = state["step"]
     final, staging = folder / f"step-{step}", folder / f".step-{step}.partial"

@@ -26,7 +26,7 @@ class MicroBatch:
     """The pairs of one forward pass and their tensors."""
 
     pairs: list[TokenPair]
-    rows: BatchInputs
+    inputs: BatchInputs
     rating_margin: Tensor | None  # (pairs,), where every pair has one
 
 
@@ -58,7 +58,7 @@ class StepFeed:
     Args:
         pairs: what `batches` draws from.
         batches: the pairs of each global batch.
-        layout: how pairs become rows.
+        layout: how pairs become inputs.
         share: this process's.
         max_pairs: at most so many pairs per forward pass, or None.
     """
@@ -93,27 +93,27 @@ class StepFeed:
 
     def _make(self, step: int, budget_tokens: int) -> StepInput:
         batch = self.batches.at(step)
-        # dealt out by length, so that every rank has about as much to do
+        # Dealt out by length, so that every rank has about as much to do; ties by index, so that all ranks agree.
         ordered = sorted(batch, key=lambda i: (-self.batches.lengths[i], i))
         world = self.share.world
         shares = [[self.pairs[i] for i in ordered[rank::world]] for rank in range(world)]
         micro_batches = []
         for part in self._parts(shares, budget_tokens):
-            rows = self.layout.inputs(part)
-            rows = rows.pin() if torch.cuda.is_available() else rows
-            micro_batches.append(MicroBatch(part, rows, rating_margins(part)))
+            inputs = self.layout.inputs(part)
+            inputs = inputs.pin() if torch.cuda.is_available() else inputs
+            micro_batches.append(MicroBatch(part, inputs, rating_margins(part)))
         return StepInput(micro_batches, len(batch))
 
     def _parts(self, shares: list[list[TokenPair]], budget_tokens: int) -> list[list[TokenPair]]:
         """This rank's share in forward passes."""
 
-        def divided(share: list[TokenPair]) -> list[list[TokenPair]]:
+        def split(share: list[TokenPair]) -> list[list[TokenPair]]:
             """One rank's share, within the budget."""
             batches = token_batches(share, self.layout, budget_tokens, self.max_pairs)
             return [[share[i] for i in batch] for batch in batches]
 
-        parts = divided(shares[self.share.rank])
-        while self.share.in_step and len(parts) < max(len(divided(share)) for share in shares):
+        parts = split(shares[self.share.rank])
+        while self.share.in_step and len(parts) < max(len(split(share)) for share in shares):
             longest = max(parts, key=len)
             at, half = parts.index(longest), len(longest) // 2
             parts[at : at + 1] = [longest[:half], longest[half:]]

@@ -58,7 +58,7 @@ class StepGradient:
                 self.accelerator.sync_gradients = last  # DeepSpeed's way to hear of it
                 with (
                     nullcontext() if last else self.accelerator.no_sync(self.model),
-                    watching.watch(part.rows) if watching else nullcontext(),
+                    watching.watch(part.inputs) if watching else nullcontext(),
                 ):
                     batch = self._forward(part)
                     if statistics is None:
@@ -70,10 +70,10 @@ class StepGradient:
                         measured = gradients.collect(values, backward).times(1 / scale)
                     else:
                         backward()
-                sums += step_sums(terms, part.rows, self.sum_dtype)
+                sums += step_sums(terms, part.inputs, self.sum_dtype)
                 if recording:
                     self.recorder.add(part.pairs, Measured(batch.output, terms, measured, batch.margin_gradient_norm))
-        except SystemExit as error:  # of a user's loss; it would end the program without a word
+        except SystemExit as error:  # of a user's loss; it would end the program silently
             raise RuntimeError(f"the loss called sys.exit({error.code!r}); it has to return a value") from error
         except RuntimeError as error:
             # With several processes the others would wait in a reduction that this one has left.
@@ -94,12 +94,12 @@ class StepGradient:
             return None
         batches = []
         for part in parts:
-            watched = self.margin_gradients.watch(part.rows) if self.margin_gradients else torch.no_grad()
+            watched = self.margin_gradients.watch(part.inputs) if self.margin_gradients else torch.no_grad()
             with self.accelerator.no_sync(self.model), watched:
                 batches.append(self._forward(part).detached())
         return self.loss.statistics(PairBatch.joined(batches), self.total)
 
     def _forward(self, part: MicroBatch) -> PairBatch:
-        output = run_inputs(self.model, part.rows.to(self.accelerator.device))
+        output = run_inputs(self.model, part.inputs.to(self.accelerator.device))
         norms = None if self.margin_gradients is None else self.margin_gradients.collect(output.margin).norms
         return PairBatch(output, part.rating_margin, norms)

@@ -12,7 +12,7 @@ from rmbench.losses import LossTerms
 from rmbench.modeling.layout import BatchInputs
 from rmbench.modeling.throughput import FORWARD_AND_BACKWARD, ModelCost
 
-# Sums over the pairs of a step, reduced over all ranks in one message; `ending`: ranks that were told to end.
+# Sums over the pairs of a step, reduced over all ranks in one message; `ending`: ranks that a signal asked to end.
 PAIR_MEANS = ("loss", "accuracy", "margin", "weight", "distance")
 SUMS = (*PAIR_MEANS, "denominator", "degenerate", "pairs", "tokens", "attended", "ending")
 FORMER_NAMES = {"size": "denominator", "close": "degenerate"}  # in checkpoints of before
@@ -58,7 +58,7 @@ class TrainState:
         }
 
 
-def step_sums(terms: LossTerms, rows: BatchInputs, dtype: torch.dtype) -> Tensor:
+def step_sums(terms: LossTerms, inputs: BatchInputs, dtype: torch.dtype) -> Tensor:
     """The SUMS of one micro-batch."""
     margin = terms.margin
     one = torch.ones_like(margin)
@@ -73,7 +73,7 @@ def step_sums(terms: LossTerms, rows: BatchInputs, dtype: torch.dtype) -> Tensor
         terms.degenerate,
         one,
     )
-    counts = torch.tensor([rows.tokens, rows.attended, 0], dtype=dtype, device=margin.device)
+    counts = torch.tensor([inputs.tokens, inputs.attended, 0], dtype=dtype, device=margin.device)
     return torch.cat([torch.stack([column.sum().to(dtype) for column in columns]), counts])
 
 

@@ -157,7 +157,7 @@ def _memory(inputs: Inputs, config: TrainConfig, accelerator: Accelerator) -> Js
         memory = estimate(inputs.model, inputs.layout, few, config.gpu.strategy, accelerator.num_processes)
     budget = first_budget(config.training.micro_batch_tokens, accelerator.device)
     if accelerator.is_main_process and accelerator.device.type != "cpu":
-        memory.tell(budget, accelerator.device)
+        memory.report(budget, accelerator.device)
     return asdict(memory) | {"tokens": budget, "total": memory.total(budget)}
 
 
@@ -178,8 +178,8 @@ def _refuse_too_few(pairs: int, config: TrainConfig, devices: int) -> None:
     size = config.training.batch_size
     if size < devices:
         raise UserError(f"training.batch_size={size}: each of {devices} devices needs a pair of every step.")
-    divided = config.gpu.strategy in (Strategy.fsdp, Strategy.deepspeed_zero3)
-    least = size if divided and devices > 1 else devices
+    is_sharded = config.gpu.strategy in (Strategy.fsdp, Strategy.deepspeed_zero3)
+    least = size if is_sharded and devices > 1 else devices
     if pairs < least:
         raise UserError(
             f"{pairs} training pairs: {devices} devices need at least {least} of them; gpu=single needs one."
@@ -211,7 +211,7 @@ def _refuse_likelihood_with(config: TrainConfig, loss: PairLoss) -> None:
         "an exact gradient norm": exact
         and "the layers' rules do not see the tied embedding's second use; diagnostics=default records without it",
         f"gpu={config.gpu.strategy.name}": config.gpu.strategy not in (Strategy.none, Strategy.ddp)
-        and "the embedding is divided; gpu=single or ddp",
+        and "the embedding is sharded; gpu=single or ddp",
     }
     for what, reason in remedies.items():
         if reason:

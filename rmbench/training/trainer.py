@@ -90,7 +90,7 @@ class Trainer:
         compute_dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
         self.matrix_rate = matrix_rate(accelerator.device, compute_dtype) * share.world
         checkpoints.keep_trained_alone(accelerator)
-        self.signals, self._told_to_end, self._saved = EndingSignals(), False, False
+        self.signals, self._ending, self._saved = EndingSignals(), False, False
 
     def train(self) -> TrainState:
         """All steps, from the newest checkpoint if `training.resume` is set and there is one.
@@ -117,7 +117,7 @@ class Trainer:
                 if row:
                     self._log(row)
                     numbers = watch.report(self.state.step, row) or numbers
-                ends = self._told_to_end and not self._over()  # after the last step the weights are exported first
+                ends = self._ending and not self._over()  # after the last step the weights are exported first
                 if self._due(self.config.save_steps) or ends:
                     self._save()
                 if ends and not self.signals.pass_on():
@@ -131,7 +131,7 @@ class Trainer:
             if recorded is not None:
                 recorded.parts.rewind(step)
 
-    def end_if_told(self) -> None:
+    def end_if_signalled(self) -> None:
         """Once what was learnt is in the folder: end if a signal asked for it.
 
         Raises:
@@ -154,7 +154,7 @@ class Trainer:
         sums, statistics = self._backward(recording)
         sums[-1] += self.signals.received is not None
         totals = dict(zip(SUMS, self.gradient.total(sums).tolist(), strict=True))
-        self._told_to_end = totals.pop("ending") > 0
+        self._ending = totals.pop("ending") > 0
         norm = self._optimizer_step(math.isfinite(totals["loss"]))
         if norm is None:
             self._skip()
@@ -168,7 +168,7 @@ class Trainer:
         return row
 
     def heard(self) -> bool:
-        """Whether a signal told some rank to end."""
+        """Whether a signal asked some rank to end."""
         heard = torch.tensor(float(self.signals.received is not None), device=self.run.device)
         return bool(self.gradient.total(heard) > 0)
 
