@@ -12,7 +12,8 @@ from rmbench.paths import conf_dir
 
 # A reader who knows torch, transformers and Hydra does not know these.
 PRIVATE_WORDS = re.compile(
-    r"\b(told of below|words after|mended|(divided|parted) weights|first weights|takes the score away|fill(s|ed)? up|parted among|handover|lies on|comes to)\b",
+    r"\b(told of below|words after|mended|(divided|parted) weights|first weights|takes the score away"
+    r"|fill(s|ed)? up|parted among|handover|lies on|comes to)\b",
     re.I,
 )
 MODULES = sorted(HELPERS.parent.rglob("*.py"))
