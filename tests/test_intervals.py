@@ -79,7 +79,7 @@ def test_a_single_subset_of_one_item_goes_to_the_smallest_other_by_hand():
 
 
 @given(st.integers(1, 30), st.integers(1, 6), st.integers(0, 500))
-def test_the_variance_equals_a_loop_over_clusters(n, cells, seed):
+def test_the_number_equals_a_loop_over_cells(n, cells, seed):
     rng = np.random.default_rng(seed)
     values, cell = rng.random((2, n)), [f"c{i % cells}" for i in range(n)]
     clusters = [f"{c} {rng.integers(3)}" for c in cell]
@@ -93,6 +93,38 @@ def test_the_variance_equals_a_loop_over_clusters(n, cells, seed):
         if not alone:
             assert total == pytest.approx(0, abs=1e-12)
     assert sum(stratum.shares.sum() for stratum in linear.strata) == pytest.approx(1)
+
+
+def test_the_interval_is_that_of_a_loop_over_drawn_items():
+    observations = wins("a", 30, 12) + wins("b", 20, 15)
+    low, high = spread(observations, {"a": 0.5, "b": 0.5}).of_score()
+    rng = np.random.default_rng(2)
+    drawn = []
+    for _ in range(5000):
+        parts = [[o.value for o in observations if o.cell == cell] for cell in "ab"]
+        drawn.append(np.mean([rng.choice(part, len(part)).mean() for part in parts]))
+    assert (low, high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
+
+
+def test_the_variance_is_that_of_a_loop_over_drawn_clusters():
+    rng = np.random.default_rng(4)
+    groups = [
+        [Observation("a", str(i), float(rng.random() < (i % 5) / 4)) for _ in range(1 + i % 3)] for i in range(40)
+    ]
+    found = spread([o for group in groups for o in group], {"a": 1.0})
+    drawn = []
+    for _ in range(5000):
+        values = [o.value for i in rng.integers(40, size=40) for o in groups[i]]
+        drawn.append(np.mean(values))
+    assert found.variance == pytest.approx(np.var(drawn), rel=0.1)
+
+
+def test_a_cell_of_one_observation_does_not_spoil_the_other_numbers():
+    observations = [*wins("a", 5, 3, str), Observation("b", "4", 1.0)]
+    found = intervals(observations, {"a": {"a": 1.0}, "b": {"b": 1.0}})
+    assert found["b"] is None, "one observation says nothing of its spread"
+    low, high = found["a"]
+    assert 0 <= low < 0.6 < high <= 1
 
 
 def test_a_difference_gets_two_items_by_hand():
