@@ -77,7 +77,7 @@ class Cache:
             UserError: the folder cannot be written.
         """
         path = self.folder / name
-        found, _ = _whole(path)
+        found, _ = _whole(path)  # without the lock: who only reads never waits
         if found is None:
             with self._locked(name):
                 found, fault = _whole(path)  # another process may have made it in the meantime
@@ -86,7 +86,7 @@ class Cache:
                         logger.warning("%s: %s, so it is made again", path, fault)
                     _build(path, build)
                     found = Entry(path, True, hold(path))
-        if found.new:
+        if found.new:  # only then has the folder grown
             self._prune()
         return found
 
@@ -134,6 +134,7 @@ class Cache:
     def _remove_unused(self, path: Path) -> bool:
         """Whether the entry is gone; not if a process makes or reads it."""
         try:
+            # Two locks: the first keeps makers away, the second fails while somebody reads.
             with FileLock(self._lock(path.name), timeout=0):
                 held = hold_alone(path)
                 if held is not None:
@@ -156,7 +157,7 @@ def file_state(path: Path) -> list[Any]:
 
 def _whole(path: Path) -> tuple[Entry | None, str | None]:
     """The entry, held, if all of it is as it was written; else what is wrong with it, None if it is not there."""
-    held = hold(path)
+    held = hold(path)  # before it is looked at, so that nobody prunes it in between
     if not os.path.lexists(path):
         return None, None
     fault = damage(path)
@@ -171,7 +172,7 @@ def _build(path: Path, build: Callable[[Path], None]) -> None:
     partial.mkdir()
     try:
         build(partial)
-        write_manifest(partial)
+        write_manifest(partial)  # checksums before the name: who finds the name finds both
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -132,6 +132,7 @@ class PairLoss:
                 by_chosen, by_rejected = regularizer.slopes(chosen, rejected, mean)
                 slope_chosen = slope_chosen + coefficient * by_chosen
                 slope_rejected = slope_rejected + coefficient * by_rejected
+        # No slopes: the gradients of model terms do not pass through the rewards.
         for name, (coefficient, term) in self.model_terms.items():
             if getattr(output, term.reads) is None:
                 raise UserError(f"loss.regularizer.{name} needs {term.needs}.")
@@ -159,6 +160,7 @@ class PairLoss:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what `state_dict` gave."""
+        # `mu` is the frame's; trial.py refuses a weight that gives its own state this name
         self.mu = float(state["mu"]) if "mu" in state else None
         if self.weight is not None:
             self.weight.load_state_dict({name: values for name, values in state.items() if name != "mu"})

@@ -133,7 +133,7 @@ def by_autograd(value: Callable[[Tensor, Tensor, LossConfig], Tensor]) -> Callab
 
     def slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
         """d value / d x."""
-        with torch.enable_grad():
+        with torch.enable_grad():  # slopes are asked for under no_grad
             x = x.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(value(x, rating, config).sum(), x)
         return gradient.detach()
@@ -154,9 +154,10 @@ def _function(key: str, name: str, thing: object, takes: str, allowed: tuple[int
     arguments = 0
     if callable(thing):
         try:
+            # those with a default are the function's own affair
             parameters = [p for p in inspect.signature(thing).parameters.values() if p.default is p.empty]
             arguments = len([p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError):  # a built-in function may have no signature
             pass
     if not callable(thing) or arguments not in allowed:
         raise UserError(f"{key}={name}: must be a function of {takes}, this one takes {arguments}.")

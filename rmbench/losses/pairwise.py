@@ -44,6 +44,7 @@ def margin_of(chosen: Tensor, rejected: Tensor) -> Coordinate:
 
 def normed_margin_of(chosen: Tensor, rejected: Tensor) -> Coordinate:
     """(r_w - r_l) / sqrt(r_w^2 + r_l^2): no gain from larger rewards."""
+    # exact derivatives of x, eps included: d x / d r_w = (1 - x r_w / length) / length
     length = (chosen**2 + rejected**2 + REWARD_NORM_EPS**2).sqrt()
     x = (chosen - rejected) / length
     return Coordinate(x, (1 - x * chosen / length) / length, (-1 - x * rejected / length) / length)
@@ -110,6 +111,7 @@ def margin_out_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
 
 def smoothing_value(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
     """-(1 - alpha) log sigma(x) - alpha log sigma(-x), where log sigma(-x) = log sigma(x) - x."""
+    # rearranged: the difference of two logarithms would cancel where both are large
     return -logsigmoid(x) + config.smoothing * x
 
 
@@ -152,6 +154,7 @@ def exponential_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
 
 def focal_value(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
     """-(1 - sigma(x))^gamma log sigma(x)."""
+    # a power by its logarithm: 1 - sigma(x) rounds to 0 in float32 from x = 17 on
     return -torch.exp(config.gamma * logsigmoid(-x)) * logsigmoid(x)
 
 

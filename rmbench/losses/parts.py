@@ -33,6 +33,7 @@ def parts_of(config: LossConfig) -> Parts:
         UserError: a part has no such name (the message lists those there are), or breaks its contract.
     """
     coefficients = vars(config.regularizer)
+    # A coefficient of 0 leaves the term out: nothing that it needs is then asked of the model.
     terms = {name: (coefficients[name], term) for name, term in REGULARIZER.items() if coefficients[name]}
     if config.regularizer.own is not None and config.regularizer.own_coefficient:
         terms[OWN] = (config.regularizer.own_coefficient, _own_regularizer(config.regularizer.own))
@@ -60,7 +61,7 @@ def _weight(config: LossConfig) -> type[Weight] | None:
     if ":" not in name:
         _refuse_unknown("loss.weighting", name, weighting_names(), "package.module:Name")
         by_name = config.distance.measure.name if name == BY_MEASURE else name
-        return WEIGHTS.get(by_name)
+        return WEIGHTS.get(by_name)  # `none` is no entry
     kind = own.as_weight(name, own.found("loss.weighting", name))
     trial.try_weight(name, kind, config)
     return kind

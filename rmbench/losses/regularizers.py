@@ -82,6 +82,7 @@ def barrier_slopes(chosen: Tensor, rejected: Tensor, mean: Tensor) -> tuple[Tens
 
 
 def _barrier(reward: Tensor) -> Tensor:
+    # clamped before the logarithm, which is NaN beyond the bound; the tangent goes on from there
     near = reward.clamp(-BARRIER_LINEAR, BARRIER_LINEAR)
     return -torch.log1p(-((near / BARRIER_BOUND) ** 2)) + (reward - near) * _barrier_slope(near).detach()
 

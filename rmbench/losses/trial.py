@@ -41,6 +41,7 @@ def try_pairwise(name: str, loss: Pairwise, config: LossConfig) -> None:
     Raises:
         UserError: what is wrong with what came back.
     """
+    # In both precisions: a constant of the wrong one, or an overflow of float32, shows in one of them only.
     for dtype in (torch.float32, torch.float64):
         margins = torch.tensor(TRIED_MARGINS, dtype=dtype)
         _refuse("loss.pairwise", name, partial(_wrong_pairwise, loss, margins, config), PAIRWISE_CONTRACT)
@@ -113,6 +114,7 @@ def _wrong_pairwise(loss: Pairwise, margins: Tensor, config: LossConfig) -> str 
         return "its values do not depend on the margin, or not in a way that autograd sees"
     (gradient,) = torch.autograd.grad(values.sum(), leaf)
     slope = loss.slope(margins, ratings, config)
+    # each alone, for the loss of a pair must not depend on the batch that it happens to be in
     one_by_one = [loss.value(margins[i : i + 1], ratings[i : i + 1], config) for i in range(len(margins))]
     finite = torch.isfinite(values) & torch.isfinite(gradient)
     if not finite.all():
@@ -160,6 +162,7 @@ def _wrong_weight(kind: type[Weight], config: LossConfig, dtype: torch.dtype) ->
     weight, again = kind(config), kind(config)
     first, second = _tried_batch(0, dtype), _tried_batch(1, dtype)
     seen = weight.statistics(first, GlobalBatch(first.output))
+    # Undeclared, they would be formed over a micro-batch, and results would depend on its size.
     if seen and not weight.needs_global_batch:
         return "it has `statistics`, so it must say needs_global_batch = True"
     if missing := [name for name in weight.running if name not in seen]:
@@ -169,6 +172,7 @@ def _wrong_weight(kind: type[Weight], config: LossConfig, dtype: torch.dtype) ->
     weight.update(seen)
     if "mu" in weight.state_dict():
         return "'mu' is taken in `state_dict`: give its state another name"
+    # Copies, as from a file: state that both share would hide a load_state_dict that does nothing.
     again.load_state_dict({name: values.clone() for name, values in weight.state_dict().items()})
     seen, seen_again = (one.statistics(second, GlobalBatch(second.output)) for one in (weight, again))
     if wrong := _wrong_denominator(weight, second, seen):

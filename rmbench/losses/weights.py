@@ -114,6 +114,7 @@ class Whitened(Weight):
     def statistics(self, batch: PairBatch, over: GlobalBatch) -> dict[str, Tensor]:
         """The global batch's covariance, and the `whitener` of the running one, which is that of before this step."""
         new = covariance(batch.output, over.total)
+        # that of before this step, so that a step which begins again divides by the same
         running = self.state.get("covariance", new).to(new)
         return {"covariance": new, "whitener": whitener(running, self.config.distance.shrinkage)}
 

@@ -109,6 +109,7 @@ def wrapped(accelerator: Accelerator, strategy: Strategy, model: nn.Module, opti
     """
     if isinstance(model, FSDPModule):
         return accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare_optimizer(optimizer)
+    # In one call: FSDP exchanges the parameters, and Accelerate gives the optimiser the new ones only if it has both.
     model, optimizer = accelerator.prepare(model, optimizer)
     kinds: dict[Strategy, str] = {Strategy.ddp: DistributedDataParallel.__name__, Strategy.fsdp: FSDPModule.__name__}
     expected = "DeepSpeedEngine" if strategy in ZERO_STAGE else kinds.get(strategy)

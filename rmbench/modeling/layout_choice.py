@@ -63,6 +63,7 @@ def _choose(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGroup], 
         device: where the layout will be used.
     """
     padded = Padded(model.pad_id, model.unread_id)
+    # First, and whatever the layout: the rewards of such a family depend on the batch wherever it is used.
     _refuse_dependence_on_padding(model, padded, pairs_of_all_lengths(pairs, 2), device)
     if asked is LayoutName.padded:
         return padded
@@ -93,19 +94,21 @@ def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGrou
         return f"the backbone has layers of another kind ({', '.join(sorted(other))})"
     if not attention_can_be_exchanged(model.network):
         return "the backbone's attention cannot be exchanged"
+    # Then the model itself is asked: no config says how code of its own attends.
     few = pairs_of_all_lengths(pairs, PAIRS_TRIED)
     packed = shared.inputs(few).to(device)
     try:
         expected = _embeddings(model, Padded(model.pad_id, model.unread_id).inputs(few).to(device))
         _shorten_if_equal(model, packed, expected)
         difference = _difference(_embeddings(model, packed), expected)
-    except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+    except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:  # each family fails in its own way
         if out_of_memory(error):
             raise
         return str(error).partition("\n")[0]
     if not difference <= TOLERANCE:
         return f"its embeddings differ by {difference:.1g} of their length from those of separate rows"
     assert packed.packing is not None
+    # Pairs shorter than the window cannot show that it is ignored, so the layers must have asked for it.
     window = config.sliding_window if getattr(config, "use_sliding_window", True) and has_window(config) else None
     if window is not None and window not in packed.packing.windows:
         return f"its layers do not say that they attend over {window} tokens only"

@@ -67,13 +67,14 @@ def save(accelerator: Accelerator, folder: Path, state: Json, tensors: dict[str,
         if is_main:
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, staging / TENSORS_FILE)
             write_json(staging / STATE_FILE, state)
-            write_json(staging / CHECKSUMS_FILE, checksums(staging))
-            flush(staging)
+            write_json(staging / CHECKSUMS_FILE, checksums(staging))  # last: it vouches for all the others
+            flush(staging)  # before the rename: a folder with the final name counts as complete, after a power cut too
             shutil.rmtree(final, ignore_errors=True)
             os.replace(staging, final)
-            for old in _complete(folder)[:-keep]:
+            for old in _complete(folder)[:-keep]:  # after the rename, so that there is always one
                 shutil.rmtree(old)
 
+    # Ranks meet after each part: rank 0 makes the folder before others write into it, and names it when all have.
     for part in (begin, lambda: accelerator.save_state(str(staging)), end):
         fault = fault_of_any_rank(part)
         if fault is not None:
@@ -93,18 +94,20 @@ def load_newest(accelerator: Accelerator, folder: Path) -> tuple[Json, dict[str,
     touched = False
     for path in reversed(_complete(folder)):
         found = [_damage(path) if accelerator.is_main_process else None]
+        # One verdict for all ranks: one that took another checkpoint would train another model.
         damage = broadcast_object_list(found)[0] or _first_of(_unreadable(accelerator, path))
         if damage is None:
             touched = True
             damage = _first_of(_load(accelerator, path))
         if damage is None:
             return read_json(path / STATE_FILE), load_file(path / TENSORS_FILE)
-        if accelerator.is_main_process:
+        if accelerator.is_main_process:  # renamed, not removed: a person may still want to look at it
             logger.warning("%s is damaged (%s) and set aside; the one before it is taken", path, damage)
             aside = path.with_name(f"damaged-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(path, aside)
-        accelerator.wait_for_everyone()
+        accelerator.wait_for_everyone()  # nobody looks at the next one while this one is being renamed
+    # A load that failed may have changed some weights: a run that began now would not begin with its initial ones.
     if touched:
         raise UserError(
             f"{folder}: no checkpoint can be read to its end.\n"
@@ -146,7 +149,7 @@ def replace_folder(staging: Path, final: Path) -> None:
     flush(staging)
     old = final.with_name(f".{final.name}.old.partial")
     shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
+    if final.exists():  # a folder that is not empty cannot be replaced in one call, so the former one steps aside
         os.replace(final, old)
     os.replace(staging, final)
     shutil.rmtree(old, ignore_errors=True)

@@ -75,6 +75,7 @@ def keep(run: Run, trainer: Trainer, best: Path | None, results: Json) -> None:
         if run.is_main:
             shutil.rmtree(folder.with_name(f".{folder.name}.partial"), ignore_errors=True)
             logger.error("%s: the trained weights are not written: %s. Make room; this waits for it.", folder, fault)
+        # Both answers are the same on all ranks, so that they leave the loop together.
         if trainer.heard() or broadcast_object_list([time.monotonic() > gives_up])[0]:
             raise OSError(f"the trained weights could not be written to {folder}: {fault}")
         time.sleep(RETRY_SECONDS)
@@ -95,7 +96,7 @@ def kept_model(run: Run, trainer: Trainer, best: bool, trained_before: bool) -> 
         trained_before: whether training was over when this process began.
     """
     if not (best or run.config.backbone.lora.r or trainer.sharded):
-        if trained_before:
+        if trained_before:  # the model is as it was loaded
             _take_weights(run, trainer.unwrapped())
         return trainer.unwrapped()
     # in the folder adapters are merged, and sharded weights are whole

@@ -22,6 +22,7 @@ def export(accelerator: Accelerator, model: nn.Module, tokenizer: Tokenizer, fol
         tokenizer: saved beside it.
         folder: appears when all of it is written.
     """
+    # On every rank, before the branch: gathering sharded weights is a collective call.
     state = whole_state(accelerator, model) if sharded(accelerator, model) else None
     if accelerator.is_main_process:
         staging = folder.with_name(f".{folder.name}.partial")

@@ -80,7 +80,7 @@ class StepFeed:
         """The input of optimiser step `step`, in forward passes of at most `budget_tokens`."""
         if self._next is not None:
             (asked, future), self._next = self._next, None
-            ready = future.result()
+            ready = future.result()  # waited for even if of no use: two threads would race for the sampler's epoch
             if asked == (step, budget_tokens):
                 self._prepare(step + 1, budget_tokens)
                 return ready
@@ -113,6 +113,7 @@ class StepFeed:
             return [[share[i] for i in batch] for batch in batches]
 
         parts = split(shares[self.share.rank])
+        # Every forward pass gathers sharded weights from all ranks, so those with fewer passes split theirs.
         while self.share.in_step and len(parts) < max(len(split(share)) for share in shares):
             longest = max(parts, key=len)
             at, half = parts.index(longest), len(longest) // 2
@@ -135,6 +136,7 @@ def new_feed(pairs: Sequence[TokenPair], layout: Layout, config: TrainConfig, sh
     batch_size = config.training.batch_size
     if share.in_step and batch_size % share.world:
         raise UserError(f"training.batch_size={batch_size}: with sharded weights, a multiple of {share.world} devices.")
+    # With sharded weights all ranks need equally many pairs, so a short last batch is left out.
     smallest = batch_size if share.in_step else share.world
     batches = StepBatches(lengths(pairs), batch_size, config.seed, smallest)
     return StepFeed(pairs, batches, layout, share, config.training.micro_batch_size)

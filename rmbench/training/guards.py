@@ -38,9 +38,11 @@ def not_finite(
     found: list[Json] = []
     for pair in [pair for part in parts for pair in part.pairs]:
         output = run_inputs(model, layout.inputs([pair]).to(device))
+        # a norm of 1: weights that divide by it are finite, so what is not comes from the pair
         batch = PairBatch(output, rating_margins([pair]), torch.ones_like(output.margin))
+        # its own statistics, reduced over nobody: other ranks try other numbers of pairs
         value = loss(batch, loss.statistics(batch, lambda tensor: tensor)).loss.sum()
-        gradients = torch.autograd.grad(value, trained, allow_unused=True)
+        gradients = torch.autograd.grad(value, trained, allow_unused=True)  # leaves p.grad as it is
         norms = [float(gradient.norm()) for gradient in gradients if gradient is not None]
         seen = {
             "reward_chosen": output.rewards_chosen.item(),

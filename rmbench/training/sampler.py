@@ -39,14 +39,14 @@ class StepBatches:
         return self._epoch[1][position]
 
     def _batches(self, epoch: int) -> list[list[int]]:
-        generator = random.Random(f"{self.seed}-{epoch}")
+        generator = random.Random(f"{self.seed}-{epoch}")  # of its own: models and noise must not shift the order
         order = list(range(len(self.lengths)))
         generator.shuffle(order)
-        order = order[: self.used]
+        order = order[: self.used]  # after shuffling, so that each epoch leaves out other pairs
         span = self.batch_size * BATCHES_PER_SORT
         batches = []
         for start in range(0, len(order), span):
             chunk = sorted(order[start : start + span], key=lambda i: self.lengths[i])
             batches += [chunk[i : i + self.batch_size] for i in range(0, len(chunk), self.batch_size)]
-        generator.shuffle(batches)
+        generator.shuffle(batches)  # or lengths would rise, window after window
         return batches

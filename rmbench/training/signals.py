@@ -39,6 +39,7 @@ class EndingSignals:
 
     def _hold(self, number: int) -> None:
         listener = signal.getsignal(number)
+        # Python hands signals to the main thread alone, and only there may handlers be set.
         if listener is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
             return
         self._before[number] = listener
@@ -52,6 +53,7 @@ class EndingSignals:
         """
         for number, listener in self._before.items():
             signal.signal(number, listener)
+        # Most likely the signal's consequence: a launcher has ended others, and a collective call fails.
         if self.received is not None and isinstance(error, Exception):
             name = signal.Signals(self.received).name
             raise Stopped(f"{name}: stopped by {type(error).__name__}: {error};", self.received) from error
@@ -65,11 +67,12 @@ class EndingSignals:
         listener = self._before.get(number) if number is not None else None
         if not callable(listener):
             return False
-        self.received = None
+        self.received = None  # before the call: where the listener returns, the run goes on as if nothing had come
         listener(number, None)
         return True
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
+        # Nothing else: a handler runs between any two instructions, in the middle of a backward pass too.
         self.received = number
         if self.at_once and not self.pass_on():
             raise Stopped(f"{signal.Signals(number).name}: stopped after the training, whose weights are kept.", number)

@@ -76,7 +76,7 @@ class Trainer:
         if config.gradient_checkpointing:
             recompute_activations(model)
         optimizer = new_optimizer(model, config)
-        self.cost = model_cost(model.network)
+        self.cost = model_cost(model.network)  # before wrapping, while every weight is whole
         self.model, self.optimizer = wrapped(accelerator, run.config.gpu.strategy, model, optimizer)
         self.gradient = StepGradient(self.model, loss, accelerator, recorder, margin_gradients)
         self.sharded = sharded(accelerator, self.model)
@@ -99,7 +99,7 @@ class Trainer:
         """
         if self.config.resume:
             self._restore()
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process:  # after _restore, whose step says which lines stay
             self.history = History(self.folder, self.state.step)
         self.rewind(self.state.step)
         self.model.train()
@@ -107,7 +107,7 @@ class Trainer:
         with progress("training", self.total_steps, self.state.step, self.run.is_main) as advance:
             while not self._over():
                 row = self.train_step()
-                self.state.step += 1
+                self.state.step += 1  # before all that is due: logs and checkpoints name a finished step
                 if self._due(self.config.logging_steps) or self.state.step == self.total_steps:
                     row |= self._close_window()
                 if self._due(self.config.eval_steps):
@@ -115,7 +115,7 @@ class Trainer:
                 if self.benchmark and self._due(self.config.eval_benchmark_every):
                     row |= self.benchmark(self._scored())
                 if row:
-                    self._log(row)
+                    self._log(row)  # before _save: a resumed run keeps the lines up to its checkpoint
                     numbers = watch.report(self.state.step, row) or numbers
                 ends = self._ending and not self._over()  # after the last step the weights are exported first
                 if self._due(self.config.save_steps) or ends:
@@ -152,13 +152,14 @@ class Trainer:
             row |= self.probe.measure(self.state.step + 1, self.loss, self.state.budget_tokens)
         started = time.perf_counter()
         sums, statistics = self._backward(recording)
-        sums[-1] += self.signals.received is not None
+        sums[-1] += self.signals.received is not None  # in the step's own reduction, so that all ranks end together
         totals = dict(zip(SUMS, self.gradient.total(sums).tolist(), strict=True))
         self._ending = totals.pop("ending") > 0
         norm = self._optimizer_step(math.isfinite(totals["loss"]))
         if norm is None:
             self._skip()
             return {}
+        # Only after a step that was taken: one that was not finite must not reach mu or a weight's state.
         self.loss.update(totals["denominator"] / totals["pairs"], statistics)
         clipped = bool(self.config.max_grad_norm) and norm > self.config.max_grad_norm
         seconds = time.perf_counter() - started
@@ -196,7 +197,7 @@ class Trainer:
             raise FloatingPointError("loss or gradient not finite, and DeepSpeed has taken the step already")
         if finite:
             self.optimizer.step()
-        self.schedule.step()
+        self.schedule.step()  # also for a step that is skipped: it counts steps, as the sampler does
         self.optimizer.zero_grad()
         return norm if finite else None
 
@@ -225,7 +226,7 @@ class Trainer:
         metrics = self.evaluate()
         accuracy = metrics["accuracy"]
         better = self.state.best_accuracy is None or accuracy > self.state.best_accuracy
-        if better and (not self.config.keep_best or self._keep_best()):
+        if better and (not self.config.keep_best or self._keep_best()):  # a best model that is not kept is none
             self.state.best_accuracy, self.state.best_step = accuracy, self.state.step
         behind = (self.state.step - self.state.best_step) // self.config.eval_steps
         patience = self.config.early_stopping_patience
@@ -270,7 +271,7 @@ class Trainer:
         return every > 0 and self.state.step % every == 0
 
     def _save(self) -> None:
-        self.state.scheduler = self.schedule.state_dict()
+        self.state.scheduler = self.schedule.state_dict()  # not Accelerate's: there it would step once per process
         folder, keep = self.folder / "checkpoints", self.config.save_total_limit
         state, tensors = asdict(self.state), self.loss.state_dict()
         self._saved = checkpoints.save(self.accelerator, folder, state, tensors, keep)
