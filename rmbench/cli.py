@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 
 from rmbench import __version__
 from rmbench.commands.registry import COMMANDS
+from rmbench.cpus import bound_spinning
 from rmbench.errors import RunFailed, Stopped, UserError, unwritable
 
 TOPICS = "rmbench.topics"  # of a help page
@@ -165,6 +166,7 @@ def losses(
 
 def main() -> None:
     """The `rmbench` program."""
+    bound_spinning()
     app()
 
 

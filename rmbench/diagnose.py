@@ -42,6 +42,7 @@ from rmbench.modeling.memory import first_budget
 from rmbench.modeling.model import RewardModel, fingerprint, freeze_backbone
 from rmbench.modeling.scoring import score_pairs
 from rmbench.modeling.strata import stratified
+from rmbench.modeling.threads import use_threads
 from rmbench.provenance import environment
 from rmbench.tracking import Tracker, open_tracker
 
@@ -59,6 +60,7 @@ def diagnose(config: DiagnoseConfig) -> Json:
     checkpoint = None if config.checkpoint is None else find_checkpoint(config.checkpoint)
     model, tokenizer = _model(config, checkpoint)
     pairs = _pairs(config, model, tokenizer, accelerator)
+    use_threads(config.gpu.threads, model.network, accelerator.device)
     model.to(accelerator.device).eval()
     layout = choose_layout(config.layout, model, pairs, accelerator.device)
     provenance = {

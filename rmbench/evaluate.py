@@ -26,6 +26,7 @@ from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.lora import ADAPTER_CONFIG
 from rmbench.modeling.model import compile_backbone
+from rmbench.modeling.threads import use_threads
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def _scorer(config: EvalConfig, checkpoint: str) -> tuple[Scorer, Tokenizer]:
     model, tokenizer = load_reward_model(
         checkpoint, config.revision, config.trust_remote_code, config.gpu.attention, config.bits
     )
+    use_threads(config.gpu.threads, model.network, accelerator.device)
     model.to(accelerator.device)
     if config.gpu.compile:
         compile_backbone(model)

@@ -11,6 +11,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from rmbench.cpus import usable_cpus
 from rmbench.files import Json
 
 PACKAGES = ("rmbench", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "wandb")
@@ -25,6 +26,7 @@ def environment() -> Json:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "usable_cpus": usable_cpus(),
         "versions": {name: _version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
     }

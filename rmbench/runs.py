@@ -156,6 +156,12 @@ def refuse_changed_data(folder: Path, facts: Json) -> None:
         )
 
 
+def recorded_threads(folder: Path) -> int | None:
+    """How many a run in `folder` computes with, on which its bits depend; None before there is one."""
+    threads: int | None = (read_json(folder / "environment.json") or {}).get("threads")
+    return threads
+
+
 def start(folder: Path, config: TrainConfig, facts: Json) -> None:
     """Write config.yaml, .hydra/ and environment.json (`facts`: what the job knows, such as the dataset's print)."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.loading import load_reward_model
 from rmbench.modeling.scoring import ForwardPasses, score_items
+from rmbench.modeling.threads import use_threads
 from rmbench.statistics.best_of_n import curve
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ def rewards_of(config: ScoreConfig, checkpoint: str, prompts: list[Candidates]) 
     model, tokenizer = load_reward_model(
         checkpoint, config.revision, config.trust_remote_code, config.gpu.attention, config.bits
     )
+    use_threads(config.gpu.threads, model.network, accelerator.device)
     model.to(accelerator.device)
     max_length = resolve_max_length(config.score.max_length, tokenizer, model.network.config, "score.max_length")
     items = [Item(f"{i}", "", p.prompt, p.responses) for i, p in enumerate(prompts)]

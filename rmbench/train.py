@@ -66,7 +66,7 @@ def _train(run: Run) -> Json:
     run.wait()  # every rank has seen the folder as it was
 
     # everything that can be wrong is found before the first step; then the folder is this run's
-    inputs = prepare(run.config, run.accelerator)
+    inputs = prepare(run.config, run.accelerator, runs.recorded_threads(run.folder))
     runs.refuse_changed_data(run.folder, inputs.facts)
     ending.refuse_full_disk(run, inputs.model)
     run.wait()

@@ -77,10 +77,16 @@ class GpuConfig(Checked):
         "tokens per forward pass in evaluation; null is what suits the device; halved when memory runs out",
         low=1,
     )
+    threads: str = knob(
+        "auto",
+        "threads on a CPU: a number, or auto: one for a small model, else as many as this process may use cores",
+    )
     compile: bool = knob(False, "torch.compile the backbone: faster steps after a minute or more of compiling")
 
     def check(self) -> None:
-        """Several processes share a run in one of the named ways."""
+        """Several processes share a run in one of the named ways; threads are counted."""
+        if self.threads != "auto" and not (self.threads.isdecimal() and int(self.threads)):
+            raise UserError(f"gpu.threads={self.threads}: auto, or a number of threads.")
         if self.strategy is Strategy.none and (self.count or 1) > 1:
             raise UserError(f"gpu.count={self.count} needs a way to share the run: gpu=ddp (or fsdp, deepspeed_zero2).")
 

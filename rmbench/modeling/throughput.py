@@ -35,12 +35,16 @@ class ModelCost:
 
 def model_cost(network: PreTrainedModel) -> ModelCost:
     """What a token costs in a stock transformer: every matrix of the backbone but the embedding tables."""
-    tables = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
-    weights = sum(p.numel() for p in network.base_model.parameters() if p.dim() == 2 and id(p) not in tables)
     config = network.config.get_text_config()
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-    return ModelCost(2 * weights, 4 * width * config.num_hidden_layers)
+    return ModelCost(2 * matrix_weights(network), 4 * width * config.num_hidden_layers)
+
+
+def matrix_weights(network: PreTrainedModel) -> int:
+    """Weights that a token is multiplied with: every matrix of the backbone but the embedding tables."""
+    tables = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
+    return sum(p.numel() for p in network.base_model.parameters() if p.dim() == 2 and id(p) not in tables)
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+import torch
 from accelerate import Accelerator
 
 from rmbench.benchmarks.registry import find
@@ -31,6 +32,7 @@ from rmbench.modeling.loading import new_reward_model
 from rmbench.modeling.memory import first_budget
 from rmbench.modeling.model import RewardModel, compile_backbone, freeze_backbone
 from rmbench.modeling.strata import stratified
+from rmbench.modeling.threads import use_threads
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Inputs:
     facts: Json = field(default_factory=dict)  # for environment.json
 
 
-def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
+def prepare(config: TrainConfig, accelerator: Accelerator, threads: int | None = None) -> Inputs:
     """Loss, data, model and token ids.
 
     Twelve steps, cheap mistakes before expensive work; each needs what stands above it:
@@ -75,6 +77,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
     name = config.benchmark.name
     items = [] if name == "none" else find(name).load(config.benchmark)
     model, tokenizer = new_reward_model(config.backbone, config.gpu.attention, config.seed)
+    use_threads(config.gpu.threads, model.network, accelerator.device, threads)
     _refuse_combinations(config, loss, model)
     dataset = stratified(dataset, config.dataset, config.backbone, config.gpu, accelerator)
     if loss.needs_rating:
@@ -97,6 +100,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator) -> Inputs:
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
         "precision": precision_name(accelerator),
+        "threads": torch.get_num_threads(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "max_length": max_length,
