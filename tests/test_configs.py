@@ -29,7 +29,7 @@ DIAGNOSE_GROUPS = {"gpu", "benchmark", "dataset", "backbone", "tracking"}
 LAYERS = """
     __main__ __init__ cli commands report reporting compare score train model_card diagnose evaluate inspect_data
     training benchmarks inspection diagnostics statistics losses modeling data tracking runs history provenance files
-    config knobs console paths errors foreign
+    config knobs console machine paths errors foreign
 """.split()
 
 
