@@ -22,6 +22,7 @@ from rmbench.config.listing import defaults_of
 from rmbench.config.names import FORMER_DEFAULTS, RENAMED
 from rmbench.errors import UserError
 from rmbench.files import Json, clear_temporary, flat, read_json, refuse_unwritable, write_json, write_text
+from rmbench.machine import cores
 from rmbench.provenance import environment
 
 logger = logging.getLogger(__name__)
@@ -201,16 +202,16 @@ def run_name(root: DictConfig) -> str:
 
 
 def register_resolvers() -> None:
-    """`${rmbench_run_name:}` for conf/train.yaml; `${rmbench_gpus:}`, the number of GPUs, for the launchers."""
+    """`${rmbench_run_name:}` for conf/train.yaml; `${rmbench_devices:}`, of this machine, for the launchers."""
     OmegaConf.register_new_resolver("rmbench_run_name", lambda *, _root_: run_name(_root_), replace=True)
-    OmegaConf.register_new_resolver("rmbench_gpus", _number_of_gpus, replace=True)
+    OmegaConf.register_new_resolver("rmbench_devices", _devices, replace=True)
 
 
-def _number_of_gpus() -> int:
-    """At least one: without a GPU, the CPU is the device."""
+def _devices() -> int:
+    """GPUs; cores where there is none."""
     import torch
 
-    return max(1, torch.cuda.device_count())
+    return torch.cuda.device_count() or cores()
 
 
 def newest_run(root: Path = Path("outputs")) -> Path | None:

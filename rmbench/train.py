@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from rich.table import Table
 from transformers import set_seed
 
-from rmbench import model_card, runs
+from rmbench import board, model_card, runs
 from rmbench.benchmarks.run import Scorer, benchmark_layout, forget_other_scores, numbers_now, run_benchmark
 from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreLog, ScoreRow
 from rmbench.config import Gradient, TrainConfig
@@ -102,8 +102,9 @@ def _train(run: Run) -> Json:
                 model_card.write_card(run.folder, run.config, metrics, inputs.tokenizer)
                 write_json(run.folder / "metrics.json", metrics)
                 ending.forget(run)
-                _show(metrics)
-                _show_end(run, metrics)
+                if not board.is_up():  # the screen of a sweep has a line for each run
+                    _show(metrics)
+                    _show_end(run, metrics)
             run.wait()
     _push(run)
     return metrics
