@@ -7,14 +7,20 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from rmbench import board
 
 FILE_WIDTH = 140  # columns of a table that is not written to a terminal
+VERBOSITY = "RMBENCH_VERBOSITY"
 ON_BAR = {"on_bar": True}  # `extra` of a message whose numbers the bar shows: on a terminal it goes to train.log alone
 
 _shown: Progress | None = None  # the bars on the terminal
@@ -53,15 +59,49 @@ def _errors() -> Console:
     return Console(stderr=True)
 
 
-def log_handler() -> logging.Handler:
-    """Messages on standard error, in colour on a terminal; named in conf/hydra/job_logging."""
+def log_handler(folder: str = "") -> logging.Handler:
+    """Where messages go: to standard error; of a run in `folder`, to the screen of its sweep. Named in conf/hydra/."""
+    return board.Poster(Path(folder).name) if folder and board.is_up() else terminal_handler()
+
+
+def terminal_handler() -> logging.Handler:
+    """Messages on standard error, in colour on a terminal."""
+    level = {-1: logging.WARNING, 1: logging.DEBUG}.get(verbosity(), logging.INFO)
     if _errors().is_terminal:
-        terminal = RichHandler(console=_errors(), show_path=False, show_time=False, rich_tracebacks=False)
+        terminal = RichHandler(level, console=_errors(), show_path=False, show_time=verbose(), rich_tracebacks=False)
         terminal.addFilter(lambda record: not getattr(record, "on_bar", False))
         return terminal
     handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(level)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     return handler
+
+
+def set_verbosity(quiet: bool, more: bool) -> None:
+    """What `-q` and `-v` ask for, of this process and of those that it starts."""
+    os.environ[VERBOSITY] = str(more - quiet)
+
+
+def verbosity() -> int:
+    """-1: results, warnings and errors alone; 1: also what helps to find a fault; 0 otherwise."""
+    asked = os.environ.get(VERBOSITY, "0")
+    return int(asked) if asked in ("-1", "0", "1") else 0
+
+
+def verbose() -> bool:
+    """Whether `-v` was given."""
+    return verbosity() > 0
+
+
+class TimeLeft(ProgressColumn):
+    """Until the end, as long for each as on average so far."""
+
+    def render(self, task: Task) -> Text:
+        """Empty before the first."""
+        done = task.completed - task.fields["first"]
+        if not done or task.remaining is None or task.elapsed is None:
+            return Text("")
+        return Text(f"ETA {timedelta(seconds=round(task.elapsed / done * task.remaining))}", style="cyan")
 
 
 class Advance(Protocol):
@@ -83,11 +123,11 @@ def progress(label: str, total: int | None, done: int = 0, shown: bool = True) -
         done: how many were done before.
         shown: False on all ranks but one.
     """
-    if not (shown and _errors().is_terminal):
+    if not shown or not _errors().is_terminal or board.elsewhere() or verbosity() < 0:
         yield lambda done, numbers="": None
         return
     with _bars() as bars:
-        task = bars.add_task(label, total=total, completed=done, numbers="")
+        task = bars.add_task(label, total=total, completed=done, numbers="", first=done)
 
         def advance(done: int, numbers: str = "") -> None:
             bars.update(task, completed=done, numbers=numbers)
@@ -107,10 +147,12 @@ def _bars() -> Iterator[Progress]:
         return
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"), TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[numbers]}"), TimeLeft(),
     )  # fmt: skip
     try:
-        with Progress(*columns, console=_errors(), transient=True) as _shown:
+        # what is printed goes above the bars, unless it goes to a file
+        at_terminal = sys.stdout.isatty()
+        with Progress(*columns, console=_errors(), transient=True, redirect_stdout=at_terminal) as _shown:
             yield _shown
     finally:
         _shown = None

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from rich.table import Table
 from transformers import set_seed
 
-from rmbench import model_card, runs
+from rmbench import board, model_card, runs
 from rmbench.benchmarks.run import Scorer, benchmark_layout, forget_other_scores, numbers_now, run_benchmark
 from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreLog, ScoreRow
 from rmbench.config import Gradient, TrainConfig
@@ -29,7 +29,8 @@ from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe, choose_probe
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.evaluate import results_table
-from rmbench.files import Json, read_json, read_jsonl, write_json
+from rmbench.files import Json, read_json, write_json
+from rmbench.history import read_history
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.model import RewardModel
@@ -101,8 +102,9 @@ def _train(run: Run) -> Json:
                 model_card.write_card(run.folder, run.config, metrics, inputs.tokenizer)
                 write_json(run.folder / "metrics.json", metrics)
                 ending.forget(run)
-                _show(metrics)
-                _show_end(run, metrics)
+                if not board.is_up():  # the screen of a sweep has a line for each run
+                    _show(metrics)
+                    _show_end(run, metrics)
             run.wait()
     _push(run)
     return metrics
@@ -221,7 +223,7 @@ def _write_diagnostics(run: Run, recorder: PairRecorder, probe: Probe | None, st
     table = recorder.merge()
     if table is None:
         return
-    history = read_jsonl(run.folder / "history.jsonl")
+    history = read_history(run.folder)
     run.tracker.images(step, figures.write_diagnostics(table, run.folder / "diagnostics", history))
     run.tracker.pair_table(step, table)
 

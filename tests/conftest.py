@@ -1,6 +1,7 @@
 """Fixtures of all tests; what they import stands in `helpers`."""
 
 import logging
+import os
 import signal
 
 import pytest
@@ -24,6 +25,8 @@ pytest.register_assert_rewrite("helpers")
 
 # A shell starts what runs in its background with Ctrl-C ignored, and programs hand that down to those they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the programs that tests start: a sweep then has one process
 
 
 @pytest.fixture(autouse=True)

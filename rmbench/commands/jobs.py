@@ -11,9 +11,10 @@ import logging
 import os
 import re
 import shlex
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,16 +23,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from rmbench import runs
+from rmbench import board, runs
 from rmbench.commands import ranks
 from rmbench.commands.compose import config_name, config_object
 from rmbench.commands.interrupts import interrupted, watched
 from rmbench.commands.pool import take_gpu
 from rmbench.commands.registry import command_of
 from rmbench.commands.runs import way_on
-from rmbench.commands.sweep import SweepCallback, finish
+from rmbench.commands.sweep import SweepCallback, finish, shown
+from rmbench.commands.workers import one_of_several, side_by_side
 from rmbench.config import Device, Strategy, TrainConfig
 from rmbench.errors import RunFailed, Stopped, UserError, unwritable
+from rmbench.files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,12 @@ _outcomes: list[Outcome] = []
 def train_job(config: DictConfig) -> None:
     """One training run, called by Hydra; at module level, so that a launcher can send it to another process."""
     folder = Path(HydraConfig.get().runtime.output_dir)
+    with one_of_several() if board.elsewhere() else nullcontext():
+        _train_job(config, folder)
+
+
+def _train_job(config: DictConfig, folder: Path) -> None:
+    """The same in its process."""
 
     def job() -> None:
         """The run itself: the heavy imports come only now."""
@@ -66,7 +75,6 @@ def train_job(config: DictConfig) -> None:
         if _in_sweep():
             gc.collect()
             gc.freeze()  # modules above all, which every collection of the run would look through
-            log.info("run %d: %s", HydraConfig.get().job.num + 1, folder.name)
             built.training.resume = True  # a sweep called again on its folder goes on
             built.tracking.group = built.tracking.group or Path(built.sweep_dir).name
         if ranks.starts_group(built.gpu):
@@ -74,7 +82,17 @@ def train_job(config: DictConfig) -> None:
         else:
             train(built, folder)
 
-    _attempt(job, folder)
+    before = runs.finished(folder)
+    board.post("began", run=folder.name)
+    if board.stopping():
+        board.post("not begun", run=folder.name)
+        return
+    started = time.monotonic()
+    try:
+        _attempt(job, folder)
+    finally:
+        if _in_sweep():
+            _post_end(folder, None if before else time.monotonic() - started)
     if ranks.rank() > 0:
         _remove_unused(folder)  # rank 0 has made another for all of them
 
@@ -105,6 +123,21 @@ def plain_job(config: DictConfig) -> None:
             raise unwritable(error) from error
 
     _attempt(job, None)
+
+
+def _post_end(folder: Path, seconds: float | None) -> None:
+    """What came of a run, for the screen, and for the end of the command in another process."""
+    error = _outcomes[-1].error
+    metrics = None if error else read_json(folder / "metrics.json")
+    board.post(
+        "ended",
+        run=folder.name,
+        folder=str(folder.absolute()),
+        seconds=seconds,
+        accuracy=metrics["eval"]["accuracy"] if metrics else None,
+        error=_headline(error) if error else None,
+        mistake=str(error) if isinstance(error, UserError) else None,
+    )
 
 
 @contextmanager
@@ -140,6 +173,28 @@ def accounted() -> Iterator[None]:
         _raise_for_run()
 
 
+@contextmanager
+def followed(runs_: int, processes: int | None) -> Iterator[None]:
+    """Around the runs of a sweep: they are shown, and what came of them in other processes is known here.
+
+    Args:
+        runs_: how many there are.
+        processes: side by side, one thread each; 0 for as many, with as many threads, as the launcher is told; None if
+            all are of this process.
+    """
+    with shown(runs_) as screen:
+        try:
+            with nullcontext() if processes is None else side_by_side(screen, single_thread=processes > 0):
+                yield
+        finally:
+            screen.show_new()
+            for notice in screen.notices:
+                if notice["event"] == "ended" and notice["pid"] != os.getpid() and "folder" in notice:
+                    error = UserError(notice["mistake"]) if notice["mistake"] else None
+                    failed = RuntimeError(notice["error"]) if notice["error"] else None
+                    _outcomes.append(Outcome(Path(notice["folder"]), error or failed))
+
+
 def _quiet_unless_first() -> None:
     """One process of a group speaks for all."""
     if ranks.rank() > 0:
@@ -166,8 +221,6 @@ def _attempt(job: Callable[[], None], folder: Path | None) -> None:
         # in use: by another sweep's process, or, where this one is not the first of its group, by that
         if folder is not None and told and folder.is_dir() and (ranks.rank() > 0 or not runs.in_use(folder)):
             runs.record_failure(folder, error)
-        if _in_sweep() and not isinstance(error, UserError):
-            log.error("%s failed: %s", folder or "the job", _headline(error))
     if _in_sweep():
         _free(outcome.error)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -23,10 +25,11 @@ from rmbench.commands.compose import (
     without_hydra,
 )
 from rmbench.commands.forecast import forecast
-from rmbench.commands.jobs import accounted, plain_job, train_job
+from rmbench.commands.jobs import accounted, followed, plain_job, train_job
 from rmbench.commands.overrides import Repeated, key_of, quoted, read, repeated
 from rmbench.commands.recipes import with_recipe
 from rmbench.commands.registry import COMMANDS
+from rmbench.commands.side_by_side import at_once
 from rmbench.commands.unread import Asked, Reading, planned
 from rmbench.console import console
 from rmbench.errors import UserError
@@ -72,15 +75,18 @@ def run(command: str, typed: list[str]) -> None:
     first = ranks.rank() == 0
     request = understood(command, typed)
     jobs: list[list[str]] = []
+    placing = Placing()
     if not request.only_shows:
         jobs = checked_jobs(request)
         lines = list(request.notes)
         if request.multirun and request.config == "train":
             lines.append(forecast(jobs, request.options.config_dir))
+            placing = placed(request, jobs)
+            lines += [placing.line] if placing.line else []
         if lines and first:
             console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
-    with accounted():
-        _start(request, jobs)
+    with accounted(), followed(len(jobs), placing.processes) if placing.followed else nullcontext():
+        _start(request, jobs, placing.overrides)
 
 
 def show(command: str, typed: list[str]) -> str:
@@ -143,8 +149,40 @@ def understood(command: str, typed: list[str]) -> Request:
             overrides = [*overrides, f"checkpoint={quoted(str(run))}"]
         which = f"the newest finished run, {run}" if run else "the tiny backbone, as no run below outputs/ is finished"
         request.notes.append(f"studied: {which}; checkpoint= or backbone= names another model")
+    if any(o.startswith("hydra.launcher.n_jobs=") for o in overrides) and not any(map(_is_launcher, overrides)):
+        overrides = ["hydra/launcher=parallel", *overrides]
     request.overrides = read(overrides, config, request.multirun)
     return request
+
+
+def _is_launcher(override: str) -> bool:
+    return key_of(override) == "hydra/launcher"
+
+
+@dataclass(frozen=True)
+class Placing:
+    """Where the runs of a sweep go on: overrides that say so, a line about it, and whether it can be followed here."""
+
+    overrides: tuple[str, ...] = ()
+    line: str = ""
+    followed: bool = False
+    processes: int | None = None  # as of `jobs.followed`
+
+
+def placed(request: Request, jobs: list[list[str]]) -> Placing:
+    """As the launcher that was typed says; without one, runs of small models side by side."""
+    typed = next((str(o.value()) for o in request.overrides if o.key_or_group == "hydra/launcher"), None)
+    if typed is not None:
+        return Placing(followed=typed in ("basic", "parallel", "joblib"), processes=None if typed == "basic" else 0)
+    n = at_once(jobs, request.options.config_dir)
+    if n == 1:
+        return Placing(followed=True)
+    return Placing(
+        ("hydra/launcher=parallel", f"hydra.launcher.n_jobs={n}"),
+        f"{n} runs at a time, one thread each; hydra.launcher.n_jobs=1 runs them one after the other.",
+        followed=True,
+        processes=n,
+    )
 
 
 def _bad_flag(message: str) -> NoReturn:
@@ -153,12 +191,13 @@ def _bad_flag(message: str) -> NoReturn:
     raise UserError(f"{message}.{hint} `rmbench train --help` lists the keys, `--hydra-help` Hydra's flags.")
 
 
-def _start(request: Request, jobs: list[list[str]]) -> None:
+def _start(request: Request, jobs: list[list[str]], launcher: Sequence[str]) -> None:
     """Call `hydra.main` as if its overrides had been typed to it; returns when every job has.
 
     Args:
         request: what was typed.
         jobs: the overrides of each run of a sweep; Hydra's own sweeper would start every combination of the values.
+        launcher: the overrides that choose who starts them, where none were typed.
     """
     typed = typed_overrides(request.overrides)
     flags = request.flags
@@ -166,6 +205,7 @@ def _start(request: Request, jobs: list[list[str]]) -> None:
         flags = [*flags, "--multirun"]
     if request.multirun:  # the names of the runs' folders hold the swept keys alone
         fixed = [override.key_or_group for override in request.overrides if not override.is_sweep_override()]
+        typed += launcher
         typed.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]")
     job = train_job if request.config == "train" else plain_job
     with mistakes_explained(request.config):

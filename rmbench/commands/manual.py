@@ -19,7 +19,8 @@ from rmbench.errors import UserError
 SPECIAL = {
     "FILE.yaml": "a recipe: keys and groups in a file; overrides on the line win",
     "from=RUN": "repeat a run: the overrides it recorded, then the new ones; its folder is not inherited",
-    "hydra/launcher=parallel": "rmbench sweep: several runs at once, a GPU each; on a CPU hydra.launcher.n_jobs=N",
+    "hydra/launcher=parallel": "rmbench sweep: a run on each GPU; runs of small models on a CPU go side by side anyway",
+    "hydra.launcher.n_jobs=N": "rmbench sweep: so many runs at once; 1 is one after the other",
     "hydra/launcher=slurm": "rmbench sweep: each run a job of a Slurm cluster; hydra.launcher.partition=NAME",
 }
 FLAGS = {

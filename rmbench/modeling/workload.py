@@ -37,7 +37,7 @@ def most_work(config: TrainConfig) -> Workload:
     """
     if config.dataset.name == "synthetic":
         raise UserError("the built-in texts are far shorter than any limit")
-    network = _without_weights(config.backbone)
+    network = network_without_weights(config.backbone)
     context = getattr(network.config.get_text_config(), "max_position_embeddings", CONTEXT_LIMIT_TOKENS)
     tokens = config.dataset.max_length or min(context, CONTEXT_LIMIT_TOKENS)
     passes = FORWARD_AND_BACKWARD + config.training.gradient_checkpointing * FORWARD
@@ -69,7 +69,7 @@ def _pairs(config: TrainConfig) -> int:
     return found
 
 
-def _without_weights(config: BackboneConfig) -> PreTrainedModel:
+def network_without_weights(config: BackboneConfig) -> PreTrainedModel:
     """The network that a run would train, only its shapes.
 
     Raises:
