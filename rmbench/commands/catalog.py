@@ -5,6 +5,7 @@ Also the guess at what a misspelt name meant. Needs no Hydra, so that help stays
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
@@ -23,6 +24,7 @@ class Group:
     options: dict[str, str]
 
 
+@functools.cache  # asked for every key of a recipe
 def groups(command: str) -> dict[str, Group]:
     """The config groups of `conf/COMMAND.yaml`, in the order in which its defaults list names them."""
     conf = conf_dir()

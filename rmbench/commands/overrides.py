@@ -6,6 +6,7 @@ exist is answered with the nearest one that does.
 
 from __future__ import annotations
 
+import functools
 import json
 from contextlib import suppress
 from difflib import get_close_matches
@@ -135,6 +136,7 @@ def _key_for(place: Path, command: str) -> str:
     return local.get(command, "dataset=local dataset.path=")
 
 
+@functools.cache
 def _places(command: str) -> list[str]:
     """Every dotted key of a command, the groups among them, and what stands between."""
     leaves = list(keys(SCHEMAS[command]))

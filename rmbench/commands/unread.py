@@ -55,11 +55,11 @@ class Reading:
                 self._missing[at] = missing_for(key, lambda name: _plain(OmegaConf.select(config, name)))
         return self._missing[at]
 
-    def changes(self, overrides: Sequence[str], key: str) -> bool:
-        """Whether the overrides give the key another value than the options that they choose."""
-        return self.value(overrides, key) != self.value(
-            [override for override in overrides if key_of(override) != key], key
-        )
+    def changes(self, overrides: Sequence[str], key: str, unread: set[str]) -> bool:
+        """Whether the overrides give a key of `unread` another value than the options that they choose."""
+        # Without all of them at once: one config answers for every key of a recipe, and none of them is needed.
+        rest = [override for override in overrides if key_of(override) not in unread]
+        return self.value(overrides, key) != self.value(rest, key)
 
 
 @dataclass
@@ -87,17 +87,16 @@ def planned(reading: Reading, asked: Asked) -> tuple[list[Job], list[str]]:
     typed = dict.fromkeys(str(override.key_or_group) for override in asked.overrides)
     swept = dict.fromkeys(key_of(override) for job in jobs for override in job)
     notes = []
-    unread: dict[str, list[Job]] = {}
-    for key in filter(_conditional, swept if asked.sweeps else typed):
-        if not asked.sweeps and not reading.changes(jobs[0], key):
+    conditional = filter(_conditional, swept if asked.sweeps else typed)
+    unread = {key: [job for job in jobs if reading.missing(job, key)] for key in conditional}
+    by_none = {key for key, of in unread.items() if len(of) == len(jobs)}
+    for key in [key for key in unread if key in by_none and key in typed]:
+        if not any(reading.changes(job, key, by_none) for job in jobs):
             continue
-        unread[key] = [job for job in jobs if reading.missing(job, key)]
-        for_nothing = len(unread[key]) == len(jobs) and any(reading.changes(job, key) for job in jobs)
-        if for_nothing and key in typed:
-            problem = _unread(reading, key, jobs)
-            if key not in asked.recorded:
-                raise UserError(problem)
-            notes.append(f"{problem} It is what the run recorded.")
+        problem = _unread(reading, key, jobs)
+        if key not in asked.recorded:
+            raise UserError(problem)
+        notes.append(f"{problem} It is what the run recorded.")
     return _distinct(reading, jobs, unread, notes) if asked.sweeps else (jobs, notes)
 
 
