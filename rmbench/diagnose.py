@@ -14,11 +14,9 @@ import pyarrow as pa
 import torch
 from accelerate import Accelerator
 from omegaconf import OmegaConf
-from rich.table import Table
 
 from rmbench import benchmarks, runs
 from rmbench.config import DiagnoseConfig, LossConfig, OnBadRow
-from rmbench.console import console
 from rmbench.data.dataset import load_dataset
 from rmbench.data.formats import Pair
 from rmbench.data.protocols import Tokenizer
@@ -30,6 +28,7 @@ from rmbench.diagnostics.measure import MeasuringPass, Rows, as_table
 from rmbench.diagnostics.probe import SKETCH, choose_probe
 from rmbench.diagnostics.shards import write_parquet
 from rmbench.diagnostics.study import Columns, norms_by_loss, study
+from rmbench.diagnostics.study_table import print_study
 from rmbench.diagnostics.thirds import thirds
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
@@ -63,13 +62,7 @@ def diagnose(config: DiagnoseConfig) -> Json:
     use_threads(config.gpu.threads, model.network, accelerator.device)
     model.to(accelerator.device).eval()
     layout = choose_layout(config.layout, model, pairs, accelerator.device)
-    provenance = {
-        "model": fingerprint(model),
-        "pairs": hashlib.sha256(json.dumps([[p.chosen, p.rejected] for p in pairs]).encode()).hexdigest()[:16],
-        "against": config.against,
-        "precision": precision_name(accelerator),
-        "seed": config.seed,
-    }
+    provenance = _provenance(config, fingerprint(model), pairs, precision_name(accelerator))
     folder = _folder(config, checkpoint)
     _refuse_another_study(folder, provenance)
 
@@ -108,12 +101,19 @@ def diagnose(config: DiagnoseConfig) -> Json:
         files = _write(folder, columns, margins, tracker)
         write_json(folder / "study.json", results)
         tracker.summary(results)
-    _show(results, name, folder, files)
+    print_study(results, name, folder, files)
     return results
 
 
 def _write(folder: Path, columns: Columns, margins: dict[str, np.ndarray], tracker: Tracker) -> list[str]:
-    """Writes pairs.parquet and the figures, here and to the tracker; the figures' names."""
+    """Write pairs.parquet and the figures, here and to the tracker; the figures' names.
+
+    Args:
+        folder: of the study.
+        columns: each pair's numbers.
+        margins: model -> each pair's margin, for the figure.
+        tracker: gets the table and the figures.
+    """
     table = as_table(None, {name: values.tolist() for name, values in columns.items()})
     write_parquet(folder / "pairs.parquet", table)
     by_loss = norms_by_loss(columns)
@@ -165,6 +165,12 @@ def _pairs(
 ) -> list[TokenPair]:
     """Token ids of the data's pairs, evenly spread; pairs with two equal sides have no gradient and are dropped.
 
+    Args:
+        config: of the command.
+        model: whose limit of length counts.
+        tokenizer: of the model.
+        accelerator: for the passes of strata.
+
     Raises:
         UserError: the data cannot be had, or strata are asked for beside a checkpoint and nothing says whose.
     """
@@ -198,6 +204,25 @@ def _pairs(
         few, tokenizer, limit, config.dataset.length_policy, drop_identical=True, drop_refused=drop
     )
     return kept
+
+
+def _provenance(config: DiagnoseConfig, model: str, pairs: list[TokenPair], precision: str) -> Json:
+    """What a study follows from; a folder holds one study.
+
+    Args:
+        config: of the command.
+        model: the fingerprint of its weights.
+        pairs: in their order.
+        precision: of the passes.
+    """
+    ids = json.dumps([[pair.chosen, pair.rejected] for pair in pairs])
+    return {
+        "model": model,
+        "pairs": hashlib.sha256(ids.encode()).hexdigest()[:16],
+        "against": config.against,
+        "precision": precision,
+        "seed": config.seed,
+    }
 
 
 def _margins(config: DiagnoseConfig, pairs: Sequence[TokenPair], accelerator: Accelerator) -> np.ndarray:
@@ -253,42 +278,3 @@ def _refuse_another_study(folder: Path, provenance: Json) -> None:
     if old is not None and changed:
         listed = ", ".join(f"{key}: {old.get(key)} -> {provenance[key]}" for key in changed)
         raise UserError(f"{folder} holds another study ({listed}).\nChoose another run_dir, or remove the folder.")
-
-
-def _show(results: Json, model: str, folder: Path, files: list[str]) -> None:
-    """The main numbers, each with its 95 % interval; in 80 columns."""
-    correlation = results["correlation_of_distance_with_margin_gradient_norm"]
-    fixed, variance = results["at_fixed_error"], results["variance_of_log_norm"]
-    lines = {
-        "correlation of distance with the margin's gradient norm": correlation["pearson"],
-        "    of their ranks": correlation["spearman"],
-        "share of variance of log norm: prediction error": variance["prediction_error"],
-        "    distance": variance["distance"],
-        "    k": variance["k"],
-        "elasticity of norm in distance at fixed error: head, BT": fixed["head_bt"]["elasticity_in_distance"],
-        "    head, NormBT": fixed["head_normbt"]["elasticity_in_distance"],
-        "    all parameters, BT": fixed["all_bt"]["elasticity_in_distance"],
-        "    all parameters, NormBT": fixed["all_normbt"]["elasticity_in_distance"],
-    }
-    for name, value in results["why_close"].items():
-        together = name == "explained_together"
-        label = "ranks of all these explain, R^2" if together else f"rank correlation of distance with {name}"
-        lines[label.replace("_", " ")] = value
-    table = Table(title=f"{model}: gradient against distance, {results['pairs']} pairs")
-    for column in ("", "value", "95 % interval"):
-        table.add_column(column, justify="left" if not column else "right", no_wrap=bool(column))
-    for name, estimate in lines.items():
-        low, high = estimate["interval"]
-        interval = "-" if low is None else f"{low:.3f} to {high:.3f}"
-        table.add_row(name, "-" if estimate["value"] is None else f"{estimate['value']:.3f}", interval)
-    console().print(table)
-    sections = Table(title=f"{model}: sections, closest first", box=None, padding=(0, 2, 0, 0))
-    sections.add_column("section", overflow="fold")
-    for column in ("pairs", "accuracy", "distance", "prediction\nerror", "norm,\nBT", "norm,\nNormBT", "k"):
-        sections.add_column(column, justify="right", no_wrap=True)
-    for name, row in results["sections"].items():
-        keys = ("accuracy", "distance", "prediction_error", "all_bt", "all_normbt", "median_k")
-        sections.add_row(name, str(row["pairs"]), *(f"{row[key]:.3f}" for key in keys))
-    console().print(sections)
-    console().print(f"the paper's correlation is {results['paper_correlation']}; figures: {', '.join(files)}")
-    console().print(f"written to {folder}", soft_wrap=True)
