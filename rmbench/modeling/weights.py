@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rmbench.errors import UserError
+from rmbench.foreign.transformers import attention_of
 from rmbench.modeling import heads
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def _from_pretrained(name: str, arguments: dict[str, Any]) -> tuple[Any, dict[st
 
 def _under_plain_names(network: Any) -> Any:
     """The same network, which would otherwise be saved under the names that were read."""
-    attention = network.config._attn_implementation
+    attention = attention_of(network)
     with quiet_loading():
         return type(network).from_pretrained(
             None, config=network.config, state_dict=network.state_dict(), attn_implementation=attention
