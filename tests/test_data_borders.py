@@ -360,3 +360,17 @@ def test_words_of_a_run_lead_to_the_same_files_from_elsewhere(tmp_path, monkeypa
 def test_a_bad_cell_is_raised_by_who_reads_it():
     with pytest.raises(BadRow, match="broken"):
         parse_row(pair(0) | {"chosen": BadRow("unreadable", "broken")})
+
+
+def test_pairs_of_one_prompt_are_inspected_without_held_out_ones(tmp_path):
+    rows = [{"prompt": "why?", "chosen": f"a {i}", "rejected": f"b {i}"} for i in range(5)]
+    file = str(write_jsonl(tmp_path / "pairs.jsonl", rows))
+    cache = str(tmp_path / "cache")
+    with pytest.raises(UserError, match=r"dataset\.eval_path=FILE names others\.\n.*dataset\.eval_size=0"):
+        load_dataset(DatasetConfig(name="local", path=file, cache=cache))
+    found = load_dataset(DatasetConfig(name="local", path=file, cache=cache, eval_size=0))
+    assert (len(found.train), len(found.eval)) == (5, 0)
+    made = load_dataset(DatasetConfig(name="synthetic", train_size=6, eval_size=0, cache=cache))
+    assert (len(made.train), len(made.eval)) == (6, 0)
+    with pytest.raises(UserError, match="eval_size=0: evaluation pairs are needed here"):
+        launch.show("train", ["dataset.eval_size=0"])
