@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+from decimal import Decimal
 
 import datasets
 import pyarrow as pa
@@ -374,3 +375,45 @@ def test_pairs_of_one_prompt_are_inspected_without_held_out_ones(tmp_path):
     assert (len(made.train), len(made.eval)) == (6, 0)
     with pytest.raises(UserError, match="eval_size=0: evaluation pairs are needed here"):
         launch.show("train", ["dataset.eval_size=0"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.json", {}),
+        ("state.json", []),
+        ("state.json", {"_data_files": [{"name": 1}]}),
+        ("dataset_dict.json", {"splits": 3}),
+        ("dataset_dict.json", {"splits": [3]}),
+        ("dataset_dict.json", {}),
+    ],
+)
+def test_a_saved_folder_that_names_no_files_is_one_message(tmp_path, name, content):
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"{name} does not name the folder's files"):
+        load_dataset(local(tmp_path))
+
+
+def test_a_clone_of_which_a_part_is_missing_is_refused(tmp_path):
+    shards = [tmp_path / "data" / f"train-0000{i}-of-00003.jsonl" for i in range(3)]
+    shards[0].parent.mkdir()
+    for file in shards[:2]:
+        write_jsonl(file, [pair(i) for i in range(6)])
+    with pytest.raises(UserError, match=r"2 of the 3 files of train are there; .*/train-00002-of-00003\.jsonl is not"):
+        load_dataset(local(tmp_path))
+    assert len(everything(load_dataset(local([str(file) for file in shards[:2]])))) == 12
+    shards[2].symlink_to("/nowhere")
+    with pytest.raises(UserError, match=r"train-00002-of-00003\.jsonl: no such file"):
+        load_dataset(local(tmp_path))
+
+
+def test_decimals_are_numbers(tmp_path):
+    rows = [pair(i) | {"margin": Decimal("1.25")} for i in range(4)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
+    assert {p.rating_margin for p in everything(load_dataset(local(tmp_path / "pairs.parquet")))} == {1.25}
+
+
+@pytest.mark.parametrize(("column", "way"), [("images", "only texts are read"), ("system", "write it into the prompt")])
+def test_the_remedy_for_a_column_fits_it(column, way):
+    with pytest.raises(BadRow, match=f"'{column}' would not be read; {way}"):
+        parse_row(pair(0) | {column: ["x"]})
