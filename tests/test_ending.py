@@ -25,7 +25,7 @@ from rmbench.config import BenchmarkConfig
 from rmbench.errors import Stopped, UserError
 from rmbench.files import read_json, read_jsonl
 from rmbench.train import train
-from rmbench.training import ending
+from rmbench.training import ending, setup
 from rmbench.training.trainer import Trainer
 
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
@@ -244,6 +244,18 @@ def test_a_disk_that_stays_full_costs_nothing_that_was_there(small, tmp_path, mo
 def test_a_disk_too_small_for_the_weights_is_refused_before_the_first_step(train_config, tmp_path, monkeypatch):
     monkeypatch.setattr(ending.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match=r"need 0\.\d MB, this disk has 0\.0 MB free"):
+        train(train_config(), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_what_cannot_be_exported_is_refused_before_the_first_step(train_config, tmp_path, monkeypatch):
+    def with_odd_config(config, accelerator):
+        inputs = setup.prepare(config, accelerator)
+        inputs.model.network.config.odd = {1, 2}  # JSON has no sets
+        return inputs
+
+    monkeypatch.setattr("rmbench.train.prepare", with_odd_config)
+    with pytest.raises(UserError, match=r"could not be exported: .* TypeError: .*set is not JSON"):
         train(train_config(), tmp_path / "run")
     assert not (tmp_path / "run" / "config.yaml").exists()
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
+from rmbench.data.protocols import Tokenizer
 from rmbench.errors import UserError
 from rmbench.files import Json, read_json, write_json
 from rmbench.modeling.loading import load_reward_model
@@ -44,6 +46,27 @@ def refuse_full_disk(run: Run, model: RewardModel) -> None:
             f"{run.folder}: the trained weights need {needed / 1e6:.1f} MB, this disk has {free / 1e6:.1f} MB free.\n"
             "Make room, or choose a run_dir on another disk."
         )
+
+
+def refuse_what_cannot_be_exported(model: RewardModel, tokenizer: Tokenizer) -> None:
+    """Write what the export writes beside the weights, so that it does not fail after the last step.
+
+    The names of adapters' weights are tried where those are added.
+
+    Raises:
+        UserError: config or tokenizer cannot be saved.
+    """
+    with tempfile.TemporaryDirectory(prefix="rmbench-") as folder:
+        try:
+            model.network.config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        except OSError:  # of this disk, not of the model
+            return
+        except Exception as error:  # whatever a class of others does
+            what = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise UserError(
+                f"The trained model could not be exported: its config or tokenizer fails with {what}"
+            ) from error
 
 
 def keep(run: Run, trainer: Trainer, best: Path | None, results: Json) -> None:
