@@ -20,6 +20,7 @@ from rmbench.config import DiagnoseConfig, LossConfig, OnBadRow
 from rmbench.data.dataset import load_dataset
 from rmbench.data.formats import Pair
 from rmbench.data.protocols import Tokenizer
+from rmbench.data.store import prompt_digests
 from rmbench.data.text import TokenPair, resolve_max_length, tokenize_pairs
 from rmbench.diagnostics import directions, study_figures
 from rmbench.diagnostics.closeness import likeness
@@ -90,7 +91,7 @@ def diagnose(config: DiagnoseConfig) -> Json:
 
     # what follows from them
     results = {
-        **study(columns, config.seed),
+        **study(columns, config.seed, prompt_digests([p.pair for p in pairs])),
         "share_of_squared_norm": {block: float(np.mean(share)) for block, share in rows.blocks.items()},
         "directions": None if directed is None else _directions(directed),
         "checkpoint": checkpoint or config.backbone.name_or_path,

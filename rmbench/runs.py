@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from rmbench.config import TrainConfig
+from rmbench.config import TrainConfig, suited
 from rmbench.config.listing import defaults_of
 from rmbench.config.names import FORMER_DEFAULTS, RENAMED
 from rmbench.errors import UserError
@@ -208,9 +208,10 @@ def run_name(root: DictConfig) -> str:
 
 
 def register_resolvers() -> None:
-    """`${rmbench_run_name:}` for conf/train.yaml; `${rmbench_devices:}`, of this machine, for the launchers."""
+    """For `conf/`: the name of a sweep's run, this machine's devices, the settings that suit a model."""
     OmegaConf.register_new_resolver("rmbench_run_name", lambda *, _root_: run_name(_root_), replace=True)
     OmegaConf.register_new_resolver("rmbench_devices", _devices, replace=True)
+    suited.register_resolver()
 
 
 def _devices() -> int:

@@ -91,7 +91,7 @@ def rewards_of(config: ScoreConfig, checkpoint: str, prompts: list[Candidates]) 
     use_threads(config.gpu.threads, model.network, accelerator.device)
     model.to(accelerator.device)
     max_length = resolve_max_length(config.score.max_length, tokenizer, model.network.config, "score.max_length")
-    items = [Item(f"{i}", "", p.prompt, p.responses) for i, p in enumerate(prompts)]
+    items = [Item(f"{i}", "", p.prompt, p.responses, template_kwargs=p.template_kwargs) for i, p in enumerate(prompts)]
     rows, _ = tokenize_items(items, tokenizer, max_length, "score")
     layout = choose_layout(config.layout, model, rows, accelerator.device)
     with accelerator.autocast():

@@ -70,6 +70,7 @@ def _train(run: Run) -> Json:
     inputs = prepare(run.config, run.accelerator, runs.recorded_threads(run.folder))
     runs.refuse_changed_data(run.folder, inputs.facts)
     ending.refuse_full_disk(run, inputs.model)
+    ending.refuse_what_cannot_be_exported(inputs.model, inputs.tokenizer)
     run.wait()
     if run.is_main:
         runs.start(run.folder, run.config, inputs.facts)

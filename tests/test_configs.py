@@ -112,7 +112,7 @@ def test_a_backbone_with_random_weights_brings_its_training_and_a_word_overrides
     assert "learning_rate: 5.0e-05" in launch.show("train", ["backbone=minilm"])
     assert "learning_rate: 5.0e-05" in launch.show("train", ["training=default"])
     assert "learning_rate: 0.001" in launch.show("train", ["training=auto"])
-    assert "learning_rate: 0.001" in launch.show("train", ["training=of/tiny", "backbone=minilm"])
+    assert "learning_rate: 0.001" in launch.show("train", ["training=of/random", "backbone=minilm"])
     assert "max_steps: 20" in launch.show("train", ["training=smoke"])
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+from decimal import Decimal
 
 import datasets
 import pyarrow as pa
@@ -360,3 +361,59 @@ def test_words_of_a_run_lead_to_the_same_files_from_elsewhere(tmp_path, monkeypa
 def test_a_bad_cell_is_raised_by_who_reads_it():
     with pytest.raises(BadRow, match="broken"):
         parse_row(pair(0) | {"chosen": BadRow("unreadable", "broken")})
+
+
+def test_pairs_of_one_prompt_are_inspected_without_held_out_ones(tmp_path):
+    rows = [{"prompt": "why?", "chosen": f"a {i}", "rejected": f"b {i}"} for i in range(5)]
+    file = str(write_jsonl(tmp_path / "pairs.jsonl", rows))
+    cache = str(tmp_path / "cache")
+    with pytest.raises(UserError, match=r"dataset\.eval_path=FILE names others\.\n.*dataset\.eval_size=0"):
+        load_dataset(DatasetConfig(name="local", path=file, cache=cache))
+    found = load_dataset(DatasetConfig(name="local", path=file, cache=cache, eval_size=0))
+    assert (len(found.train), len(found.eval)) == (5, 0)
+    made = load_dataset(DatasetConfig(name="synthetic", train_size=6, eval_size=0, cache=cache))
+    assert (len(made.train), len(made.eval)) == (6, 0)
+    with pytest.raises(UserError, match="eval_size=0: evaluation pairs are needed here"):
+        launch.show("train", ["dataset.eval_size=0"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.json", {}),
+        ("state.json", []),
+        ("state.json", {"_data_files": [{"name": 1}]}),
+        ("dataset_dict.json", {"splits": 3}),
+        ("dataset_dict.json", {"splits": [3]}),
+        ("dataset_dict.json", {}),
+    ],
+)
+def test_a_saved_folder_that_names_no_files_is_one_message(tmp_path, name, content):
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"{name} does not name the folder's files"):
+        load_dataset(local(tmp_path))
+
+
+def test_a_clone_of_which_a_part_is_missing_is_refused(tmp_path):
+    shards = [tmp_path / "data" / f"train-0000{i}-of-00003.jsonl" for i in range(3)]
+    shards[0].parent.mkdir()
+    for file in shards[:2]:
+        write_jsonl(file, [pair(i) for i in range(6)])
+    with pytest.raises(UserError, match=r"2 of the 3 files of train are there; .*/train-00002-of-00003\.jsonl is not"):
+        load_dataset(local(tmp_path))
+    assert len(everything(load_dataset(local([str(file) for file in shards[:2]])))) == 12
+    shards[2].symlink_to("/nowhere")
+    with pytest.raises(UserError, match=r"train-00002-of-00003\.jsonl: no such file"):
+        load_dataset(local(tmp_path))
+
+
+def test_decimals_are_numbers(tmp_path):
+    rows = [pair(i) | {"margin": Decimal("1.25")} for i in range(4)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
+    assert {p.rating_margin for p in everything(load_dataset(local(tmp_path / "pairs.parquet")))} == {1.25}
+
+
+@pytest.mark.parametrize(("column", "way"), [("images", "only texts are read"), ("system", "write it into the prompt")])
+def test_the_remedy_for_a_column_fits_it(column, way):
+    with pytest.raises(BadRow, match=f"'{column}' would not be read; {way}"):
+        parse_row(pair(0) | {column: ["x"]})

@@ -4,10 +4,12 @@ import dataclasses
 import json
 import logging
 import os
+import pkgutil
 import random
 import signal
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -23,7 +25,7 @@ from rmbench.config import BenchmarkConfig
 from rmbench.errors import Stopped, UserError
 from rmbench.files import read_json, read_jsonl
 from rmbench.train import train
-from rmbench.training import ending
+from rmbench.training import ending, setup
 from rmbench.training.trainer import Trainer
 
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
@@ -125,6 +127,49 @@ def test_an_error_after_the_last_step_costs_no_step(small, tmp_path, monkeypatch
     assert_equal(tmp_path / "run", whole(config))
 
 
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+def killed_when(place, condition):
+    """The function of `place`, but for a call whose last argument is a path that `condition` is true of."""
+    module, _, name = place.rpartition(".")
+    real = getattr(pkgutil.resolve_name(module), name)
+
+    def call(*args, **options):
+        if condition(args[-1]):
+            raise Killed
+        return real(*args, **options)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("place", "at", "save_steps", "kept"),
+    [
+        ("rmbench.training.ending.write_json", None, 5, False),
+        ("rmbench.training.checkpoints.replace_folder", "checkpoint", 0, True),
+        ("rmbench.training.checkpoints.replace_folder", "checkpoint", 5, True),
+        ("rmbench.training.checkpoints.os.replace", "checkpoint", 0, True),
+        ("rmbench.train.run_benchmark", None, 5, True),
+    ],
+)
+def test_a_run_that_is_killed_once_its_weights_are_written_is_not_trained_again(
+    small, tmp_path, monkeypatch, whole, place, at, save_steps, kept
+):
+    config, folder = small(save_steps=save_steps), tmp_path / "run"
+    (folder / "checkpoint").mkdir(parents=True)  # of an earlier try, so that there are two renames
+    (folder / "checkpoint" / "old").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(place, killed_when(place, lambda last: at is None or Path(last).name == at))
+        with pytest.raises(Killed):
+            train(config, folder)
+    assert (folder / runs.TRAINED_FILE).exists() == kept
+    resumed(config, folder, monkeypatch)
+    assert_equal(folder, whole(config))
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != ".hydra"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_a_signal_during_the_export_waits_for_it(small, tmp_path, monkeypatch, whole, number):
     config = small()
@@ -199,6 +244,18 @@ def test_a_disk_that_stays_full_costs_nothing_that_was_there(small, tmp_path, mo
 def test_a_disk_too_small_for_the_weights_is_refused_before_the_first_step(train_config, tmp_path, monkeypatch):
     monkeypatch.setattr(ending.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match=r"need 0\.\d MB, this disk has 0\.0 MB free"):
+        train(train_config(), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_what_cannot_be_exported_is_refused_before_the_first_step(train_config, tmp_path, monkeypatch):
+    def with_odd_config(config, accelerator):
+        inputs = setup.prepare(config, accelerator)
+        inputs.model.network.config.odd = {1, 2}  # JSON has no sets
+        return inputs
+
+    monkeypatch.setattr("rmbench.train.prepare", with_odd_config)
+    with pytest.raises(UserError, match=r"could not be exported: .* TypeError: .*set is not JSON"):
         train(train_config(), tmp_path / "run")
     assert not (tmp_path / "run" / "config.yaml").exists()
 

@@ -104,6 +104,23 @@ def test_a_rank_that_is_no_number_is_one_message(monkeypatch, name):
     assert f"{name}=x in the environment" in said.output
 
 
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 in the environment without RANK and MASTER_ADDR"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2 in the environment without MASTER_ADDR"),
+        ({"WORLD_SIZE": "2", "RANK": "5", "MASTER_ADDR": "127.0.0.1"}, "ranks count from 0 to 1"),
+        ({"WORLD_SIZE": "1", "RANK": "0", "MASTER_PORT": "x"}, "MASTER_PORT=x in the environment"),
+    ],
+)
+def test_half_a_group_is_one_message(monkeypatch, variables, says):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    said = CliRunner().invoke(app, ["train", "training.max_steps=1"])
+    assert said.exit_code == 2, said.output
+    assert says in " ".join(said.output.split())
+
+
 ORPHAN = """
 import os, subprocess, sys, time
 from rmbench.commands import ranks

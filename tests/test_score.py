@@ -4,6 +4,7 @@ import datetime
 import io
 import itertools
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -34,6 +35,51 @@ def rows_of(path):
     rows = [row for _, row in read_rows(path)]
     assert rows
     return rows
+
+
+def with_template(checkpoint, folder, template):
+    """A copy of a checkpoint with another chat template."""
+    shutil.copytree(checkpoint, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return str(folder)
+
+
+def test_what_a_row_gives_to_the_template_is_used(checkpoint, tmp_path):
+    text = "{% if CONDITION %}{{ 'WORD ' }}{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
+    text = text.replace("WORD", WORDS[3])
+    asks, always, never = (
+        with_template(checkpoint, tmp_path / name, text.replace("CONDITION", condition))
+        for name, condition in (("asks", "loud or tools"), ("always", "true"), ("never", "false"))
+    )
+    row = {"prompt": WORDS[0], "response": WORDS[1]}
+    plain = write_jsonl(tmp_path / "plain.jsonl", [row])
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    given = [{"tools": [tool]}, {"chat_template_kwargs": {"loud": True}}, {"chat_template_kwargs": {"loud": False}}, {}]
+    mixed = write_jsonl(tmp_path / "mixed.jsonl", [row | more for more in given])
+    rewards = {}
+    for name, folder, source in (("asks", asks, mixed), ("always", always, plain), ("never", never, plain)):
+        run(folder, source, tmp_path / f"{name}.jsonl")
+        rewards[name] = [one["reward"] for one in rows_of(tmp_path / f"{name}.jsonl")]
+    loud, quiet = rewards["always"][0], rewards["never"][0]
+    assert loud != pytest.approx(quiet, abs=1e-4)
+    assert rewards["asks"] == pytest.approx([loud, loud, quiet, quiet], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [({"tools": "a hammer"}, "tools"), ({"system": "be brief"}, "system"), ({"chat_template_kwargs": [1]}, "kwargs")],
+)
+def test_what_would_not_be_read_is_refused_by_name(checkpoint, tmp_path, more, named):
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": WORDS[0], "response": WORDS[1]} | more])
+    with pytest.raises(UserError, match=named):
+        run(checkpoint, rows, tmp_path / "out.jsonl")
+
+
+def test_tools_without_a_place_in_the_template_are_refused(checkpoint, tmp_path):
+    row = {"prompt": WORDS[0], "response": WORDS[1], "tools": [{"type": "function", "function": {"name": "f"}}]}
+    bare = with_template(checkpoint, tmp_path / "bare", "{% for m in messages %}{{ m.content }}{% endfor %}")
+    with pytest.raises(UserError, match="no place for tools"):
+        run(bare, write_jsonl(tmp_path / "rows.jsonl", [row]), tmp_path / "out.jsonl")
 
 
 def test_every_form_of_a_row_has_the_same_reward(checkpoint, tmp_path):

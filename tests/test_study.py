@@ -19,6 +19,7 @@ from rmbench.diagnostics.closeness import likeness
 from rmbench.diagnostics.study import elasticity, pearson, spearman, study, variance_shares
 from rmbench.diagnostics.study_figures import paired, wilson
 from rmbench.errors import UserError
+from rmbench.files import flat as dotted
 from rmbench.files import read_json
 from rmbench.modeling.tiny import tiny_tokenizer
 from rmbench.train import train
@@ -64,6 +65,30 @@ def test_proportional_gradients_are_described_as_such():
     assert abs(found["why_close"]["edit_distance"]["value"]) < 0.15
     low, high = found["why_close"]["edit_distance"]["interval"]
     assert low < found["why_close"]["edit_distance"]["value"] < high
+
+
+def intervals(found):
+    """Path -> interval, of every estimate in a study."""
+    return {key: value for key, value in dotted(found).items() if key.endswith(".interval")}
+
+
+def test_pairs_of_one_prompt_are_drawn_together(monkeypatch):
+    monkeypatch.setattr("rmbench.diagnostics.study.RESAMPLES", 60)
+    once = {name: values[:40] for name, values in made(lambda d, rng: d * np.exp(rng.normal(size=N))).items()}
+    fourfold = {name: np.tile(values, 4) for name, values in once.items()}
+    prompts = list(range(40))
+    expected, found = intervals(study(once, 3)), intervals(study(fourfold, 3, prompts * 4))
+    names = [name for name in expected if name.rpartition(".")[0].endswith(("pearson", "spearman", "elasticity"))]
+    assert len(names) >= 3
+    for name in names:  # each draw is the same one, four times over
+        assert found[name] == pytest.approx(expected[name], abs=1e-9)
+    assert study(fourfold, 3, prompts * 4)["prompts"] == 40
+    as_single = intervals(study(fourfold, 3))
+    name = "correlation_of_distance_with_margin_gradient_norm.pearson.interval"
+    width, narrow = (high - low for low, high in (found[name], as_single[name]))
+    assert 0.3 < narrow / width < 0.8, "four times the pairs would halve it"
+    assert intervals(study(once, 3, list(range(40)))) == expected, "a prompt each changes nothing"
+    assert intervals(study(once, 3, [0] * 40))[name] == [None, None]
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import yaml
 
+from rmbench.config.suited import values
+from rmbench.files import flat
 from rmbench.paths import conf_dir
 
 
@@ -35,6 +37,18 @@ def groups(command: str) -> dict[str, Group]:
         for name, option in defaults.items()
         if not name.startswith("override ")
     }
+
+
+def bare_values(command: str) -> dict[str, object]:
+    """Dotted key -> value, that a command's default options set; what follows the model as for tiny."""
+    found: dict[str, object] = {}
+    for name, group in groups(command).items():
+        file = conf_dir() / name / f"{group.default}.yaml"
+        if file.is_file():
+            content = yaml.safe_load(file.read_text("utf-8")) or {}
+            found |= {f"{name}.{key}": value for key, value in flat(content).items() if key != "defaults"}
+    random = {f"training.{key}": f"{value:g}, as of backbone=tiny" for key, value in values("of/random").items()}
+    return found | {key: random[key] for key in random if key in found}
 
 
 def options(folder: Path) -> dict[str, str]:

@@ -32,7 +32,7 @@ from rmbench.commands.registry import command_of
 from rmbench.commands.runs import way_on
 from rmbench.commands.sweep import SweepCallback, finish, shown
 from rmbench.commands.workers import one_of_several, side_by_side
-from rmbench.config import Device, Strategy, TrainConfig
+from rmbench.config import Device, Strategy, TrainConfig, suited
 from rmbench.errors import RunFailed, Stopped, UserError, unwritable
 from rmbench.files import read_json
 
@@ -70,6 +70,8 @@ def _train_job(config: DictConfig, folder: Path) -> None:
         if at_once and built.gpu.strategy is Strategy.none and built.gpu.device is not Device.cpu:
             take_gpu()
         _quiet_unless_first()
+        if settings := suited.line(config):
+            log.info(settings)
         from rmbench.train import train
 
         if _in_sweep():

@@ -26,11 +26,13 @@ from rmbench.commands.compose import (
 )
 from rmbench.commands.forecast import forecast
 from rmbench.commands.jobs import accounted, followed, plain_job, train_job
+from rmbench.commands.kept import kept_settings
 from rmbench.commands.overrides import Repeated, key_of, quoted, read, repeated
 from rmbench.commands.recipes import with_recipe
 from rmbench.commands.registry import COMMANDS
 from rmbench.commands.side_by_side import at_once
 from rmbench.commands.unread import Asked, Reading, planned
+from rmbench.config import suited
 from rmbench.console import console
 from rmbench.errors import UserError
 from rmbench.foreign.hydra import call_main, flags_parser
@@ -99,8 +101,11 @@ def show(command: str, typed: list[str]) -> str:
     jobs = checked_jobs(request)
     fixed = fixed_overrides(request.overrides)
     config = without_hydra(composed(request.config, fixed, request.options.config_dir))
+    trains = request.config == "train"
     with mistakes_explained(request.config):
-        text = OmegaConf.to_yaml(config, resolve=request.options.resolve)
+        text = OmegaConf.to_yaml(suited.filled(config) if trains else config, resolve=request.options.resolve)
+    if trains and (line := suited.line(config)):
+        text = text.replace("\ntraining:\n", f"\ntraining:  # {line}\n")
     notes = [f"# {note}\n" for note in request.notes]
     if not request.multirun:
         return "".join([*notes, text])
@@ -152,6 +157,10 @@ def understood(command: str, typed: list[str]) -> Request:
     if any(o.startswith("hydra.launcher.n_jobs=") for o in overrides) and not any(map(_is_launcher, overrides)):
         overrides = ["hydra/launcher=parallel", *overrides]
     request.overrides = read(overrides, config, request.multirun)
+    kept = kept_settings(recipe.overrides, request.overrides, options.config_dir) if config == "train" else []
+    if kept:
+        request.overrides = read([*overrides, *kept], config, request.multirun)
+        request.notes.append(f"as the run had them: {', '.join(kept)}")
     return request
 
 

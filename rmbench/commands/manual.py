@@ -11,10 +11,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from rmbench.commands.catalog import Group, did_you_mean, groups
+from rmbench.commands.catalog import Group, bare_values, did_you_mean, groups
 from rmbench.commands.registry import COMMANDS
-from rmbench.config import SCHEMAS, keys
+from rmbench.config import SCHEMAS, keys, suited
 from rmbench.errors import UserError
+from rmbench.paths import conf_dir
 
 SPECIAL = {
     "FILE.yaml": "a recipe: keys and groups in a file; overrides on the line win",
@@ -33,6 +34,7 @@ FLAGS = {
 
 
 ALL = "all"
+BY_MODEL = "training=auto takes, by the model (of/random: backbone=tiny, as in a bare run)"
 MATTER = {  # of the commands with many keys; the others show those of their own
     "train": (
         "seed", "run_dir", "dataset.path", "dataset.max_length", "backbone.name_or_path", "backbone.lora.r",
@@ -71,6 +73,8 @@ def page(name: str, topics: Sequence[str] = ()) -> str:
         for topic in topics if ALL not in topics else ():
             if topic in groups(config):
                 _section(console, f"{topic}=OPTION (* = default)", _group_table({topic: groups(config)[topic]}))
+            if topic == "training":
+                _section(console, BY_MODEL, _rows(_by_model()))
             if topic in by_group:
                 _section(console, f"Keys: {topic}", _rows(by_group[topic]))
     return text.get()
@@ -87,7 +91,8 @@ def _short(console: Console, name: str) -> None:
         _section(console, "loss=NAME", _columns(_starred(found["loss"]), console.width - 4))
     own = [key for key in known if "." not in key]
     matter = [key for key in MATTER.get(config, own) if key in known]
-    _section(console, "Keys that matter most", _rows((key, _brief(known[key])) for key in matter))
+    follow = {f"training.{key}": " (auto: --help training)" for key in suited.KEYS}
+    _section(console, "Keys that matter most", _rows((key, _brief(known[key]) + follow.get(key, "")) for key in matter))
     shown = f"rmbench {name} --help GROUP shows a group's options and keys, --help {ALL} shows everything."
     console.print(Text(shown))
 
@@ -98,10 +103,20 @@ def _whole(console: Console, name: str) -> None:
     _section(console, "Examples", _rows(command.examples.items(), stacked=console.width < 100))
     _section(console, "Groups: NAME=OPTION (* = default)", _group_table(groups(command.config)))
     if command.config == "train":
+        _section(console, BY_MODEL, _rows(_by_model()))
         _section(console, "Special keys", _rows(SPECIAL.items()))
     for group, rows in _keys_by_group(command.config).items():
         _section(console, f"Keys: {group}", _rows(rows))
     _section(console, "Flags (passed on to Hydra)", _rows(FLAGS.items()))
+
+
+def _by_model() -> list[tuple[str, str]]:
+    """Each file that `training=auto` may take its values from; the first is what a bare `rmbench train` takes."""
+    names = sorted(file.stem for file in (conf_dir() / "training" / "of").glob("*.yaml"))
+    lines = {
+        name: ", ".join(f"{key} {value:g}" for key, value in suited.values(f"of/{name}").items()) for name in names
+    }
+    return [(f"of/{name}", lines[name]) for name in sorted(names, key=lambda name: name != "random")]
 
 
 def _starred(group: Group) -> list[str]:
@@ -166,7 +181,7 @@ def _group_table(shown: dict[str, Group]) -> Table:
 def _keys_by_group(config: str) -> dict[str, list[tuple[str, str]]]:
     """The keys below each group; those of the top come last, under the name `general`."""
     found: dict[str, list[tuple[str, str]]] = {}
-    for key, doc in keys(SCHEMAS[config]).items():
+    for key, doc in keys(SCHEMAS[config], options=bare_values(config)).items():
         name = key.partition(".")[0] if "." in key else "general"
         found.setdefault(name, []).append((key, doc))
     return found

@@ -36,15 +36,24 @@ def rank() -> int:
     """This process's place in its group; 0 outside one.
 
     Raises:
-        UserError: RANK, or another number that launchers set, is none.
+        UserError: RANK, or what else launchers set, is no number or does not make a group.
     """
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
         if not os.environ.get(name, "0").isdecimal():
             raise UserError(
                 f"{name}={os.environ[name]} in the environment: a launcher such as torchrun puts a number there.\n"
                 f"Without one: unset {name}"
             )
-    return int(os.environ.get("RANK", 0))
+    place, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    missing = [name for name in ("RANK", "MASTER_ADDR") if name not in os.environ]
+    if size > 1 and missing:
+        raise UserError(
+            f"WORLD_SIZE={size} in the environment without {' and '.join(missing)}: a launcher such as torchrun sets"
+            " all of them.\nWithout one: unset WORLD_SIZE"
+        )
+    if in_group() and place >= size:
+        raise UserError(f"RANK={place} and WORLD_SIZE={size} in the environment: ranks count from 0 to {size - 1}.")
+    return place
 
 
 def in_group() -> bool:

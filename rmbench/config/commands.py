@@ -46,7 +46,8 @@ class TrainConfig(Checked):
     sweep_dir: str = knob(MISSING, "the folder of a sweep's runs (rmbench sweep)")
 
     def check(self) -> None:
-        """Scoring a benchmark during training needs one."""
+        """A run is evaluated; scoring a benchmark during training needs one."""
+        _check_evaluated(self.dataset)
         if self.training.eval_benchmark_every and self.benchmark.name == "none":
             raise UserError("training.eval_benchmark_every scores a benchmark; choose one: benchmark=synthetic")
 
@@ -101,6 +102,11 @@ class ScoreConfig(Checked):
         _check_bits(self.bits)
 
 
+def _check_evaluated(dataset: DatasetConfig) -> None:
+    if dataset.eval_size == 0:
+        raise UserError("dataset.eval_size=0: evaluation pairs are needed here; only `rmbench inspect` does without.")
+
+
 def _check_bits(bits: int | None) -> None:
     if bits not in (None, 4, 8):
         raise UserError(f"bits={bits}: there are 4, 8 and null.")
@@ -129,6 +135,10 @@ class DiagnoseConfig(Checked):
     )
     seed: int = knob(0, "of a new head's initial weights and of the bootstrap", low=0, below=2**32)
     run_dir: str | None = knob(None, "where the study goes; null is RUN/diagnose/DATA or outputs/diagnose/MODEL/DATA")
+
+    def check(self) -> None:
+        """Held-out pairs are what is studied."""
+        _check_evaluated(self.dataset)
 
 
 @dataclass

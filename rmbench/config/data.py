@@ -107,8 +107,8 @@ class DatasetConfig(Checked):
     train_size: int | None = knob(None, "use this many training pairs, evenly spread; null is all", low=1)
     eval_size: int | None = knob(
         None,
-        "use this many evaluation pairs; null is all, or a tenth (at most 1,000) if held out",
-        low=1,
+        "use this many evaluation pairs; null is all, or a tenth (at most 1,000) if held out; 0 is for rmbench inspect",
+        low=0,
     )
     max_length: int | None = knob(None, "tokens of prompt and response; null is min(model's context, 2048)", low=8)
     length_policy: LengthPolicy = knob(LengthPolicy.truncate_prompt_left, "what happens to longer pairs")

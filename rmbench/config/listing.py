@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -13,15 +14,23 @@ from rmbench.config.names import NAMES
 from rmbench.knobs import Checked
 
 
-def keys(schema: type, prefix: str = "") -> dict[str, str]:
-    """Every dotted key below `schema` with its documentation, in the order of the fields."""
+def keys(schema: type, prefix: str = "", options: Mapping[str, object] | None = None) -> dict[str, str]:
+    """Every dotted key below `schema` with its documentation, in the order of the fields.
+
+    Args:
+        schema: a config's class.
+        prefix: of its keys.
+        options: dotted key -> value, of the options that are taken by default; they replace the fields' own.
+    """
+    given = options or {}
     found: dict[str, str] = {}
     for f in fields(schema):
         nested = _group(schema, f.name)
         if nested is not None:
-            found |= keys(nested, f"{prefix}{f.name}.")
+            found |= keys(nested, f"{prefix}{f.name}.", options)
         else:
-            default = "" if f.default in (NO_DEFAULT, MISSING) else f" (default: {_shown(f.default)})"
+            value = given.get(prefix + f.name, f.default)
+            default = "" if value in (NO_DEFAULT, MISSING) else f" (default: {_shown(value)})"
             found[prefix + f.name] = f.metadata["doc"] + default
     return found
 

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from rmbench.data.formats import read_template_kwargs
 from rmbench.data.messages import BadRow, Message, Row, read_side
 from rmbench.data.rowfiles import Placed, json_lines, read_rows
 from rmbench.errors import UserError
+from rmbench.files import Json
 
 LISTS = ("responses", "completions")
 STREAM = "-"
@@ -25,6 +27,7 @@ class Candidates:
     places: list[int] = field(default_factory=list)  # of each response: the row of the file
     gold: list[float] = field(default_factory=list)  # of each response, or empty
     rewards: dict[str, list[float]] = field(default_factory=dict)  # checkpoint -> of each response
+    template_kwargs: Json = field(default_factory=dict)  # as a `Pair` has them
 
 
 def read_candidates(source: str) -> tuple[list[Row], list[Candidates]]:
@@ -42,9 +45,10 @@ def read_candidates(source: str) -> tuple[list[Row], list[Candidates]]:
                 raise row
             prompt, responses = _prompt_and_responses(row)
             gold = _gold(row, len(responses))
+            given = read_template_kwargs(row, prompt)
         except BadRow as bad:
             raise UserError(f"{place}: {bad}.") from bad
-        candidates = prompts.setdefault(json.dumps(prompt), Candidates(prompt))
+        candidates = prompts.setdefault(json.dumps([prompt, given]), Candidates(prompt, template_kwargs=given))
         candidates.responses += responses
         candidates.places += [len(rows)] * len(responses)
         candidates.gold += gold

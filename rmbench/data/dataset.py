@@ -96,7 +96,9 @@ def _noisy(train: PairTable, config: DatasetConfig) -> tuple[PairTable, dict[str
 
 def _part(config: DatasetConfig) -> tuple[Split, Split]:
     """The two splits of one set, all training pairs, the evaluation pairs cut to their size."""
-    train, evaluation = _read(config)
+    train, evaluation = _read(replace(config, eval_size=1) if config.eval_size == 0 else config)
+    if config.eval_size == 0:
+        return train, Split(train.pairs.take(np.arange(0)), {}, train.origin)
     if evaluation is not None:
         evaluation.pairs = subsample(evaluation.pairs, config.eval_size, "eval_size")
         return train, evaluation
@@ -223,7 +225,10 @@ def hold_out(pairs: Pairs, size: int) -> tuple[Pairs, Pairs]:
     per_prompt = Counter(digests)
     order = sorted(per_prompt)
     if len(order) < 2:
-        raise UserError("All pairs have the same prompt, so none can be held out; give dataset.eval_path=FILE.")
+        raise UserError(
+            "All pairs have the same prompt, so none can be held out: dataset.eval_path=FILE names others."
+            "\n`rmbench inspect` reads these with dataset.eval_size=0."
+        )
     held: set[bytes] = set()
     n_held = 0
     for digest in order[: len(order) // 2]:

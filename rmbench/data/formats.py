@@ -23,6 +23,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import takewhile
 from typing import Any
 
@@ -38,7 +39,8 @@ RATINGS = (
 # Columns of rows with one response, or several, and of their ratings: see `rmbench.data.ranking`.
 ONE_RESPONSE, RESPONSES = ("completion", "response"), ("responses", "completions")
 ONE_RATING, RATED = ("score", "rating", "rank"), ("scores", "ratings", "ranks")
-_PART_OF_THE_PROMPT = ("system", "system_prompt", "history", "images", "image", "videos", "audios", "documents")
+_NO_TEXT = ("images", "image", "videos", "audios")
+_PART_OF_THE_PROMPT = ("system", "system_prompt", "history", "documents", *_NO_TEXT)
 _TEMPLATE = ("tools", "chat_template_kwargs")
 # What each cell of csv, which knows only text, is read as: a number, true or false, a list or an object.
 NUMBERS = {*ONE_RATING, *(column for columns in RATINGS for column in columns)}
@@ -227,7 +229,8 @@ def read_template_kwargs(row: Row, prompt: list[Message]) -> Json:
     """
     for column in _PART_OF_THE_PROMPT:
         if row.get(column) and not (column.startswith("system") and prompt[0]["role"] == "system"):
-            raise BadRow("unsupported_column", f"{column!r} would not be read; write it into the prompt's messages")
+            way = "only texts are read" if column in _NO_TEXT else "write it into the prompt's messages"
+            raise BadRow("unsupported_column", f"{column!r} would not be read; {way}")
     tools, more = (_unwritten(row.get(column)) for column in _TEMPLATE)
     if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise BadRow("unsupported_column", "'tools' is no list of objects, which is how templates take them")
@@ -287,7 +290,7 @@ def number(value: object, column: str) -> float:
     """
     if isinstance(value, BadRow):
         raise value
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         raise BadRow("bad_rating", f"{column} is {'null' if value is None else repr(value)[:40]}, not a number")
     try:
         return float(value)

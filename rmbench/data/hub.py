@@ -5,6 +5,7 @@ Left to themselves the Hub's clients retry an unreachable server for minutes and
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -20,6 +21,7 @@ from rmbench.foreign.datasets import go_offline
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3.0
+LFS_POINTER = b"version https://git-lfs"
 _UNREACHABLE = {
     "OfflineModeIsEnabled",
     "LocalEntryNotFoundError",
@@ -88,8 +90,11 @@ def explain(kind: str, name: str, error: BaseException, remedy: str) -> UserErro
     text = " ".join(str(e) for e in chain)
     detail = _first_line(error)
     instead = f"Or use local files: {remedy}"
-    if Path(name).expanduser().exists():
-        return UserError(f"{name}: cannot be read as a {kind}: {detail}")
+    place = Path(name).expanduser()
+    if place.exists():
+        if isinstance(error, KeyError):
+            detail = f"a file in it names {detail}, which the installed transformers does not know"
+        return UserError(f"{name}: cannot be read as a {kind}: {_broken_file(place) or detail}")
     if "GatedRepoError" in names or ("DatasetNotFoundError" in names and "gated" in text):
         return UserError(
             f"{kind} {name} is gated: its owner must grant access.\nAsk for it at {_page(kind, name)}, then log in "
@@ -110,6 +115,23 @@ def explain(kind: str, name: str, error: BaseException, remedy: str) -> UserErro
             f"(HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy). {instead}"
         )
     return UserError(f"{kind} {name} from {_endpoint()} cannot be used: {detail}\n{instead}")
+
+
+def _broken_file(folder: Path) -> str:
+    """The file of a local folder that is not what its name says; empty if none is, or it cannot be told."""
+    for file in sorted(folder.glob("*")) if folder.is_dir() else []:
+        try:
+            with file.open("rb") as stream:
+                start = stream.read(len(LFS_POINTER))
+            if start == LFS_POINTER:
+                return f"{file.name} only points to a file of Git LFS; fetch that one: git lfs pull"
+            if file.suffix == ".json" and not isinstance(json.loads(file.read_bytes()), dict):
+                return f"{file.name} holds no JSON object"
+        except ValueError as error:
+            return f"{file.name} is not a valid JSON file: {error}"
+        except OSError:
+            continue
+    return ""
 
 
 def _gateway(endpoint: str) -> tuple[str, int]:

@@ -42,10 +42,10 @@ def render(
     Raises:
         jinja2.TemplateError: the template refuses a conversation.
     """
-    if not any(template_kwargs) and not any(map(more_than_text, conversations)):
-        return list(tokenizer.apply_chat_template(list(conversations), tokenize=False))
     given = template_kwargs or [{}] * len(conversations)
     try:
+        if not any(template_kwargs) and not any(map(more_than_text, conversations)):
+            return list(tokenizer.apply_chat_template(list(conversations), tokenize=False))
         return [
             str(tokenizer.apply_chat_template(conversation, tokenize=False, **kwargs))
             for conversation, kwargs in zip(conversations, given, strict=True)
@@ -53,7 +53,7 @@ def render(
     except jinja2.TemplateError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # a field or a tool of another form than the template reads
+        # the template's own fault, or a field or a tool of another form than it reads
         raise jinja2.TemplateRuntimeError(f"{type(error).__name__}: {error}") from error
 
 

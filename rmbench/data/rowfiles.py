@@ -12,6 +12,7 @@ from typing import IO
 
 from rmbench.data.arrowfiles import arrow_rows, read_arrow, read_parquet
 from rmbench.data.csvfiles import csv_rows
+from rmbench.data.hub import LFS_POINTER
 from rmbench.data.messages import BadRow, Row
 from rmbench.errors import UserError
 from rmbench.files import Json
@@ -83,7 +84,7 @@ def _refuse_other_content(path: Path, kind: str) -> None:
     """Name what a file holds where its name suggests something else."""
     with _open(path) as file:
         start = file.read(256)
-    if start.startswith(b"version https://git-lfs"):
+    if start.startswith(LFS_POINTER):
         raise UserError(f"{path} only points to a file of Git LFS; fetch that one: git lfs pull")
     for magic, (what, name) in _MAGIC.items():
         if start.startswith(magic) and kind != f".{what.lower()}":

@@ -21,6 +21,7 @@ from rmbench.errors import UserError
 
 EVAL_NAMES = ("validation", "valid", "val", "dev", "eval", "test")
 _SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}")
+_SHARD_OF = re.compile(r"(.+?)-(\d{5})-of-(\d{5})(.*)")  # name, number, how many, ending
 _WORDS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
@@ -116,15 +117,11 @@ def _plain_files(path: str) -> list[Path]:
 
 
 def _of_folder(folder: Path, subset: str | None) -> Splits:
-    if (folder / "state.json").is_file():
-        state = _json(folder / "state.json")
-        return {state.get("_split") or "": [folder / _inside(one["filename"], folder) for one in state["_data_files"]]}
-    if (folder / "dataset_dict.json").is_file():
-        names = _json(folder / "dataset_dict.json")["splits"]
-        return {name: files for name in names for files in _of_folder(folder / _inside(name, folder), None).values()}
+    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        return _saved(folder)
     stated = _stated_in_readme(folder, subset)
     if stated is not None:
-        return stated
+        return _with_all_shards(stated, folder)
     root = folder
     if subset is not None:
         roots = [place for place in (folder / subset, folder / "data" / subset) if place.is_dir()]
@@ -134,12 +131,50 @@ def _of_folder(folder: Path, subset: str | None) -> Splits:
         root = roots[0]
     files = [
         file for file in sorted(root.rglob("*"))
-        if file.is_file() and kind_of(file) is not None and file.name not in _NOT_ROWS
+        if (file.is_file() or _dangling(file)) and kind_of(file) is not None and file.name not in _NOT_ROWS
         and not any(part.startswith(".") for part in file.relative_to(root).parts)
     ]  # fmt: skip
     if not files:
         raise UserError(f"{folder}: no file of rows in this folder (jsonl, json, csv, tsv, parquet, arrow).")
-    return _by_name(files, root)
+    return _with_all_shards(_by_name(files, root), folder)
+
+
+def _dangling(file: Path) -> bool:
+    """A link to nowhere, as a cache leaves it whose file was removed: reading it says so."""
+    return file.is_symlink() and not file.exists()
+
+
+def _saved(folder: Path) -> Splits:
+    """Of `save_to_disk`: one split, or a folder for each."""
+    one = folder / "state.json"
+    file = one if one.is_file() else folder / "dataset_dict.json"
+    content = _json(file)
+    try:
+        if file == one:
+            names = [_inside(entry["filename"], folder) for entry in content["_data_files"]]
+            return {content.get("_split") or "": [folder / name for name in names]}
+        folders = {name: folder / _inside(name, folder) for name in content["splits"]}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{file} does not name the folder's files as save_to_disk does.") from error
+    return {name: files for name, place in folders.items() for files in _of_folder(place, None).values()}
+
+
+def _with_all_shards(splits: Splits, folder: Path) -> Splits:
+    """The same; a clone of which a part did not arrive is not read as if it were the whole."""
+    for split, files in splits.items():
+        there: dict[tuple[Path, str, str, str], set[int]] = {}
+        for file in files:
+            if found := _SHARD_OF.fullmatch(file.name):
+                there.setdefault((file.parent, found[1], found[3], found[4]), set()).add(int(found[2]))
+        for (place, name, total, ending), numbers in there.items():
+            missing = sorted(set(range(int(total))) - numbers)
+            if missing:
+                first = place / f"{name}-{missing[0]:05d}-of-{total}{ending}"
+                raise UserError(
+                    f"{folder}: {len(numbers)} of the {int(total)} files of {split or name} are there; {first} is not."
+                    "\nFetch what is missing, or name the files that are meant: dataset.path=[FILE,FILE]."
+                )
+    return splits
 
 
 def _inside(name: str, folder: Path) -> str:

@@ -6,7 +6,7 @@ k = ||grad(r_w - r_l)|| / ||h_w - h_l|| is 1 for only the head and sqrt(1 + (L |
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy.stats import rankdata
@@ -17,19 +17,21 @@ from rmbench.files import Json
 Columns = dict[str, np.ndarray]
 
 RESAMPLES = 1000
+FEWEST_PROMPTS = 3  # below that resampling says nothing
 ERROR_BINS = 5
 PAPER_CORRELATION = 0.928  # of distance with ||grad(r_w - r_l)||, appendix C
 NORMS = ("head_bt", "head_normbt", "backbone_bt", "backbone_normbt", "all_bt", "all_normbt")
 REASONS = ("token_overlap", "edit_distance", "length_difference", "shared_prefix")
 
 
-def study(columns: Columns, seed: int = 0) -> Json:
-    """All of the below, as one tree of numbers; an interval is 95 %, percentile bootstrap over pairs.
+def study(columns: Columns, seed: int = 0, prompts: Sequence[object] | None = None) -> Json:
+    """All of the below, as one tree of numbers; an interval is 95 %, percentile bootstrap over prompts.
 
     Args:
         columns: `(pairs,)` each: margin, prediction_error, distance, margin_gradient_norm (||grad(r_w - r_l)|| over
             all trained parameters), section, and those of `REASONS`.
         seed: of the bootstrap.
+        prompts: what tells each pair's prompt from others; pairs of one are drawn together. None: each has its own.
 
     Pairs without a distance or a gradient (both sides equal to the model) are counted and left out.
 
@@ -42,8 +44,11 @@ def study(columns: Columns, seed: int = 0) -> Json:
     if n < 3:
         raise UserError(f"{n} of {len(usable)} pairs have a distance and a gradient; a study needs at least 3.")
     kept |= norms_by_loss(kept)
+    names = [prompt for prompt, use in zip(prompts, usable, strict=True) if use] if prompts is not None else range(n)
+    clusters = _clusters(names)
     found: Json = {
         "pairs": n,
+        "prompts": len(clusters),
         "without_gradient": int((~usable).sum()),
         "accuracy": float((columns["margin"] > 0).mean()),
         "paper_correlation": PAPER_CORRELATION,
@@ -51,7 +56,7 @@ def study(columns: Columns, seed: int = 0) -> Json:
         "by_error_bin": by_error_bin(kept),
         "sections": by_section(kept),
     }
-    for path, estimate in _estimates(kept, seed).items():
+    for path, estimate in _estimates(kept, clusters, seed).items():
         *nodes, leaf = path
         place = found
         for node in nodes:
@@ -60,18 +65,28 @@ def study(columns: Columns, seed: int = 0) -> Json:
     return found
 
 
-def _estimates(columns: Columns, seed: int) -> dict[tuple[str, ...], Json]:
-    """Each of `_statistics`: its value, and its interval over resampled pairs."""
+def _clusters(names: Iterable[object]) -> list[np.ndarray]:
+    """The places of equal names, each name's together, in the order in which they first come."""
+    found: dict[object, list[int]] = {}
+    for place, name in enumerate(names):
+        found.setdefault(name, []).append(place)
+    return [np.array(places) for places in found.values()]
+
+
+def _estimates(columns: Columns, clusters: list[np.ndarray], seed: int) -> dict[tuple[str, ...], Json]:
+    """Each of `_statistics`: its value, and its interval over resampled clusters of pairs."""
     numeric = {name: values for name, values in columns.items() if values.dtype.kind == "f"}
     numeric |= {_ratio(norm): columns[norm] / columns["prediction_error"] for norm in NORMS}
     # Ranks need no sorting in a resample where values are counted from 0 on in the order of their sizes.
     numeric |= {_places(name): np.unique(values, return_inverse=True)[1] for name, values in numeric.items()}
-    n = len(columns["distance"])
+    n = len(clusters)
     draws = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
-    resampled = [_statistics({name: values[draw] for name, values in numeric.items()}) for draw in draws]
+    drawn = (np.concatenate([clusters[i] for i in draw]) for draw in draws)
+    resampled = [_statistics({name: values[places] for name, values in numeric.items()}) for places in drawn]
     found = {}
     for path, value in _statistics(numeric).items():
-        finite = np.array([each[path] for each in resampled if np.isfinite(each[path])])
+        enough = resampled if n >= FEWEST_PROMPTS else []
+        finite = np.array([each[path] for each in enough if np.isfinite(each[path])])
         low, high = np.percentile(finite, [2.5, 97.5]) if len(finite) else (float("nan"),) * 2
         found[path] = {"value": none_if_nan(value), "interval": [none_if_nan(low), none_if_nan(high)]}
     return found

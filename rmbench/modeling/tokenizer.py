@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import jinja2
 import torch
 from torch import nn
 
 from rmbench.config import BackboneConfig
 from rmbench.data import hub
 from rmbench.data.protocols import Tokenizer
+from rmbench.data.rendering import render
 from rmbench.data.text import DEFAULT_TEMPLATE
 from rmbench.errors import UserError
 from rmbench.files import Json
@@ -111,6 +113,27 @@ def _adds_bos_alone(tokenizer: Tokenizer) -> bool:
     return bool(len(ids) > 1 and ids[0] == tokenizer.bos_token_id and ids[-1] not in tokenizer.all_special_ids)
 
 
+def _refuse_unusable(tokenizer: Tokenizer) -> None:
+    """What would make all responses to a prompt equal, or end in a library's traceback.
+
+    Raises:
+        UserError: the chat template writes no responses, or the length limit is no number.
+    """
+    name, limit = getattr(tokenizer, "name_or_path", "the tokenizer"), tokenizer.model_max_length
+    if not isinstance(limit, (int, float)):
+        raise UserError(f"{name}: model_max_length in tokenizer_config.json is {limit!r}; a number belongs there.")
+    prompt = {"role": "user", "content": "a?"}
+    try:
+        yes, no = render([[prompt, {"role": "assistant", "content": text}] for text in ("b", "c")], tokenizer)
+    except jinja2.TemplateError:  # of a conversation that is read it will be said
+        return
+    if yes == no:
+        raise UserError(
+            f"{name}: its chat template writes no responses, so all rewards of a prompt would be equal.\n"
+            "Correct chat_template.jinja (or chat_template in tokenizer_config.json), or remove it: rmbench has one."
+        )
+
+
 def _rows(network: Any) -> int:
     return int(network.get_input_embeddings().num_embeddings)
 
@@ -123,6 +146,7 @@ def _complete_text(tokenizer: Tokenizer, pad_id: int | None = None) -> None:
     if tokenizer.chat_template is None:
         tokenizer.chat_template = ("{{ bos_token }}" if _adds_bos_alone(tokenizer) else "") + DEFAULT_TEMPLATE
         logger.info("the tokenizer brings no chat template; rmbench's own is used and saved with the checkpoint")
+    _refuse_unusable(tokenizer)
     tokenizer.padding_side = "right"
     if pad_id is not None:
         if tokenizer.pad_token_id != pad_id:

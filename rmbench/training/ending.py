@@ -1,18 +1,21 @@
-"""From the last step to a folder that holds all that was learnt: RUN/checkpoint, then RUN/trained.json.
+"""From the last step to a folder that holds all that was learnt: RUN/.checkpoint.new, RUN/trained.json, RUN/checkpoint.
 
 trained.json says that no step has to be done again. It holds what training alone knows of metrics.json, and checksums
-of the weights; it goes when metrics.json is there. A run that is stopped in between evaluates these weights.
+of the weights; it goes when metrics.json is there. It is written as soon as the weights are, before they have their
+final name: a run that is killed from then on gives them that name and evaluates them.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
+from rmbench.data.protocols import Tokenizer
 from rmbench.errors import UserError
 from rmbench.files import Json, read_json, write_json
 from rmbench.modeling.loading import load_reward_model
@@ -24,6 +27,7 @@ from rmbench.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
+NEW = ".checkpoint.new"  # whole, but for its name
 MODEL_CARD = "README.md"  # written once the numbers are known
 RETRY_SECONDS = 10.0
 PATIENCE_SECONDS = 600.0  # for somebody to make room on a full disk
@@ -44,6 +48,27 @@ def refuse_full_disk(run: Run, model: RewardModel) -> None:
         )
 
 
+def refuse_what_cannot_be_exported(model: RewardModel, tokenizer: Tokenizer) -> None:
+    """Write what the export writes beside the weights, so that it does not fail after the last step.
+
+    The names of adapters' weights are tried where those are added.
+
+    Raises:
+        UserError: config or tokenizer cannot be saved.
+    """
+    with tempfile.TemporaryDirectory(prefix="rmbench-") as folder:
+        try:
+            model.network.config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        except OSError:  # of this disk, not of the model
+            return
+        except Exception as error:  # whatever a class of others does
+            what = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise UserError(
+                f"The trained model could not be exported: its config or tokenizer fails with {what}"
+            ) from error
+
+
 def keep(run: Run, trainer: Trainer, best: Path | None, results: Json) -> None:
     """Put the last model, or `best`, into RUN/checkpoint and say in trained.json that training is over.
 
@@ -58,22 +83,23 @@ def keep(run: Run, trainer: Trainer, best: Path | None, results: Json) -> None:
     Raises:
         OSError: there was no room; what the folder held before is as it was.
     """
-    folder = run.folder / "checkpoint"
+    folder, new = run.folder / "checkpoint", run.folder / NEW
 
     def put() -> None:
-        """Weights first; the file that vouches for them afterwards."""
+        """Weights first; the file that vouches for them; then their name."""
         if best is None:
-            trainer.export(folder)
+            trainer.export(new)
         elif run.is_main:
-            checkpoints.copy_folder(best, folder)
+            checkpoints.copy_folder(best, new)
         if run.is_main:
-            sums = {name: sum_ for name, sum_ in checkpoints.checksums(folder).items() if name != MODEL_CARD}
-            write_json(run.folder / TRAINED_FILE, {"results": results, "checksums": sums})
+            write_json(run.folder / TRAINED_FILE, {"results": results, "checksums": _checksums(new)})
+            checkpoints.replace_folder(new, folder)
 
     gives_up = time.monotonic() + PATIENCE_SECONDS
     while (fault := checkpoints.fault_of_any_rank(put)) is not None:
         if run.is_main:
-            shutil.rmtree(folder.with_name(f".{folder.name}.partial"), ignore_errors=True)
+            for unfinished in (new, new.with_name(f".{NEW}.partial")):
+                shutil.rmtree(unfinished, ignore_errors=True)
             logger.error("%s: the trained weights are not written: %s. Make room; this waits for it.", folder, fault)
         # Both answers are the same on all ranks, so that they leave the loop together.
         if trainer.heard() or broadcast_object_list([time.monotonic() > gives_up])[0]:
@@ -117,13 +143,20 @@ def _read(folder: Path) -> Json | None:
         return None
     if stored is None:
         return None
-    found = checkpoints.checksums(folder / "checkpoint")
+    if (folder / NEW).is_dir() and _checksums(folder / NEW) == stored["checksums"]:  # killed before it had its name
+        checkpoints.replace_folder(folder / NEW, folder / "checkpoint")
+    found = _checksums(folder / "checkpoint")
     changed = [name for name, sum_ in stored["checksums"].items() if found.get(name) != sum_]
     if changed:
         logger.warning("%s/checkpoint is damaged (%s changed); it is made again", folder, ", ".join(changed))
         return None
     results: Json = stored["results"]
     return results
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """Of what training left in the folder."""
+    return {name: sum_ for name, sum_ in checkpoints.checksums(folder).items() if name != MODEL_CARD}
 
 
 def _take_weights(run: Run, model: RewardModel) -> None:
