@@ -14,6 +14,8 @@ from rmbench.reporting.collect import Group, Run, columns, compared_overrides, p
 from rmbench.reporting.paper import HEADER, HOW_PUBLISHED, beside_published
 from rmbench.reporting.verdicts import Verdict, headlines
 
+NAME_WIDTH = 24  # of a run's name in a table on a narrow terminal, before it is folded
+
 
 def as_csv(found: Sequence[Run]) -> str:
     """One line per run: folder, state, seed, what is compared, every number."""
@@ -101,7 +103,8 @@ def show(
         header, rows = rows_of(found, groups, name)
         table = Table(title=name)
         for i, column in enumerate(header):
-            table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+            whole = min(NAME_WIDTH, max(len(row[0]) for row in rows)) if i == 0 else None
+            table.add_column(column, justify="right" if i else "left", overflow="fold", min_width=whole)
         for row in rows:
             table.add_row(*row)
         terminal.print(table)
