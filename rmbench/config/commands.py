@@ -19,12 +19,12 @@ from rmbench.config.running import (
     TrackingConfig,
     TrainingConfig,
 )
+from rmbench.config.scoring import PolicyConfig, ScoredModelConfig
 from rmbench.errors import UserError
 from rmbench.knobs import Checked, knob
 
 # What several commands share, defined once.
 LAYOUT = "shared (each prompt computed once), padded, or what the backbone allows"
-BITS = "load in 8 or 4 bits through bitsandbytes; scores change; null is float32"
 
 
 @dataclass
@@ -52,29 +52,24 @@ class TrainConfig(Checked):
 
 
 @dataclass
-class EvalConfig(Checked):
+class EvalConfig(ScoredModelConfig):
     """`rmbench eval`."""
 
     benchmark: BenchmarkConfig = MISSING
     gpu: GpuConfig = MISSING
     layout: LayoutName = knob(LayoutName.auto, LAYOUT)
-    checkpoint: str | None = knob(None, "run folder, its checkpoint, any local folder or Hub id; null: newest run")
+    checkpoint: str | None = knob(
+        None, "run folder, its checkpoint, any local folder or Hub id, a server's address; null: newest run"
+    )
     scores: str | None = knob(None, "a scores.jsonl: form its numbers without the model")
     compat: Compat = knob(
         Compat.none, "rewardbench: its text path (doubled BOS masked, its pooling), an absent section counts 0"
     )
-    bits: int | None = knob(None, BITS)
-    revision: str | None = knob(None, "branch, tag or commit of a checkpoint on the Hub")
-    trust_remote_code: bool = knob(False, "run Python code that comes with the model")
     run_dir: str | None = knob(None, "where the scores go; null is RUN/eval/BENCHMARK")
-
-    def check(self) -> None:
-        """bitsandbytes knows two widths."""
-        _check_bits(self.bits)
 
 
 @dataclass
-class ScoringConfig(Checked):
+class ScoringConfig(PolicyConfig):
     """What `rmbench score` reads and writes."""
 
     prefix: ClassVar[str] = "score."
@@ -85,25 +80,15 @@ class ScoringConfig(Checked):
 
 
 @dataclass
-class ScoreConfig(Checked):
+class ScoreConfig(ScoredModelConfig):
     """`rmbench score`."""
 
     gpu: GpuConfig = MISSING
     score: ScoringConfig = field(default_factory=ScoringConfig)
     layout: LayoutName = knob(LayoutName.auto, LAYOUT)
-    checkpoint: Any = knob(None, "run folder, any local folder or Hub id, or a list [A,B] of them; null: newest run")
-    revision: str | None = knob(None, "branch, tag or commit of a checkpoint on the Hub")
-    trust_remote_code: bool = knob(False, "run Python code that comes with the model")
-    bits: int | None = knob(None, BITS)
-
-    def check(self) -> None:
-        """bitsandbytes knows two widths."""
-        _check_bits(self.bits)
-
-
-def _check_bits(bits: int | None) -> None:
-    if bits not in (None, 4, 8):
-        raise UserError(f"bits={bits}: there are 4, 8 and null.")
+    checkpoint: Any = knob(
+        None, "run folder, any local folder or Hub id, a server's address, or a list [A,B] of them; null: newest run"
+    )
 
 
 @dataclass

@@ -39,7 +39,7 @@ ASSUMPTIONS = (
     Assumption(
         "pad side",
         "padding on the right, and nothing attends to it, so that a pooled position does not depend on the pad id",
-        "modeling/tokenizer.py:_complete_text",
+        "modeling/tokenizer.py:complete_text",
         "the tokenizer's padding side is set to right; RewardBench's own rows are `layout.py`'s AsRewardBench",
     ),
     Assumption(

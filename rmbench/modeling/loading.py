@@ -17,7 +17,7 @@ from rmbench.data import hub
 from rmbench.data.protocols import Tokenizer
 from rmbench.errors import UserError
 from rmbench.files import Json, write_text
-from rmbench.modeling import heads, lora
+from rmbench.modeling import heads, lora, value_heads
 from rmbench.modeling.model import RewardModel, head_of
 from rmbench.modeling.reading import how_it_reads, refuse_unknown_tokens, report
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
@@ -91,22 +91,38 @@ def load_reward_model(
     """
     source = Source(name_or_path, revision, trust_remote_code, attention, bits, trained=True)
     weights, tokenizer = _load(source)
+    value = None if weights.reads_last else value_heads.find_value_head(source.name, weights, revision)
+    if value is not None:
+        weights = value_heads.adopt(weights, value)
     if weights.new_head:
-        value = value_head(name_or_path, weights, revision)
-        there = f"; its value head ({value}) is not read: transformers' class has no place for it" if value else ""
         raise UserError(
-            f"{name_or_path} holds no trained reward head"
-            f" (its weights have no {_head_weight(weights.network)}{there}).\n"
-            f"Train one first: rmbench train backbone.name_or_path={name_or_path}"
+            f"{name_or_path} holds no trained reward head (its weights have no {_head_weight(weights.network)}).\n"
+            f"A policy trained by DPO: add reference=MODEL (or reference=none). A language model: train one first:"
+            f" rmbench train backbone.name_or_path={name_or_path}"
         )
     head_of(weights.network)
     stated = stated_pad_id(tokenizer, weights.network.config)
     own_template = tokenizer.chat_template is not None
     complete_tokenizer(tokenizer, weights.network, keep_pad=True)
     model = RewardModel(weights.network)
-    model.stated_pad_id = stated
+    model.stated_pad_id, model.reads_last = stated, weights.reads_last
     model.assumed = weights.facts() | how_it_reads(model, tokenizer, own_template)
     report(name_or_path, model.assumed)
+    return model, tokenizer
+
+
+def load_language_model(source: Source) -> tuple[RewardModel, Tokenizer]:
+    """A decoder that was trained to write text, with its tokenizer; the head of its reward model means nothing.
+
+    Raises:
+        UserError: nothing can be loaded from there.
+    """
+    weights, tokenizer = _load(source, num_labels=1)
+    own_template = tokenizer.chat_template is not None
+    complete_tokenizer(tokenizer, weights.network, keep_pad=True)
+    model = RewardModel(weights.network)
+    model.reads_last = True  # the end of a response is part of it
+    model.assumed = {k: v for k, v in how_it_reads(model, tokenizer, own_template).items() if k != "pooling"}
     return model, tokenizer
 
 
@@ -174,6 +190,7 @@ class Source:
     attention: str | None  # None: what transformers picks
     bits: int | None = None  # how a backbone that stays frozen is kept; None is float32
     trained: bool = False  # a checkpoint was named, not a backbone
+    for_text: bool = False  # a language model: no head of ours is needed
 
 
 def _load(source: Source, num_labels: int | None = None) -> tuple[Weights, Tokenizer]:
@@ -213,6 +230,14 @@ def _with_adapter(source: Source, adapter: lora.Adapter) -> tuple[Weights, Token
         raise _not_loaded(source, error) from error
     if len(tokenizer) > network.get_input_embeddings().num_embeddings:
         network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if source.for_text:
+        return replace(weights, network=lora.merged(network, adapter, None)), tokenizer
+    value = value_heads.of_adapter(adapter.folder)
+    if value is None and weights.new_head:  # that of the base, if it has one
+        value = value_heads.find_value_head(adapter.base, weights, adapter.base_revision)
+    if value is not None:
+        merged = lora.merged(network, adapter, None)
+        return value_heads.adopt(replace(weights, network=merged), value), tokenizer
     merged = lora.merged(network, adapter, _head_weight(network))
     head = f"kept: {_head_weight(merged)} of the adapter"
     return replace(weights, network=merged, new_head=False, head=head), tokenizer

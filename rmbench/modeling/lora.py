@@ -266,8 +266,13 @@ def own_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> A
     return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
 
 
-def merged(network: Any, adapter: Adapter, head: str) -> Any:
+def merged(network: Any, adapter: Adapter, head: str | None) -> Any:
     """`network`, the adapter's base, with the adapter's changes in its weights and the adapter's trained head.
+
+    Args:
+        network: as the adapter's base is loaded here, whatever class the adapter was trained under.
+        adapter: what `find_adapter` found.
+        head: name of the head's weight, which the adapter must bring; None where the head comes from elsewhere.
 
     Raises:
         UserError: the adapter does not fit the network, or brings no weight named `head`.
@@ -277,11 +282,17 @@ def merged(network: Any, adapter: Adapter, head: str) -> Any:
 
     with safe_open(adapter.folder / ADAPTER_WEIGHTS, framework="pt") as weights:
         names = list(weights.keys())
-    if not any(name.endswith(f".{head}") for name in names):
-        raise UserError(f"{adapter.folder}: the adapter brings no trained head ({head}); it is no reward model's.")
+    if head is not None and not any(name.endswith(f".{head}") for name in names):
+        raise UserError(
+            f"{adapter.folder}: the adapter brings no trained head ({head}); it is no reward model's."
+            " Of a policy trained by DPO: reference=MODEL."
+        )
     try:
         with _quiet_peft():
-            return peft.PeftModel.from_pretrained(network, str(adapter.folder)).merge_and_unload()
+            settings = peft.PeftConfig.from_pretrained(str(adapter.folder))
+            if head is None:
+                settings.task_type = None  # of a language model, whose methods this network does not have
+            return peft.PeftModel.from_pretrained(network, str(adapter.folder), config=settings).merge_and_unload()
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{adapter.folder}: the adapter does not fit {adapter.base}: {reason}") from error
