@@ -323,7 +323,7 @@ def test_the_command_scores_a_policy_and_compares(tmp_path, monkeypatch):
     written = json.loads((tmp_path / "out.jsonl").read_text())["rewards"]
     kept = [row.scores[0] for row in read_scores(tmp_path / "dpo" / "scores.jsonl")]
     torch.testing.assert_close(written, kept, rtol=1e-5, atol=1e-5)
-    assert compare(["dpo", "free"]) is not None
+    assert compare("dpo", "free")["pairs"]["numbers"]["score"]["difference"] is not None
 
 
 def test_own_code_is_evaluated_without_distances(tmp_path, monkeypatch):
