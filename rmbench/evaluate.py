@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from rmbench import runs
+from rmbench import card_results, runs
 from rmbench.benchmarks import rewardbench_files, suite
 from rmbench.benchmarks.formula import results as form_results
 from rmbench.benchmarks.registry import find
@@ -26,9 +26,8 @@ from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.kinds import Asked, load_scoring_model
 from rmbench.modeling.lora import ADAPTER_CONFIG
 from rmbench.modeling.model import RewardModel, compile_backbone
-from rmbench.modeling.other_models import budget_of, network_of
+from rmbench.modeling.other_models import budget_of, use_threads_for
 from rmbench.modeling.server import is_address
-from rmbench.modeling.threads import use_threads
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ def _scorer(config: EvalConfig, checkpoint: str) -> tuple[Scorer, Tokenizer]:
     """The model where it scores, and its tokenizer."""
     accelerator = make_accelerator(config.gpu)
     model, tokenizer = load_scoring_model(Asked(checkpoint, config, config.gpu.attention))
-    use_threads(config.gpu.threads, network_of(model), accelerator.device)
+    use_threads_for(config.gpu.threads, model, accelerator.device)
     model.to(accelerator.device)
     if config.gpu.compile and isinstance(model, RewardModel):
         compile_backbone(model)
@@ -80,9 +79,20 @@ def _scored(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: str) -
         checkpoint: as it was named.
     """
     results = run_benchmark(prepared, scorer, folder, checkpoint)
+    if scorer.accelerator.is_main_process:
+        _record_in_card(prepared, scorer, checkpoint, results)
     if scorer.accelerator.is_main_process and prepared.benchmark.name in rewardbench_files.WRITERS:
         rewardbench_files.write(folder / "rewardbench", checkpoint, prepared, read_scores(folder / "scores.jsonl"))
     return results
+
+
+def _record_in_card(prepared: Prepared, scorer: Scorer, checkpoint: str, results: Json) -> None:
+    """The numbers of a local reward model, in rmbench's own text path, go into its card."""
+    if prepared.compat or not isinstance(scorer.model, RewardModel) or not hub.is_local(checkpoint):
+        return
+    folder = Path(checkpoint).expanduser()
+    if card_results.record(folder, prepared.benchmark, results):
+        logger.info("added to the model card, %s", folder / card_results.CARD)
 
 
 def evaluate_suite(config: EvalConfig) -> Json:

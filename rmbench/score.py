@@ -26,10 +26,9 @@ from rmbench.evaluate import find_checkpoint
 from rmbench.files import Json, refuse_unwritable, write_json
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.kinds import Asked, load_scoring_model
-from rmbench.modeling.other_models import budget_of, context_config, layout_of, network_of
+from rmbench.modeling.other_models import budget_of, context_config, layout_of, use_threads_for
 from rmbench.modeling.scoring import ForwardPasses, score_items
 from rmbench.modeling.server import is_address
-from rmbench.modeling.threads import use_threads
 from rmbench.statistics.best_of_n import curve
 
 logger = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ def rewards_of(config: ScoreConfig, checkpoint: str, prompts: list[Candidates]) 
     """Each prompt's rewards, in the order of its responses."""
     accelerator = make_accelerator(config.gpu)
     model, tokenizer = load_scoring_model(Asked(checkpoint, config, config.gpu.attention))
-    use_threads(config.gpu.threads, network_of(model), accelerator.device)
+    use_threads_for(config.gpu.threads, model, accelerator.device)
     model.to(accelerator.device)
     max_length = resolve_max_length(config.score.max_length, tokenizer, context_config(model), "score.max_length")
     items = [Item(f"{i}", "", p.prompt, p.responses) for i, p in enumerate(prompts)]

@@ -20,6 +20,7 @@ from rmbench.modeling.layout import BatchInputs, Layout, Padded
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.model import RewardModel, described, fingerprint
 from rmbench.modeling.output import Readings
+from rmbench.modeling.threads import use_threads
 
 
 class OtherModel(nn.Module, ABC):
@@ -28,6 +29,7 @@ class OtherModel(nn.Module, ABC):
     attention = "its own"
     budget: int | None = None  # cost of a forward pass in the units of its layout; None: tokens, as memory allows
     config: Any  # of transformers, for the length of its context
+    computing: Any = None  # the network of transformers that computes here; None: elsewhere
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,9 +91,11 @@ def single_layout(model: ScoringModel) -> Layout:
     return model.one_by_one() if isinstance(model, OtherModel) else Padded(model.pad_id, model.unread_id)
 
 
-def network_of(model: ScoringModel) -> nn.Module:
-    """What computes: its size decides how many threads it is worth."""
-    return model if isinstance(model, OtherModel) else model.network
+def use_threads_for(asked: str, model: ScoringModel, device: torch.device) -> None:
+    """Threads as `use_threads` chooses them for the network that computes, if one does here."""
+    network = model.computing if isinstance(model, OtherModel) else model.network
+    if network is not None:
+        use_threads(asked, network, device)
 
 
 def budget_of(model: ScoringModel, asked: int | None) -> int | None:

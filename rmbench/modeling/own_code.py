@@ -62,6 +62,7 @@ class OwnCode(OtherModel):
         super().__init__()
         self.network, self.tokenizer, self.method = network.eval(), tokenizer, method
         self.config = network.config
+        self.__dict__["computing"] = network  # no second time among the modules
         self._pass = self._forward_pass if method is None else self._by_method(method)
         self._take, said = self._find_reward()
         self.assumed = {

@@ -58,7 +58,7 @@ class Responses:
         shared = inputs.packing is not None
         begin = 0  # of the group's first token, in a packed row
         for group in groups:
-            for ids, start in zip(group.sequences, self._response_starts(group), strict=True):
+            for ids, start in zip(group.sequences, self.response_starts(group), strict=True):
                 end = next(ends)
                 offset = end - len(ids) + 1
                 at = [begin + i if shared and i < group.prefix else offset + i for i in range(start - 1, len(ids) - 1)]
@@ -75,7 +75,7 @@ class Responses:
             own_tokens=tuple(own_tokens),
         )
 
-    def _response_starts(self, group: TokenGroup) -> list[int]:
+    def response_starts(self, group: TokenGroup) -> list[int]:
         """Of each sequence, the place of the response's first token; at least 1, as nothing predicts the first one."""
         if not isinstance(group, TokenItem):
             raise TypeError("the likelihood of a response needs the messages that it comes from")
@@ -126,6 +126,7 @@ class Policy(OtherModel):
         self.policy, self.reference = policy, reference
         self.beta, self.average, self.tokenizer = beta, average, tokenizer
         self.config, self.attention = policy.network.config, policy.attention
+        self.__dict__["computing"] = policy.network  # no second time among the modules
 
     def forward(self, rows: BatchInputs) -> Readings:
         """One pass of the policy and one of the reference."""
