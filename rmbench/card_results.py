@@ -8,7 +8,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -49,15 +49,15 @@ def record(folder: Path, benchmark: BenchmarkConfig, results: Json) -> bool:
     except (ValueError, yaml.YAMLError) as error:  # its head was edited and is no YAML, or no model-index
         logger.warning("%s: the evaluation is not added to it: %s", path, str(error).partition("\n")[0])
         return False
-    if TAG not in (card.data.tags or []):
+    if TAG not in (card.data.to_dict().get("tags") or []):
         return False
     try:
         with runs.locked(folder):
-            card = ModelCard(path.read_text("utf-8"))
+            card = ModelCard(path.read_text("utf-8"))  # as it is now, that nobody else writes it
+            data: Any = card.data
             new = entries(benchmark, results)
-            others = [one for one in card.data.eval_results or [] if _of(one) != _of(new[0])]
-            card.data.eval_results = others + new
-            card.data.model_name = card.data.model_name or _model_name(folder)
+            data.eval_results = [one for one in data.eval_results or [] if _of(one) != _of(new[0])] + new
+            data.model_name = data.model_name or _model_name(folder)
             write_text(path, str(card))
     except (UserError, OSError) as error:  # a checkpoint of somebody else, or one that is being evaluated elsewhere
         logger.warning("%s: the evaluation is not added to it: %s", path, str(error).partition("\n")[0])
