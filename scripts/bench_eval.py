@@ -70,7 +70,7 @@ def dpo_contestants(chosen: argparse.Namespace, items: list[TokenItem], tokenize
     for seed in (0, 1):
         model = small_decoder(chosen, seed).to(device).eval()
         model.language = LanguageHead(model.network.get_input_embeddings().weight)
-        model.reads_last = True
+        model.pools_last = True
         both.append(model)
     policy = Policy(both[0], both[1], tokenizer, beta=1.0, average=False)
     padded, shared = (Responses(layout(both[0].pad_id), tokenizer) for layout in (Padded, Shared))

@@ -18,7 +18,7 @@ from rmbench.modeling.lora import find_adapter
 from rmbench.modeling.other_models import OtherModel, ScoringModel
 from rmbench.modeling.own_code import AUTO_CLASSES, load_own_code
 from rmbench.modeling.policy import load_policy
-from rmbench.modeling.reading import tell
+from rmbench.modeling.reading import report
 from rmbench.modeling.server import is_address, load_server
 from rmbench.modeling.stored import read_config
 
@@ -101,7 +101,7 @@ def load_scoring_model(asked: Asked) -> tuple[ScoringModel, Tokenizer]:
         else:
             model, tokenizer = load_own_code(source, config.backbone.score_method)
     model.assumed = {"kind": kind} | model.assumed
-    tell(asked.checkpoint, model.assumed)
+    report(asked.checkpoint, model.assumed)
     return model.eval(), tokenizer
 
 

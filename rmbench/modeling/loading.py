@@ -91,7 +91,7 @@ def load_reward_model(
     """
     source = Source(name_or_path, revision, trust_remote_code, attention, bits, trained=True)
     weights, tokenizer = _load(source)
-    value = None if weights.reads_last else value_heads.find_value_head(source.name, weights, revision)
+    value = None if weights.pools_last else value_heads.find_value_head(source.name, weights, revision)
     if value is not None:
         weights = value_heads.adopt(weights, value)
     if weights.new_head:
@@ -105,7 +105,7 @@ def load_reward_model(
     own_template = tokenizer.chat_template is not None
     complete_tokenizer(tokenizer, weights.network, keep_pad=True)
     model = RewardModel(weights.network)
-    model.stated_pad_id, model.reads_last = stated, weights.reads_last
+    model.stated_pad_id, model.pools_last = stated, weights.pools_last
     model.assumed = weights.facts() | how_it_reads(model, tokenizer, own_template)
     report(name_or_path, model.assumed)
     return model, tokenizer
@@ -121,7 +121,7 @@ def load_language_model(source: Source) -> tuple[RewardModel, Tokenizer]:
     own_template = tokenizer.chat_template is not None
     complete_tokenizer(tokenizer, weights.network, keep_pad=True)
     model = RewardModel(weights.network)
-    model.reads_last = True  # the end of a response is part of it
+    model.pools_last = True  # the end of a response is part of it
     model.assumed = {k: v for k, v in how_it_reads(model, tokenizer, own_template).items() if k != "pooling"}
     return model, tokenizer
 

@@ -66,7 +66,7 @@ class Responses:
                 predicted += ids[start:]
                 own_tokens.append(len(at))
             begin += group.distinct_tokens
-        packing = None if inputs.packing is None else replace(inputs.packing, reads_only=False)
+        packing = None if inputs.packing is None else replace(inputs.packing, pooled_only=False)
         return replace(
             inputs,
             packing=packing,

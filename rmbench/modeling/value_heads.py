@@ -112,7 +112,7 @@ def adopt(weights: Weights, found: ValueHead) -> Weights:
         raise UserError(f"{found.name}: a value head for {found.weight.shape[1]} numbers; the backbone has {hidden}.")
     network.set_submodule(name, found.linear())
     not_read = tuple(key for key in weights.not_read if not key.startswith(("v_head.", found.name.partition(".")[0])))
-    return replace(weights, new_head=False, head=found.said, not_read=not_read, reads_last=not found.ends_at_pad)
+    return replace(weights, new_head=False, head=found.said, not_read=not_read, pools_last=not found.ends_at_pad)
 
 
 def _openrlhf(name: str, prefix: str, config: dict[str, Any], revision: str | None) -> ValueHead:

@@ -39,7 +39,7 @@ class Weights:
     head: str  # the same in words
     wrapper: str | None = None  # what stood before every name
     not_read: tuple[str, ...] = ()  # tensors of other heads
-    reads_last: bool = False  # the head is a trainer's value head, read at the last token whatever it is
+    pools_last: bool = False  # the head is a trainer's value head, read at the last token whatever it is
 
     def facts(self) -> dict[str, str]:
         """What is worth knowing, for logs and records."""
