@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
@@ -57,6 +57,7 @@ class EvalConfig(ScoredModelConfig):
 
     benchmark: BenchmarkConfig = MISSING
     gpu: GpuConfig = MISSING
+    _: KW_ONLY
     layout: LayoutName = knob(LayoutName.auto, LAYOUT)
     checkpoint: str | None = knob(
         None, "run folder, its checkpoint, any local folder or Hub id, a server's address; null: newest run"
@@ -84,6 +85,7 @@ class ScoreConfig(ScoredModelConfig):
     """`rmbench score`."""
 
     gpu: GpuConfig = MISSING
+    _: KW_ONLY
     score: ScoringConfig = field(default_factory=ScoringConfig)
     layout: LayoutName = knob(LayoutName.auto, LAYOUT)
     checkpoint: Any = knob(

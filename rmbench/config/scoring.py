@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rmbench.config.enums import ScorerName
 from rmbench.errors import UserError
@@ -50,6 +50,7 @@ class ServerConfig(Checked):
 class ScoredModelConfig(Checked):
     """Which model is scored and how it is read."""
 
+    checkpoint: Any = knob(None, "what is scored")
     reference: str | None = knob(
         None, "the checkpoint is a policy (DPO): folder or Hub id of its reference, or none for log-likelihoods"
     )
