@@ -120,4 +120,28 @@ ASSUMPTIONS = (
         "modeling/lora.py:add_adapters",
         "one message lists the layers of this backbone; exit 2",
     ),
+    Assumption(
+        "value head",
+        "a value head's reward is the value at a text's last token; DeepSpeed-Chat's the one before its padding",
+        "modeling/value_heads.py:find_value_head",
+        "a head with several outputs, or a pickled one, is refused with the way out",
+    ),
+    Assumption(
+        "code of its own",
+        "its forward pass takes input_ids and attention_mask, and some output is one number a text",
+        "modeling/own_code.py:OwnCode",
+        "backbone.score_method names the method; where a batch changes the rewards, each text is scored by itself",
+    ),
+    Assumption(
+        "response of a policy",
+        "the ids of prompt and response begin with those of the prompt as the template renders it",
+        "modeling/policy.py:Responses",
+        "the common beginning is the prompt; of a text that was cut, the response's length is taken from the whole one",
+    ),
+    Assumption(
+        "server",
+        "it serves the model whose tokenizer is named, and adds the special tokens that this tokenizer adds",
+        "modeling/server.py:load_server",
+        "vLLM gets token ids; texts that would be tokenised otherwise are sent as rendered, with a warning",
+    ),
 )

@@ -97,8 +97,8 @@ def load_reward_model(
     if weights.new_head:
         raise UserError(
             f"{name_or_path} holds no trained reward head (its weights have no {_head_weight(weights.network)}).\n"
-            f"A policy trained by DPO: add reference=MODEL (or reference=none). A language model: train one first:"
-            f" rmbench train backbone.name_or_path={name_or_path}"
+            "A policy trained by DPO: add reference=MODEL (or reference=none) to eval or score. A language model: train"
+            f" one first: rmbench train backbone.name_or_path={name_or_path}"
         )
     head_of(weights.network)
     stated = stated_pad_id(tokenizer, weights.network.config)
