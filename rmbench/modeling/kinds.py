@@ -13,8 +13,8 @@ from rmbench.config import ScoredModelConfig
 from rmbench.data import hub
 from rmbench.data.protocols import Tokenizer
 from rmbench.errors import UserError
+from rmbench.modeling.adapters import find_adapter
 from rmbench.modeling.loading import Source, load_reward_model
-from rmbench.modeling.lora import find_adapter
 from rmbench.modeling.other_models import OtherModel, ScoringModel
 from rmbench.modeling.own_code import AUTO_CLASSES, load_own_code
 from rmbench.modeling.policy import load_policy

@@ -26,9 +26,10 @@ from rmbench.data.rendering import render
 from rmbench.data.text import TokenGroup, encode
 from rmbench.errors import UserError
 from rmbench.files import Json
+from rmbench.modeling.adapters import find_adapter, merged, own_tokenizer
 from rmbench.modeling.layout import BatchInputs, Layout, Padded
 from rmbench.modeling.loading import Source
-from rmbench.modeling.lora import find_adapter, merged, own_tokenizer, quantization
+from rmbench.modeling.lora import quantization
 from rmbench.modeling.messages_layout import Conversations, WithMessages, conversations_of, one_row
 from rmbench.modeling.model import NO_MATTER
 from rmbench.modeling.other_models import OtherModel, as_json, no_embeddings

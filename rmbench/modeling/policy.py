@@ -20,15 +20,18 @@ from rmbench.data.items import Item
 from rmbench.data.protocols import Tokenizer
 from rmbench.data.text import TokenGroup, TokenItem, encode
 from rmbench.errors import UserError
+from rmbench.modeling.adapters import find_adapter
 from rmbench.modeling.language import language_head
 from rmbench.modeling.layout import BatchInputs, Layout, Padded
 from rmbench.modeling.layout_choice import choose_layout
-from rmbench.modeling.loading import Source, load_language_model
-from rmbench.modeling.lora import ADAPTER_WEIGHTS, find_adapter
+from rmbench.modeling.loading import Source, load_weights
+from rmbench.modeling.lora import ADAPTER_WEIGHTS
 from rmbench.modeling.model import RewardModel, described, fingerprint
 from rmbench.modeling.other_models import OtherModel, as_json
 from rmbench.modeling.output import Readings
+from rmbench.modeling.reading import how_it_reads
 from rmbench.modeling.stored import read_file
+from rmbench.modeling.tokenizer import complete_tokenizer
 
 NO_REFERENCE = "none"
 
@@ -198,7 +201,7 @@ def load_policy(source: Source, reference: str, beta: float, average: bool) -> t
 
 
 def _with_language(key: str, source: Source) -> tuple[RewardModel, Tokenizer]:
-    model, tokenizer = load_language_model(source)
+    model, tokenizer = _language_model(source)
     name, revision = _holder_of_head(source)
     backbone = BackboneConfig(name_or_path=name, revision=revision, trust_remote_code=source.trust_remote_code)
     try:
@@ -210,6 +213,17 @@ def _with_language(key: str, source: Source) -> tuple[RewardModel, Tokenizer]:
             f" {str(error).partition(': ')[2]} {hint}".rstrip()
         ) from error
     return model.eval(), tokenizer
+
+
+def _language_model(source: Source) -> tuple[RewardModel, Tokenizer]:
+    """A decoder that was trained to write text, with its tokenizer; the head of its reward model means nothing."""
+    weights, tokenizer = load_weights(source, num_labels=1)
+    own_template = tokenizer.chat_template is not None
+    complete_tokenizer(tokenizer, weights.network, keep_pad=True)
+    model = RewardModel(weights.network)
+    model.pools_last = True  # the end of a response is part of it
+    model.assumed = {k: v for k, v in how_it_reads(model, tokenizer, own_template).items() if k != "pooling"}
+    return model, tokenizer
 
 
 def _holder_of_head(source: Source) -> tuple[str, str | None]:
