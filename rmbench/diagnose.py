@@ -41,6 +41,7 @@ from rmbench.modeling.loading import load_reward_model, new_reward_model
 from rmbench.modeling.memory import first_budget
 from rmbench.modeling.model import RewardModel, fingerprint, freeze_backbone
 from rmbench.modeling.scoring import score_pairs
+from rmbench.modeling.server import is_address
 from rmbench.modeling.strata import stratified
 from rmbench.modeling.threads import use_threads
 from rmbench.provenance import environment
@@ -148,6 +149,10 @@ def _directions(rows: Rows) -> Json:
 def _model(config: DiagnoseConfig, checkpoint: str | None) -> tuple[RewardModel, Tokenizer]:
     """What is studied; a frozen backbone stays so, since gradients are those of what is trained."""
     backbone, run = config.backbone, Path(checkpoint or "").parent
+    if is_address(checkpoint or ""):
+        raise UserError(
+            f"checkpoint={checkpoint}: a study needs gradients, which a server does not give; name a folder."
+        )
     if checkpoint is None:
         model, tokenizer = new_reward_model(backbone, config.gpu.attention, config.seed)
     else:

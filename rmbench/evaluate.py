@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from rmbench import runs
+from rmbench import card_results, runs
 from rmbench.benchmarks import rewardbench_files, suite
 from rmbench.benchmarks.formula import results as form_results
 from rmbench.benchmarks.registry import find
@@ -23,10 +23,11 @@ from rmbench.data.protocols import Tokenizer
 from rmbench.errors import UserError
 from rmbench.files import Json, read_json, write_json, write_text
 from rmbench.modeling.devices import make_accelerator
-from rmbench.modeling.loading import load_reward_model
+from rmbench.modeling.kinds import Asked, load_scoring_model
 from rmbench.modeling.lora import ADAPTER_CONFIG
-from rmbench.modeling.model import compile_backbone
-from rmbench.modeling.threads import use_threads
+from rmbench.modeling.model import RewardModel, compile_backbone
+from rmbench.modeling.other_models import budget_of, use_threads_for
+from rmbench.modeling.server import is_address
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +61,12 @@ def evaluate(config: EvalConfig) -> Json:
 def _scorer(config: EvalConfig, checkpoint: str) -> tuple[Scorer, Tokenizer]:
     """The model where it scores, and its tokenizer."""
     accelerator = make_accelerator(config.gpu)
-    model, tokenizer = load_reward_model(
-        checkpoint, config.revision, config.trust_remote_code, config.gpu.attention, config.bits
-    )
-    use_threads(config.gpu.threads, model.network, accelerator.device)
+    model, tokenizer = load_scoring_model(Asked(checkpoint, config, config.gpu.attention))
+    use_threads_for(config.gpu.threads, model, accelerator.device)
     model.to(accelerator.device)
-    if config.gpu.compile:
+    if config.gpu.compile and isinstance(model, RewardModel):
         compile_backbone(model)
-    return Scorer(model, accelerator, config.gpu.eval_tokens, config.layout), tokenizer
+    return Scorer(model, accelerator, budget_of(model, config.gpu.eval_tokens), config.layout), tokenizer
 
 
 def _scored(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: str) -> Json:
@@ -80,9 +79,20 @@ def _scored(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: str) -
         checkpoint: as it was named.
     """
     results = run_benchmark(prepared, scorer, folder, checkpoint)
+    if scorer.accelerator.is_main_process:
+        _record_in_card(prepared, scorer, checkpoint, results)
     if scorer.accelerator.is_main_process and prepared.benchmark.name in rewardbench_files.WRITERS:
         rewardbench_files.write(folder / "rewardbench", checkpoint, prepared, read_scores(folder / "scores.jsonl"))
     return results
+
+
+def _record_in_card(prepared: Prepared, scorer: Scorer, checkpoint: str, results: Json) -> None:
+    """The numbers of a local reward model, in rmbench's own text path, go into its card."""
+    if prepared.compat or not isinstance(scorer.model, RewardModel) or not hub.is_local(checkpoint):
+        return
+    folder = Path(checkpoint).expanduser()
+    if card_results.record(folder, prepared.benchmark, results):
+        logger.info("added to the model card, %s", folder / card_results.CARD)
 
 
 def evaluate_suite(config: EvalConfig) -> Json:
@@ -195,7 +205,7 @@ def find_checkpoint(asked: str | None) -> str:
             raise UserError("No finished run below outputs/. Name what to score: checkpoint=RUN, a folder or a Hub id.")
         logger.info("checkpoint=%s (the newest finished run)", run)
         return str(run / "checkpoint")
-    if not hub.is_local(asked):
+    if is_address(asked) or not hub.is_local(asked):
         return asked
     folder = Path(asked).expanduser()
     for place in (folder / "checkpoint", folder):
@@ -222,7 +232,8 @@ def default_folder(checkpoint: str, benchmark: str) -> Path:
     run = Path(checkpoint).parent
     if (run / "metrics.json").is_file():
         return run / "eval" / benchmark
-    return Path("outputs/eval") / checkpoint.strip("/.").replace("/", "--") / benchmark
+    name = name_of_checkpoint(checkpoint) if is_address(checkpoint) else checkpoint.strip("/.").replace("/", "--")
+    return Path("outputs/eval") / name / benchmark
 
 
 def results_table(results: Json) -> Table:

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 
-from rmbench import __version__, runs
+from rmbench import __version__, card_results, runs
 from rmbench.config import HeadKind, TrainConfig
 from rmbench.data import hub
 from rmbench.data.protocols import Tokenizer
@@ -58,6 +58,8 @@ def write_card(folder: Path, config: TrainConfig, metrics: Json, tokenizer: Toke
     """
     facts = read_json(folder / "environment.json") or {}
     write_text(folder / "checkpoint" / CARD, card(config, facts, metrics, usage(tokenizer)))
+    if metrics.get("benchmark"):
+        card_results.record(folder / "checkpoint", config.benchmark, metrics["benchmark"])
 
 
 def card(config: TrainConfig, facts: Json, metrics: Json, calls: Usage = PLAIN) -> str:

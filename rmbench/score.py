@@ -25,10 +25,10 @@ from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
 from rmbench.files import Json, refuse_unwritable, write_json
 from rmbench.modeling.devices import make_accelerator
-from rmbench.modeling.layout_choice import choose_layout
-from rmbench.modeling.loading import load_reward_model
+from rmbench.modeling.kinds import Asked, load_scoring_model
+from rmbench.modeling.other_models import budget_of, context_config, layout_of, use_threads_for
 from rmbench.modeling.scoring import ForwardPasses, score_items
-from rmbench.modeling.threads import use_threads
+from rmbench.modeling.server import is_address
 from rmbench.statistics.best_of_n import curve
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def named_checkpoints(asked: Any) -> dict[str, str]:
         UserError: one is not there, or two have the same name.
     """
     places = [find_checkpoint(one) for one in (asked if isinstance(asked, list) else [asked])]
-    names = [name_of_checkpoint(place) if hub.is_local(place) else place for place in places]
+    names = [name_of_checkpoint(p) if is_address(p) or hub.is_local(p) else p for p in places]
     if len(set(names)) < len(names):
         raise UserError(f"checkpoint={asked}: the same one twice.")
     return dict(zip(names, places, strict=True))
@@ -85,17 +85,16 @@ def named_checkpoints(asked: Any) -> dict[str, str]:
 def rewards_of(config: ScoreConfig, checkpoint: str, prompts: list[Candidates]) -> list[list[float]]:
     """Each prompt's rewards, in the order of its responses."""
     accelerator = make_accelerator(config.gpu)
-    model, tokenizer = load_reward_model(
-        checkpoint, config.revision, config.trust_remote_code, config.gpu.attention, config.bits
-    )
-    use_threads(config.gpu.threads, model.network, accelerator.device)
+    model, tokenizer = load_scoring_model(Asked(checkpoint, config, config.gpu.attention))
+    use_threads_for(config.gpu.threads, model, accelerator.device)
     model.to(accelerator.device)
-    max_length = resolve_max_length(config.score.max_length, tokenizer, model.network.config, "score.max_length")
+    max_length = resolve_max_length(config.score.max_length, tokenizer, context_config(model), "score.max_length")
     items = [Item(f"{i}", "", p.prompt, p.responses, template_kwargs=p.template_kwargs) for i, p in enumerate(prompts)]
     rows, _ = tokenize_items(items, tokenizer, max_length, "score")
-    layout = choose_layout(config.layout, model, rows, accelerator.device)
+    layout = layout_of(config.layout, model, rows, accelerator.device)
+    budget = budget_of(model, config.gpu.eval_tokens)
     with accelerator.autocast():
-        scores = score_items(ForwardPasses(model, layout, accelerator.device, config.gpu.eval_tokens), rows)
+        scores = score_items(ForwardPasses(model, layout, accelerator.device, budget), rows)
     rewards = [scores[i].rewards for i in range(len(rows))]
     if n_nan := sum(not math.isfinite(r) for of_prompt in rewards for r in of_prompt):
         logger.warning("%s: %d rewards are not finite numbers", checkpoint, n_nan)

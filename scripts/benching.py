@@ -75,7 +75,7 @@ def token_pairs(pairs: list[Pair], max_length: int) -> tuple[list[TokenPair], Pr
     return kept, tokenizer
 
 
-def small_decoder(options: argparse.Namespace) -> RewardModel:
+def small_decoder(options: argparse.Namespace, seed: int = 0) -> RewardModel:
     """A Llama with random weights, the same in every process."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -89,7 +89,7 @@ def small_decoder(options: argparse.Namespace) -> RewardModel:
         bos_token_id=None,
         num_labels=1,
     )
-    transformers.set_seed(0)
+    transformers.set_seed(seed)
     return RewardModel(AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa"))
 
 

@@ -28,6 +28,7 @@ DIAGNOSE_GROUPS = {"gpu", "benchmark", "dataset", "backbone", "tracking"}
 # Each imports only what stands after it; within a folder, imports make no circle.
 LAYERS = """
     __main__ __init__ cli commands report reporting compare score train model_card diagnose evaluate inspect_data
+    card_results
     training benchmarks inspection diagnostics statistics losses modeling data tracking runs history provenance config
     knobs console board files machine cpus paths errors foreign
 """.split()

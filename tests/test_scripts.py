@@ -51,8 +51,9 @@ def test_the_benchmark_of_diagnostics(script, tmp_path):
     assert len(numbers["memory_mib"]) == 3
 
 
-def test_the_benchmark_of_scoring(script, tmp_path):
-    script("bench_eval", "--quick", f"--out={tmp_path / 'numbers.json'}")
+@pytest.mark.parametrize("kind", [[], ["--dpo"]])
+def test_the_benchmark_of_scoring(script, tmp_path, kind):
+    script("bench_eval", "--quick", *kind, f"--out={tmp_path / 'numbers.json'}")
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert max(numbers["differences"].values()) < 1e-4
     assert len(numbers["pairs_per_second"]) == 3

@@ -34,13 +34,14 @@ class ScoreMemory:
         for item, scores in items:
             names = _digests(item, layout)
             self._rewards |= dict(zip(names, scores.rewards, strict=True))
-            self._distances |= dict(zip(_pairs(item, names), scores.distances, strict=True))
+            if scores.distances:  # a model may have none
+                self._distances |= dict(zip(_pairs(item, names), scores.distances, strict=True))
 
     def _scores(self, item: TokenItem, layout: str) -> ItemScores | None:
         names = _digests(item, layout)
         if not all(name in self._rewards for name in names):
             return None
-        pairs = _pairs(item, names)
+        pairs = _pairs(item, names) if self._distances else []
         if not all(pair in self._distances for pair in pairs):
             return None
         return ItemScores([self._rewards[name] for name in names], [self._distances[pair] for pair in pairs])

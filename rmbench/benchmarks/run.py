@@ -27,9 +27,16 @@ from rmbench.errors import UserError
 from rmbench.files import Json, read_json, write_json
 from rmbench.modeling.devices import precision_name
 from rmbench.modeling.features import FeatureStore
-from rmbench.modeling.layout import AsRewardBench, Layout, Padded
-from rmbench.modeling.layout_choice import choose_layout
-from rmbench.modeling.model import RewardModel, described, fingerprint
+from rmbench.modeling.layout import AsRewardBench, Layout
+from rmbench.modeling.model import RewardModel, fingerprint
+from rmbench.modeling.other_models import (
+    OtherModel,
+    ScoringModel,
+    context_config,
+    identity,
+    layout_of,
+    single_layout,
+)
 from rmbench.modeling.scoring import ForwardPasses, ItemScores, batch_difference, score_items
 from rmbench.provenance import environment
 
@@ -52,7 +59,7 @@ class Scorer:
         memory: scores of benchmarks before this one.
     """
 
-    model: RewardModel
+    model: ScoringModel
     accelerator: Accelerator
     eval_tokens: int | None = None
     layout: LayoutName = LayoutName.auto
@@ -74,7 +81,7 @@ class Prepared:
 
 
 def prepare_benchmark(
-    benchmark: BenchmarkConfig, items: list[Item], tokenizer: Tokenizer, model: RewardModel, compat: bool = False
+    benchmark: BenchmarkConfig, items: list[Item], tokenizer: Tokenizer, model: ScoringModel, compat: bool = False
 ) -> Prepared:
     """Token ids of all items.
 
@@ -91,7 +98,7 @@ def prepare_benchmark(
     repeated = len(items) - len({item.content for item in items})
     if repeated:
         logger.warning("%s: %d of %d items repeat an earlier one, word for word", benchmark.name, repeated, len(items))
-    max_length = resolve_max_length(benchmark.max_length, tokenizer, model.network.config, "benchmark.max_length")
+    max_length = resolve_max_length(benchmark.max_length, tokenizer, context_config(model), "benchmark.max_length")
     rows, cut = tokenize_items(items, tokenizer, max_length, benchmark.name, keep_doubled_bos=compat)
     return Prepared(benchmark, items, rows, dict(cut), max_length, compat, tokenizer)
 
@@ -110,10 +117,11 @@ def run_benchmark(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: 
     """
     benchmark, compat = prepared.benchmark, prepared.compat
     model, accelerator = scorer.model, scorer.accelerator
+    weights, settings = identity(model)
     provenance = {
         "checkpoint": checkpoint,
-        "model": fingerprint(model),
-        "config": _digest(described(model)),
+        "model": weights,
+        "config": _digest(settings),
         "attention": model.attention,
         "layout": scorer.layout.name,
         "benchmark": benchmark.path or benchmark.name,
@@ -167,8 +175,10 @@ def benchmark_layout(prepared: Prepared, scorer: Scorer) -> Layout:
     """RewardBench's rows under `compat`, else what the backbone allows, or the embeddings that are known."""
     model, store = scorer.model, scorer.store
     if prepared.compat:
+        if isinstance(model, OtherModel):
+            raise UserError(f"compat=rewardbench is for sequence classification, not for a {model.assumed['kind']}.")
         return AsRewardBench(model.pad_id, prepared.tokenizer.bos_token_id, model.stated_pad_id)
-    layout = choose_layout(scorer.layout, model, prepared.rows, scorer.accelerator.device)
+    layout = layout_of(scorer.layout, model, prepared.rows, scorer.accelerator.device)
     return layout if store is None else store.features(prepared.rows, layout, prepared.benchmark.name)
 
 
@@ -204,7 +214,7 @@ def scored(
     passes = ForwardPasses(model, layout, accelerator.device, scorer.eval_tokens)
     difference = None
     if layout.name != "features":
-        single = layout if prepared.compat else Padded(model.pad_id, model.unread_id)
+        single = layout if prepared.compat else single_layout(model)
         difference, size = batch_difference(passes, items, single)
         level = logging.INFO if difference <= ROUNDING[provenance["precision"]] * max(size, 1.0) else logging.WARNING
         logger.log(level, "self-check: scores of texts by themselves and in a batch differ by at most %.1g", difference)

@@ -38,6 +38,8 @@ COMMANDS: dict[str, Command] = {
             "rmbench eval checkpoint=HUB_ID benchmark=suite": "seven benchmarks, one table",
             "rmbench eval": "the newest run, the benchmark that fits it",
             "rmbench eval checkpoint=HUB_ID benchmark=pairs benchmark.path=pairs.jsonl": "any model on your own pairs",
+            "rmbench eval checkpoint=POLICY reference=BASE score.beta=0.1": "a policy trained by DPO",
+            "rmbench eval checkpoint=http://HOST:PORT scorer=vllm": "a model that a server has loaded",
         },
         shares=True,
     ),

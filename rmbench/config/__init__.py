@@ -31,6 +31,7 @@ from rmbench.config.enums import (
     Ranked,
     RatingScale,
     Scheduler,
+    ScorerName,
     Strategy,
 )
 from rmbench.config.listing import choices, keys
@@ -43,6 +44,7 @@ from rmbench.config.running import (
     TrackingConfig,
     TrainingConfig,
 )
+from rmbench.config.scoring import OwnCodeConfig, PolicyConfig, ScoredModelConfig, ServerConfig
 
 __all__ = [
     "SCHEMAS",
@@ -70,13 +72,18 @@ __all__ = [
     "OnBadRow",
     "OnSharedPrompt",
     "OnTie",
+    "OwnCodeConfig",
+    "PolicyConfig",
     "Precision",
     "Ranked",
     "RatingScale",
     "RegularizerConfig",
     "Scheduler",
     "ScoreConfig",
+    "ScoredModelConfig",
+    "ScorerName",
     "ScoringConfig",
+    "ServerConfig",
     "StrataConfig",
     "Strategy",
     "SyntheticConfig",

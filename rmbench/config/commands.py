@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
@@ -19,12 +19,12 @@ from rmbench.config.running import (
     TrackingConfig,
     TrainingConfig,
 )
+from rmbench.config.scoring import PolicyConfig, ScoredModelConfig
 from rmbench.errors import UserError
 from rmbench.knobs import Checked, knob
 
 # What several commands share, defined once.
 LAYOUT = "shared (each prompt computed once), padded, or what the backbone allows"
-BITS = "load in 8 or 4 bits through bitsandbytes; scores change; null is float32"
 
 
 @dataclass
@@ -53,29 +53,25 @@ class TrainConfig(Checked):
 
 
 @dataclass
-class EvalConfig(Checked):
+class EvalConfig(ScoredModelConfig):
     """`rmbench eval`."""
 
     benchmark: BenchmarkConfig = MISSING
     gpu: GpuConfig = MISSING
+    _: KW_ONLY
     layout: LayoutName = knob(LayoutName.auto, LAYOUT)
-    checkpoint: str | None = knob(None, "run folder, its checkpoint, any local folder or Hub id; null: newest run")
+    checkpoint: str | None = knob(
+        None, "run folder, its checkpoint, any local folder or Hub id, a server's address; null: newest run"
+    )
     scores: str | None = knob(None, "a scores.jsonl: form its numbers without the model")
     compat: Compat = knob(
         Compat.none, "rewardbench: its text path (doubled BOS masked, its pooling), an absent section counts 0"
     )
-    bits: int | None = knob(None, BITS)
-    revision: str | None = knob(None, "branch, tag or commit of a checkpoint on the Hub")
-    trust_remote_code: bool = knob(False, "run Python code that comes with the model")
     run_dir: str | None = knob(None, "where the scores go; null is RUN/eval/BENCHMARK")
-
-    def check(self) -> None:
-        """bitsandbytes knows two widths."""
-        _check_bits(self.bits)
 
 
 @dataclass
-class ScoringConfig(Checked):
+class ScoringConfig(PolicyConfig):
     """What `rmbench score` reads and writes."""
 
     prefix: ClassVar[str] = "score."
@@ -86,30 +82,21 @@ class ScoringConfig(Checked):
 
 
 @dataclass
-class ScoreConfig(Checked):
+class ScoreConfig(ScoredModelConfig):
     """`rmbench score`."""
 
     gpu: GpuConfig = MISSING
+    _: KW_ONLY
     score: ScoringConfig = field(default_factory=ScoringConfig)
     layout: LayoutName = knob(LayoutName.auto, LAYOUT)
-    checkpoint: Any = knob(None, "run folder, any local folder or Hub id, or a list [A,B] of them; null: newest run")
-    revision: str | None = knob(None, "branch, tag or commit of a checkpoint on the Hub")
-    trust_remote_code: bool = knob(False, "run Python code that comes with the model")
-    bits: int | None = knob(None, BITS)
-
-    def check(self) -> None:
-        """bitsandbytes knows two widths."""
-        _check_bits(self.bits)
+    checkpoint: Any = knob(
+        None, "run folder, any local folder or Hub id, a server's address, or a list [A,B] of them; null: newest run"
+    )
 
 
 def _check_evaluated(dataset: DatasetConfig) -> None:
     if dataset.eval_size == 0:
         raise UserError("dataset.eval_size=0: evaluation pairs are needed here; only `rmbench inspect` does without.")
-
-
-def _check_bits(bits: int | None) -> None:
-    if bits not in (None, 4, 8):
-        raise UserError(f"bits={bits}: there are 4, 8 and null.")
 
 
 @dataclass

@@ -147,3 +147,11 @@ class Gradient(Enum):
     head = "head"
     exact = "exact"
     off = "off"
+
+
+class ScorerName(Enum):
+    """Whose interface a server speaks: vLLM's, text-embeddings-inference's, or OpenRLHF's remote reward model's."""
+
+    vllm = "vllm"
+    tei = "tei"
+    openrlhf = "openrlhf"

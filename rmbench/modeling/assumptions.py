@@ -39,7 +39,7 @@ ASSUMPTIONS = (
     Assumption(
         "pad side",
         "padding on the right, and nothing attends to it, so that a pooled position does not depend on the pad id",
-        "modeling/tokenizer.py:_complete_text",
+        "modeling/tokenizer.py:complete_text",
         "the tokenizer's padding side is set to right; RewardBench's own rows are `layout.py`'s AsRewardBench",
     ),
     Assumption(
@@ -119,5 +119,29 @@ ASSUMPTIONS = (
         "the layers named in backbone.lora.target_modules exist and are of a kind that peft knows",
         "modeling/lora.py:add_adapters",
         "one message lists the layers of this backbone; exit 2",
+    ),
+    Assumption(
+        "value head",
+        "a value head's reward is the value at a text's last token; DeepSpeed-Chat's the one before its padding",
+        "modeling/value_heads.py:find_value_head",
+        "a head with several outputs, or a pickled one, is refused with the way out",
+    ),
+    Assumption(
+        "code of its own",
+        "its forward pass takes input_ids and attention_mask, and some output is one number a text",
+        "modeling/own_code.py:OwnCode",
+        "backbone.score_method names the method; where a batch changes the rewards, each text is scored by itself",
+    ),
+    Assumption(
+        "response of a policy",
+        "the ids of prompt and response begin with those of the prompt as the template renders it",
+        "modeling/policy.py:Responses",
+        "the common beginning is the prompt; of a text that was cut, the response's length is taken from the whole one",
+    ),
+    Assumption(
+        "server",
+        "it serves the model whose tokenizer is named, and adds the special tokens that this tokenizer adds",
+        "modeling/server.py:load_server",
+        "vLLM gets token ids; texts that would be tokenised otherwise are sent as rendered, with a warning",
     ),
 )

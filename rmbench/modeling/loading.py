@@ -17,7 +17,7 @@ from rmbench.data import hub
 from rmbench.data.protocols import Tokenizer
 from rmbench.errors import UserError
 from rmbench.files import Json, write_text
-from rmbench.modeling import heads, lora
+from rmbench.modeling import adapters, heads, lora, value_heads
 from rmbench.modeling.model import RewardModel, head_of
 from rmbench.modeling.reading import how_it_reads, refuse_unknown_tokens, report
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
@@ -56,7 +56,7 @@ def new_reward_model(config: BackboneConfig, attention: str | None, seed: int) -
         weights = Weights(network, True, "new")
     else:
         source = Source(config.name_or_path, config.revision, config.trust_remote_code, attention, config.lora.bits)
-        weights, tokenizer = _load(source, num_labels=1)
+        weights, tokenizer = load_weights(source, num_labels=1)
     network = weights.network
     head = _place_head(network, config, weights, seed)
     own_template = tokenizer.chat_template is not None
@@ -90,21 +90,22 @@ def load_reward_model(
         UserError: nothing can be loaded from there, or it has no trained head with one output.
     """
     source = Source(name_or_path, revision, trust_remote_code, attention, bits, trained=True)
-    weights, tokenizer = _load(source)
+    weights, tokenizer = load_weights(source)
+    value = None if weights.pools_last else value_heads.find_value_head(source.name, weights, revision)
+    if value is not None:
+        weights = value_heads.adopt(weights, value)
     if weights.new_head:
-        value = value_head(name_or_path, weights, revision)
-        there = f"; its value head ({value}) is not read: transformers' class has no place for it" if value else ""
         raise UserError(
-            f"{name_or_path} holds no trained reward head"
-            f" (its weights have no {_head_weight(weights.network)}{there}).\n"
-            f"Train one first: rmbench train backbone.name_or_path={name_or_path}"
+            f"{name_or_path} holds no trained reward head (its weights have no {_head_weight(weights.network)}).\n"
+            "A policy trained by DPO: add reference=MODEL (or reference=none) to eval or score. A language model: train"
+            f" one first: rmbench train backbone.name_or_path={name_or_path}"
         )
     head_of(weights.network)
     stated = stated_pad_id(tokenizer, weights.network.config)
     own_template = tokenizer.chat_template is not None
     complete_tokenizer(tokenizer, weights.network, keep_pad=True)
     model = RewardModel(weights.network)
-    model.stated_pad_id = stated
+    model.stated_pad_id, model.pools_last = stated, weights.pools_last
     model.assumed = weights.facts() | how_it_reads(model, tokenizer, own_template)
     report(name_or_path, model.assumed)
     return model, tokenizer
@@ -174,9 +175,10 @@ class Source:
     attention: str | None  # None: what transformers picks
     bits: int | None = None  # how a backbone that stays frozen is kept; None is float32
     trained: bool = False  # a checkpoint was named, not a backbone
+    for_text: bool = False  # a language model: no head of ours is needed
 
 
-def _load(source: Source, num_labels: int | None = None) -> tuple[Weights, Tokenizer]:
+def load_weights(source: Source, num_labels: int | None = None) -> tuple[Weights, Tokenizer]:
     """Weights and tokenizer. Weights in float32, dropout 0, safetensors only.
 
     An adapter is loaded with its base and merged into it; where it brings a tokenizer, that is what it was trained
@@ -188,7 +190,7 @@ def _load(source: Source, num_labels: int | None = None) -> tuple[Weights, Token
     else:
         source = replace(source, name=str(local))
     own_head = heads.find_own_head(source.name, source.revision)
-    adapter = None if own_head else lora.find_adapter(source.name, source.revision)
+    adapter = None if own_head else adapters.find_adapter(source.name, source.revision)
     if adapter is not None:
         return _with_adapter(source, adapter)
     weights, tokenizer = _plain(source, heads.BACKBONE_FOLDER if own_head else None, 1 if own_head else num_labels)
@@ -200,20 +202,28 @@ def _load(source: Source, num_labels: int | None = None) -> tuple[Weights, Token
     return weights, tokenizer
 
 
-def _with_adapter(source: Source, adapter: lora.Adapter) -> tuple[Weights, Tokenizer]:
+def _with_adapter(source: Source, adapter: adapters.Adapter) -> tuple[Weights, Tokenizer]:
     if source.bits is not None:
         raise UserError(
             f"{source.name} is an adapter: it is merged into its base in float32; leave bits={source.bits} out."
         )
-    weights, tokenizer = _load(replace(source, name=adapter.base, revision=adapter.base_revision), num_labels=1)
+    weights, tokenizer = load_weights(replace(source, name=adapter.base, revision=adapter.base_revision), num_labels=1)
     network = weights.network
     try:
-        tokenizer = lora.own_tokenizer(source.name, source.revision, source.trust_remote_code) or tokenizer
+        tokenizer = adapters.own_tokenizer(source.name, source.revision, source.trust_remote_code) or tokenizer
     except Exception as error:  # the Hub's clients raise errors of many kinds
         raise _not_loaded(source, error) from error
     if len(tokenizer) > network.get_input_embeddings().num_embeddings:
         network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    merged = lora.merged(network, adapter, _head_weight(network))
+    if source.for_text:
+        return replace(weights, network=adapters.merged(network, adapter, None)), tokenizer
+    value = value_heads.of_adapter(adapter.folder)
+    if value is None and weights.new_head:  # that of the base, if it has one
+        value = value_heads.find_value_head(adapter.base, weights, adapter.base_revision)
+    if value is not None:
+        merged = adapters.merged(network, adapter, None)
+        return value_heads.adopt(replace(weights, network=merged), value), tokenizer
+    merged = adapters.merged(network, adapter, _head_weight(network))
     head = f"kept: {_head_weight(merged)} of the adapter"
     return replace(weights, network=merged, new_head=False, head=head), tokenizer
 

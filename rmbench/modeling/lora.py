@@ -7,14 +7,11 @@ is in a folder of its own inside, in peft's format.
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,7 +63,7 @@ def add_adapters(network: Any, config: LoraConfig, base: str | None, revision: s
     )
     torch.manual_seed(seed)
     try:
-        with _quiet_peft():
+        with quiet_peft():
             adapted: Any = peft.get_peft_model(network, settings)
     except ValueError as error:
         linear = [name for name, module in network.base_model.named_modules() if hasattr(module, "in_features")]
@@ -212,83 +209,8 @@ def _plain_name(name: str) -> str:
     return name.replace(f".modules_to_save.{NAME}.", ".").replace(".base_layer", "")
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """A trained adapter on the disk and what it belongs on."""
-
-    folder: Path
-    base: str
-    base_revision: str | None
-
-
-def find_adapter(name: str, revision: str | None) -> Adapter | None:
-    """The adapter in a folder or on the Hub; None where there is none.
-
-    Raises:
-        UserError: its base is not recorded, or its weights are not in safetensors.
-    """
-    from transformers.utils import cached_file, find_adapter_config_file
-
-    try:
-        file = find_adapter_config_file(name, revision=revision)
-    except OSError:  # no such name or revision: loading the model says it better
-        file = None
-    if file is None:
-        return None
-    try:
-        cached_file(name, ADAPTER_WEIGHTS, revision=revision)
-    except OSError as error:
-        raise UserError(
-            f"{name}: an adapter without {ADAPTER_WEIGHTS}; weights in other files are not read."
-        ) from error
-    settings = json.loads(Path(file).read_text("utf-8"))
-    base = settings.get("base_model_name_or_path")
-    if not base:
-        raise UserError(
-            f"{name}: the adapter does not say which model it belongs on.\n"
-            "rmbench keeps both, merged, in the folder around an adapter: checkpoint=RUN."
-        )
-    return Adapter(Path(file).parent, base, settings.get("revision"))
-
-
-def own_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> Any:
-    """The tokenizer, with its template, in the folder or repository of an adapter; None without one.
-
-    Raises:
-        OSError: it cannot be known whether there is one, or it cannot be read.
-    """
-    from transformers import AutoTokenizer
-    from transformers.utils import cached_file
-
-    file = "tokenizer_config.json"
-    if cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False) is None:
-        return None
-    return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-
-
-def merged(network: Any, adapter: Adapter, head: str) -> Any:
-    """`network`, the adapter's base, with the adapter's changes in its weights and the adapter's trained head.
-
-    Raises:
-        UserError: the adapter does not fit the network, or brings no weight named `head`.
-    """
-    import peft
-    from safetensors import safe_open
-
-    with safe_open(adapter.folder / ADAPTER_WEIGHTS, framework="pt") as weights:
-        names = list(weights.keys())
-    if not any(name.endswith(f".{head}") for name in names):
-        raise UserError(f"{adapter.folder}: the adapter brings no trained head ({head}); it is no reward model's.")
-    try:
-        with _quiet_peft():
-            return peft.PeftModel.from_pretrained(network, str(adapter.folder)).merge_and_unload()
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{adapter.folder}: the adapter does not fit {adapter.base}: {reason}") from error
-
-
 @contextmanager
-def _quiet_peft() -> Iterator[None]:
+def quiet_peft() -> Iterator[None]:
     """peft asks a network for a property by a name that transformers calls old, and warns of ranks that it meant to
     double for fused experts itself.
     """

@@ -33,6 +33,7 @@ class RewardModel(nn.Module):
         self.__dict__["adapters"] = adapters  # peft's view of the network, no part of its own
         self.language: Any = None  # a LanguageHead, for losses that read likelihoods
         self.stated_pad_id: int | None = None  # of a loaded checkpoint, before its tokenizer is fixed
+        self.pools_last = False  # a value head: read at the last token, whether or not that is the pad token
         self.assumed: dict[str, str] = {}  # how it was loaded and reads texts, in words
         self._pooled: Tensor | None = None
         self.attention: str = attention_of(network)  # of padded rows
@@ -67,7 +68,7 @@ class RewardModel(nn.Module):
     @property
     def unread_id(self) -> int | None:
         """A decoder is read at the last id that is not this one: so does its own class in transformers."""
-        return self.pad_id if self.is_decoder else None
+        return self.pad_id if self.is_decoder and not self.pools_last else None
 
     @property
     def is_decoder(self) -> bool:

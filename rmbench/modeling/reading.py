@@ -25,6 +25,8 @@ def how_it_reads(model: RewardModel, tokenizer: Any, own_template: bool) -> dict
     """Pooling, pad token, template, BOS and attention in words, for logs and records."""
     pad = tokenizer.convert_ids_to_tokens(model.pad_id)
     last = f"at the last token that is not {pad} (id {model.pad_id}), as transformers does"
+    if model.pools_last:
+        last = "at the last token of the text, as the trainer of its value head does"
     return {
         "pooling": last if model.is_decoder else f"where {type(model.network).__name__} pools",
         "pad": f"{pad} (id {model.pad_id})",
@@ -53,7 +55,7 @@ def check_against_plain(
         groups: of which the first few texts are tried.
         device: where the model is.
     """
-    if isinstance(model.whole_head, heads.RewardHead):
+    if isinstance(model.whole_head, heads.RewardHead) or model.pools_last:
         return None
     ours, plain = rewards_both_ways(model, layout, groups, device)
     difference = float((ours - plain).abs().max())

@@ -150,6 +150,8 @@ def _split(
     embedded = embeddings.split(sizes)
     distances = [
         (e[: items[i].item.correct, None] - e[None, items[i].item.correct :]).norm(dim=-1).flatten()
+        if e.shape[1]
+        else e.flatten()  # a model without embeddings has no distances
         for i, e in zip(indices, embedded, strict=True)
     ]
     flat_distances = iter(torch.cat(distances).cpu().double().tolist())
@@ -173,7 +175,11 @@ def batch_difference(passes: ForwardPasses, items: Sequence[TokenItem], single: 
     """
     by_length = sorted(items, key=lambda item: item.length)
     few = [by_length[(len(by_length) - 1) * i // (ITEMS_CHECKED - 1)] for i in range(ITEMS_CHECKED)]
-    texts = [TokenItem(one.item, (ids,)) for one in few for ids in one.sequences]
+    texts = [
+        TokenItem(replace(one.item, responses=one.item.responses[i : i + 1]), (ids,))
+        for one in few
+        for i, ids in enumerate(one.sequences)
+    ]
     apart = torch.cat([_rewards(replace(passes, layout=single), [text]) for text in texts])
     difference = (_rewards(passes, few) - apart).abs()
     return float(difference.nan_to_num().max()), float(apart.abs().nan_to_num().max())

@@ -61,7 +61,7 @@ def load_tokenizer(config: BackboneConfig) -> tuple[Tokenizer, Any, int | None, 
     except Exception as error:  # the Hub's clients raise errors of many kinds
         raise hub.explain("model", name, error, "backbone.name_or_path=FOLDER") from error
     own_pad_id = tokenizer.pad_token_id
-    _complete_text(tokenizer)
+    complete_text(tokenizer)
     return tokenizer, network_config, own_pad_id, isinstance(getattr(network, "score", None), nn.Linear)
 
 
@@ -82,15 +82,15 @@ def refuse_without_class(name: str, config: Any) -> None:
 
 
 def complete_tokenizer(tokenizer: Tokenizer, network: Any, keep_pad: bool = False) -> None:
-    """`_complete_text`, and a row of the embedding for a pad token that is new.
+    """`complete_text`, and a row of the embedding for a pad token that is new.
 
     `keep_pad`: a head that was trained is read where its config's pad id says, so that stays, even if it is EOS.
     """
     stated = network.config.get_text_config().pad_token_id
     if keep_pad and stated is not None and 0 <= stated < min(len(tokenizer), _rows(network)):
-        _complete_text(tokenizer, stated)
+        complete_text(tokenizer, stated)
     else:
-        _complete_text(tokenizer)
+        complete_text(tokenizer)
     if tokenizer.pad_token_id >= _rows(network):
         network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     network.config.pad_token_id = tokenizer.pad_token_id
@@ -138,7 +138,7 @@ def _rows(network: Any) -> int:
     return int(network.get_input_embeddings().num_embeddings)
 
 
-def _complete_text(tokenizer: Tokenizer, pad_id: int | None = None) -> None:
+def complete_text(tokenizer: Tokenizer, pad_id: int | None = None) -> None:
     """A chat template, right padding, and the pad token `pad_id`, or one that never occurs in text.
 
     Plain transformers pools a decoder at the last id that is not the pad id; with pad = EOS that is one token early.

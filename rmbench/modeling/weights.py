@@ -18,8 +18,10 @@ from rmbench.modeling import heads
 
 logger = logging.getLogger(__name__)
 
-# What wrappers put before names, outermost first: DDP, torch.compile, TRL, and a class with the network as `model`.
+# What wrappers put before names, outermost first: DDP, torch.compile, TRL, DeepSpeed-Chat (in both spellings of its
+# versions), and a class with the network as `model`.
 WRAPPERS = (
+    r"^(?:module\.)*rwtra\w*former\.",
     r"^(?:module\.|_orig_mod\.|pretrained_model\.)+",
     r"^(?:module\.|_orig_mod\.|pretrained_model\.)*model\.",
     r"(?<![^.])_orig_mod\.",
@@ -38,6 +40,7 @@ class Weights:
     head: str  # the same in words
     wrapper: str | None = None  # what stood before every name
     not_read: tuple[str, ...] = ()  # tensors of other heads
+    pools_last: bool = False  # the head is a trainer's value head, read at the last token whatever it is
 
     def facts(self) -> dict[str, str]:
         """What is worth knowing, for logs and records."""

@@ -1,0 +1,97 @@
+"""Trained adapters in peft's format: found, loaded onto their base and merged into its weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rmbench.errors import UserError
+from rmbench.modeling.lora import ADAPTER_WEIGHTS, quiet_peft
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A trained adapter on the disk and what it belongs on."""
+
+    folder: Path
+    base: str
+    base_revision: str | None
+
+
+def find_adapter(name: str, revision: str | None) -> Adapter | None:
+    """The adapter in a folder or on the Hub; None where there is none.
+
+    Raises:
+        UserError: its base is not recorded, or its weights are not in safetensors.
+    """
+    from transformers.utils import cached_file, find_adapter_config_file
+
+    try:
+        file = find_adapter_config_file(name, revision=revision)
+    except OSError:  # no such name or revision: loading the model says it better
+        file = None
+    if file is None:
+        return None
+    try:
+        cached_file(name, ADAPTER_WEIGHTS, revision=revision)
+    except OSError as error:
+        raise UserError(
+            f"{name}: an adapter without {ADAPTER_WEIGHTS}; weights in other files are not read."
+        ) from error
+    settings = json.loads(Path(file).read_text("utf-8"))
+    base = settings.get("base_model_name_or_path")
+    if not base:
+        raise UserError(
+            f"{name}: the adapter does not say which model it belongs on.\n"
+            "rmbench keeps both, merged, in the folder around an adapter: checkpoint=RUN."
+        )
+    return Adapter(Path(file).parent, base, settings.get("revision"))
+
+
+def own_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """The tokenizer, with its template, in the folder or repository of an adapter; None without one.
+
+    Raises:
+        OSError: it cannot be known whether there is one, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils import cached_file
+
+    file = "tokenizer_config.json"
+    if cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False) is None:
+        return None
+    return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def merged(network: Any, adapter: Adapter, head: str | None) -> Any:
+    """`network`, the adapter's base, with the adapter's changes in its weights and the adapter's trained head.
+
+    Args:
+        network: as the adapter's base is loaded here, whatever class the adapter was trained under.
+        adapter: what `find_adapter` found.
+        head: name of the head's weight, which the adapter must bring; None where the head comes from elsewhere.
+
+    Raises:
+        UserError: the adapter does not fit the network, or brings no weight named `head`.
+    """
+    import peft
+    from safetensors import safe_open
+
+    with safe_open(adapter.folder / ADAPTER_WEIGHTS, framework="pt") as weights:
+        names = list(weights.keys())
+    if head is not None and not any(name.endswith(f".{head}") for name in names):
+        raise UserError(
+            f"{adapter.folder}: the adapter brings no trained head ({head}); it is no reward model's."
+            " Of a policy trained by DPO: reference=MODEL."
+        )
+    try:
+        with quiet_peft():
+            settings = peft.PeftConfig.from_pretrained(str(adapter.folder))
+            if head is None:
+                settings.task_type = None  # of a language model, whose methods this network does not have
+            return peft.PeftModel.from_pretrained(network, str(adapter.folder), config=settings).merge_and_unload()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{adapter.folder}: the adapter does not fit {adapter.base}: {reason}") from error

@@ -1,0 +1,62 @@
+"""Padded rows that know the messages which they come from, for models that ask for more than ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rmbench.data.messages import Message
+from rmbench.data.text import TokenGroup, TokenItem
+from rmbench.modeling.layout import BatchInputs, Padded
+
+
+@dataclass(frozen=True)
+class Conversations(BatchInputs):
+    """Padded rows with one conversation a row; none where groups are ids alone."""
+
+    conversations: tuple[list[Message], ...] = ()
+
+
+class WithMessages(Padded):
+    """Padded rows with their messages."""
+
+    def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
+        """`(responses, longest)`."""
+        conversations = tuple(
+            [*group.item.prompt, *response]
+            for group in groups
+            if isinstance(group, TokenItem)
+            for response in group.item.responses
+        )
+        return Conversations(**vars(super().inputs(groups)), conversations=conversations)
+
+
+class AsTexts(WithMessages):
+    """The same where a forward pass is counted in texts, whatever their lengths."""
+
+    name = "texts"
+    pads = False
+
+    def cost(self, group: TokenGroup) -> int:
+        """Texts."""
+        return len(group.sequences)
+
+
+def one_row(rows: BatchInputs, i: int) -> BatchInputs:
+    """One text of padded rows without padding."""
+    assert rows.attention_mask is not None
+    length = int(rows.attention_mask[i].sum())
+    return Conversations(
+        input_ids=rows.input_ids[i : i + 1, :length],
+        attention_mask=rows.attention_mask[i : i + 1, :length],
+        pooled_positions=torch.tensor([length - 1]),
+        conversations=conversations_of(rows)[i : i + 1],
+    )
+
+
+def conversations_of(rows: BatchInputs) -> tuple[list[Message], ...]:
+    """One conversation a row, or none at all."""
+    found = rows.conversations if isinstance(rows, Conversations) else ()
+    return found if len(found) == len(rows.input_ids) else ()
