@@ -30,6 +30,7 @@ from rmbench.modeling.model import RewardModel
 from rmbench.modeling.output import PairOutput
 
 Result = TypeVar("Result")
+PairColumns = dict[str, list[Any]]  # name -> a value for each pair, as of SCHEMA
 
 NUMBERS = (
     "margin",
@@ -70,7 +71,7 @@ class Measured:
     of_loss: GradientNorms | None = None
     margin_gradient_norm: Tensor | None = None  # `(pairs,)`
 
-    def columns(self, pairs: Sequence[TokenPair], head: bool = True) -> dict[str, list[Any]]:
+    def columns(self, pairs: Sequence[TokenPair], head: bool = True) -> PairColumns:
         """Each pair's numbers, under the names of `SCHEMA`; `head`: with the head's gradient norm."""
         terms = self.terms
         numbers = {
@@ -99,11 +100,11 @@ class Measured:
 class Rows:
     """Measured pairs, pass by pass; then those of all processes."""
 
-    columns: dict[str, list[Any]] = field(default_factory=dict)
+    columns: PairColumns = field(default_factory=dict)
     blocks: dict[str, list[float]] = field(default_factory=dict)  # each part's shares of squared norms
     sketches: list[np.ndarray] = field(default_factory=list)  # `(pairs, size)` each
 
-    def add(self, columns: dict[str, list[Any]], of_loss: GradientNorms | None = None) -> None:
+    def add(self, columns: PairColumns, of_loss: GradientNorms | None = None) -> None:
         """The pairs of one pass."""
         for name, values in columns.items():
             self.columns.setdefault(name, []).extend(values)
@@ -228,7 +229,7 @@ class MeasuringPass:
 
     def _of(
         self, part: list[TokenPair], loss: PairLoss, statistics: Statistics | None
-    ) -> tuple[dict[str, list[Any]], GradientNorms | None]:
+    ) -> tuple[PairColumns, GradientNorms | None]:
         """Columns, and the gradients of the losses; the graph is gone, so that the next pass finds its memory free."""
         inputs = self._inputs(part)
         if self.gradients is None:
@@ -252,7 +253,7 @@ class MeasuringPass:
         return PairBatch(run_inputs(self.model, inputs), None if ratings is None else ratings.to(self.device))
 
 
-def as_table(step: int | None, columns: dict[str, list[Any]]) -> pa.Table:
+def as_table(step: int | None, columns: PairColumns) -> pa.Table:
     """The columns of one step, or of no step; those that were not measured are null."""
     rows = len(columns["pair_id"])
     filled = columns | {"step": [step] * rows}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rmbench.data.protocols import Tokenizer
 from rmbench.errors import UserError
 from rmbench.modeling.lora import ADAPTER_WEIGHTS, quiet_peft
 
@@ -50,7 +51,7 @@ def find_adapter(name: str, revision: str | None) -> Adapter | None:
     return Adapter(Path(file).parent, base, settings.get("revision"))
 
 
-def own_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> Any:
+def own_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> Tokenizer | None:
     """The tokenizer, with its template, in the folder or repository of an adapter; None without one.
 
     Raises:
@@ -62,7 +63,8 @@ def own_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> A
     file = "tokenizer_config.json"
     if cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False) is None:
         return None
-    return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    found: Tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    return found
 
 
 def merged(network: Any, adapter: Adapter, head: str | None) -> Any:

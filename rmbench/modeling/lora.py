@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmbench.config import LoraConfig
 from rmbench.errors import UserError
@@ -181,12 +181,12 @@ def _delta(name: str, module: Any, state: dict[str, Tensor]) -> Tensor:
     return delta.T if getattr(module, "fan_in_fan_out", False) else delta
 
 
-def _weight_name(name: str, module: Any) -> str:
+def _weight_name(name: str, module: object) -> str:
     """The plain name of the weight that a layer's adapter changes."""
     return _plain_name(f"{name}.base_layer.{getattr(module, 'parameter_name', 'weight')}")
 
 
-def _quantized(network: Any) -> set[str]:
+def _quantized(network: nn.Module) -> set[str]:
     return {name for name, module in network.named_modules() if type(module).__module__.startswith("bitsandbytes")}
 
 

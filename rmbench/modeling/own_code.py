@@ -13,10 +13,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmbench.config import LayoutName
 from rmbench.data import hub
@@ -59,7 +58,7 @@ class OwnCode(OtherModel):
         UserError: nothing that it gives is one number a text.
     """
 
-    def __init__(self, network: Any, tokenizer: Tokenizer, method: str | None) -> None:
+    def __init__(self, network: nn.Module, tokenizer: Tokenizer, method: str | None) -> None:
         super().__init__()
         self.network, self.tokenizer, self.method = network.eval(), tokenizer, method
         self.config = network.config
@@ -127,10 +126,10 @@ class OwnCode(OtherModel):
             raise UserError(f"{self.config.name_or_path}: no longer one number a text ({self.assumed['reward']}).")
         return numbers.to(rows.input_ids.device).float()
 
-    def _forward_pass(self, rows: BatchInputs) -> Any:
+    def _forward_pass(self, rows: BatchInputs) -> object:
         return self.network(input_ids=rows.input_ids, attention_mask=rows.attention_mask)
 
-    def _by_method(self, name: str) -> Callable[[BatchInputs], Any]:
+    def _by_method(self, name: str) -> Callable[[BatchInputs], object]:
         """The method, called with what its parameters ask for: ids, the tokenizer and a conversation, or the text."""
         method = getattr(self.network, name, None)
         if not callable(method):
@@ -146,7 +145,7 @@ class OwnCode(OtherModel):
             return lambda rows: method(self.tokenizer, _conversation(rows))
         return lambda rows: method(render([_conversation(rows)], self.tokenizer))
 
-    def _find_reward(self) -> tuple[Callable[[Any], Tensor | None], str]:
+    def _find_reward(self) -> tuple[Callable[[object], Tensor | None], str]:
         """What of an output is the reward, found on two short texts of unlike lengths."""
         ids = encode(SAMPLES, self.tokenizer)
         groups = [_Sample(f"{i}", one, c) for i, (one, c) in enumerate(zip(ids, SAMPLES, strict=True))]
@@ -171,26 +170,30 @@ class _Sample(TokenGroup):
         self.id, self.sequences, self.prefix, self.conversation = id_, (ids,), len(ids), conversation
 
 
-def _ways(output: Any, n: int) -> list[tuple[str, Callable[[Any], Tensor | None]]]:
+def _ways(output: object, n: int) -> list[tuple[str, Callable[[object], Tensor | None]]]:
     """How to take one number for each of `n` texts from an output, the preferred way first."""
     if isinstance(output, (float, int)) or (isinstance(output, (list, Tensor)) and _one_a_text(output, n) is not None):
         return [("the number", lambda out: _one_a_text(out, None))]
     if isinstance(output, tuple):
         last = next((i for i in reversed(range(len(output))) if _one_a_text(output[i], n) is not None), None)
-        return [] if last is None else [(f"tensor {last} of the tuple", lambda out: _one_a_text(out[last], None))]
+        return [] if last is None else [(f"tensor {last} of the tuple", lambda out: _one_a_text(_at(out, last), None))]
     found = [name for name in FIELDS if _one_a_text(_field(output, name), n) is not None]
     return [(f"`{name}`", partial(_of_field, name)) for name in found]
 
 
-def _field(output: Any, name: str) -> Any:
+def _at(output: object, place: int) -> object:
+    return output[place] if isinstance(output, tuple) else None
+
+
+def _field(output: object, name: str) -> object:
     return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
 
 
-def _of_field(name: str, output: Any) -> Tensor | None:
+def _of_field(name: str, output: object) -> Tensor | None:
     return _one_a_text(_field(output, name), None)
 
 
-def _one_a_text(value: Any, n: int | None) -> Tensor | None:
+def _one_a_text(value: object, n: int | None) -> Tensor | None:
     """`(texts,)` if `value` holds one number for each of `n` texts (None: whatever has one column), else None."""
     if isinstance(value, (float, int)) and not isinstance(value, bool):
         value = torch.tensor([float(value)])
@@ -204,7 +207,7 @@ def _one_a_text(value: Any, n: int | None) -> Tensor | None:
     return flat.reshape(-1)
 
 
-def _shapes(output: Any) -> str:
+def _shapes(output: object) -> str:
     if isinstance(output, Tensor):
         return f"a tensor {list(output.shape)}"
     named = output.items() if isinstance(output, Mapping) else enumerate(output) if isinstance(output, tuple) else ()
@@ -241,7 +244,7 @@ def load_own_code(source: Source, method: str | None) -> tuple[OwnCode, Tokenize
     return model, tokenizer
 
 
-def _network(source: Source) -> tuple[Any, Tokenizer]:
+def _network(source: Source) -> tuple[nn.Module, Tokenizer]:
     import transformers
 
     try:
@@ -269,7 +272,7 @@ def _network(source: Source) -> tuple[Any, Tokenizer]:
     return network, tokenizer
 
 
-def own_class(config: Any) -> str | None:
+def own_class(config: object) -> str | None:
     """The Auto class under which a config names a model of its own; None where it names none."""
     brought = getattr(config, "auto_map", None) or {}
     return next((name for name in AUTO_CLASSES if name in brought), None)

@@ -25,6 +25,7 @@ from rmbench.data.protocols import Tokenizer
 from rmbench.data.rendering import render
 from rmbench.data.text import TokenGroup
 from rmbench.errors import UserError
+from rmbench.files import Json
 from rmbench.modeling.http_json import Client, NotThere
 from rmbench.modeling.layout import BatchInputs, Layout
 from rmbench.modeling.messages_layout import AsTexts, conversations_of
@@ -50,16 +51,16 @@ class Interface:
 
     paths: tuple[str, ...]
     takes: str
-    body: Callable[[list[Any], str], object]
+    body: Callable[[list[object], str], object]
     rewards: Callable[[Any], list[Any]]
 
 
-def _of_vllm(answer: Any) -> list[Any]:
+def _of_vllm(answer: Json) -> list[object]:
     """`/classify` has `probs`; `/pooling` has `data`: of one number, or of one for each token, of which the last."""
     return [_last(row["probs"] if "probs" in row else row["data"]) for row in answer["data"]]
 
 
-def _last(value: Any) -> Any:
+def _last(value: object) -> object:
     while isinstance(value, list):
         value = value[-1]
     return value
@@ -87,7 +88,7 @@ INTERFACES = {
 }
 
 
-def _only(classes: list[Any]) -> Any:
+def _only(classes: list[Json]) -> Json:
     if len(classes) != 1:
         raise UserError(f"the server's model has {len(classes)} classes; a reward model has 1.")
     return classes[0]
@@ -121,7 +122,9 @@ class Server(OtherModel):
         assert rows.attention_mask is not None
         lengths = rows.attention_mask.sum(dim=1).tolist()
         ids = [row[:length] for row, length in zip(rows.input_ids.tolist(), lengths, strict=True)]
-        sent: list[Any] = ids if self.interface.takes == "token ids" else self._texts(ids, conversations_of(rows))
+        sent: list[object] = (
+            [*ids] if self.interface.takes == "token ids" else [*self._texts(ids, conversations_of(rows))]
+        )
         size = self.server_config.batch_size
         parts = [sent[start : start + size] for start in range(0, len(sent), size)]
         with ThreadPoolExecutor(self.server_config.concurrency) as pool:
@@ -146,7 +149,7 @@ class Server(OtherModel):
         """The same."""
         return AsTexts(self.tokenizer.pad_token_id)
 
-    def _ask(self, part: list[Any]) -> list[float]:
+    def _ask(self, part: list[object]) -> list[float]:
         body = self.interface.body(part, self.served)
         for path in self.paths:
             try:
@@ -157,7 +160,7 @@ class Server(OtherModel):
             return self._numbers(answer, len(part), path)
         raise UserError(f"{self.client.base} has no {' or '.join(self.paths)}: is scorer={self.scorer.name} right?")
 
-    def _numbers(self, answer: Any, n: int, path: str) -> list[float]:
+    def _numbers(self, answer: object, n: int, path: str) -> list[float]:
         try:
             rewards = [math.nan if one is None else float(one) for one in self.interface.rewards(answer)]
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -197,8 +200,8 @@ class Server(OtherModel):
         return list(self.tokenizer(text, add_special_tokens=True, verbose=False)["input_ids"])
 
 
-def _without_bos(text: str | None, tokenizer: Any) -> str | None:
-    bos = tokenizer.bos_token
+def _without_bos(text: str | None, tokenizer: Tokenizer) -> str | None:
+    bos = getattr(tokenizer, "bos_token", None)
     return text.removeprefix(bos) if text and bos else text
 
 
@@ -260,12 +263,15 @@ def _served(client: Client, scorer: ScorerName, config: ServerConfig) -> tuple[s
         ) from error
 
 
-def _tokenizer(name: str, asked: ScoredModelConfig) -> Any:
+def _tokenizer(name: str, asked: ScoredModelConfig) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
         if hub.local_path(name) is None:
             hub.prepare()
-        return AutoTokenizer.from_pretrained(name, revision=asked.revision, trust_remote_code=asked.trust_remote_code)
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=asked.revision, trust_remote_code=asked.trust_remote_code
+        )
+        return tokenizer
     except Exception as error:  # the Hub's clients raise errors of many kinds
         raise hub.explain("tokenizer", name, error, "server.tokenizer=FOLDER") from error
