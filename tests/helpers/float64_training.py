@@ -56,9 +56,10 @@ def trained_in_float64(loss_config, layout, folder, **changes):
     training = TrainingConfig(
         **{"batch_size": 16, "learning_rate": 1e-3, "max_grad_norm": 0, "max_steps": 6, **changes}
     )
-    config = TrainConfig(training=training, gpu=GpuConfig(device=Device.cpu, eval_tokens=1000))
+    data = DatasetConfig(name="synthetic", train_size=64, eval_size=32)
+    config = TrainConfig(dataset=data, training=training, gpu=GpuConfig(device=Device.cpu, eval_tokens=1000))
     loss = PairLoss(loss_config)
-    dataset = load_dataset(DatasetConfig(name="synthetic", train_size=64, eval_size=32))
+    dataset = load_dataset(data)
     if loss.needs_rating:
         dataset.train = with_scaled_ratings(dataset.train, loss_config.rating_scale, loss_config.pairwise)
     model, tokenizer = new_reward_model(BackboneConfig(), "sdpa", seed=0)
