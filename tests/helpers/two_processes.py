@@ -43,7 +43,8 @@ def trained(loss_config, folder, how):
         max_steps=20, batch_size=16, micro_batch_size=3, learning_rate=1e-3, logging_steps=1, max_grad_norm=0.5
     )
     gpu = GpuConfig(strategy=Strategy.ddp if how == "ddp" else Strategy.none, eval_tokens=200)
-    dataset = load_dataset(DatasetConfig(name="synthetic", train_size=64, eval_size=21))
+    data = DatasetConfig(name="synthetic", train_size=64, eval_size=21)
+    dataset = load_dataset(data)
     model, tokenizer = new_reward_model(BackboneConfig(), "sdpa", seed=0)
     model.double()
     pairs, _ = tokenize_pairs(dataset.train, tokenizer, 64)
@@ -55,7 +56,7 @@ def trained(loss_config, folder, how):
             fully_shard(layer)
         fully_shard(model)
     loss = PairLoss(loss_config)
-    run = Run(TrainConfig(training=training, gpu=gpu), folder, accelerator)
+    run = Run(TrainConfig(dataset=data, training=training, gpu=gpu), folder, accelerator)
     inputs = Inputs(model, tokenizer, loss, pairs, eval_pairs, layout=layout, eval_layout=layout)
     trainer = Trainer(run, inputs, PairRecorder(folder, 0, Gradient.off))
     trainer.train()
