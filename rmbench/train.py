@@ -21,20 +21,23 @@ from transformers import set_seed
 from rmbench import board, model_card, runs
 from rmbench.benchmarks.run import Scorer, benchmark_layout, forget_other_scores, numbers_now, run_benchmark
 from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreLog, ScoreRow
-from rmbench.config import Gradient, TrainConfig
+from rmbench.config import Gradient, Strategy, TrainConfig
 from rmbench.console import console
 from rmbench.data.store import prompt_digests
-from rmbench.diagnostics import figures
 from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe, choose_probe
 from rmbench.diagnostics.records import PairRecorder
+from rmbench.errors import UserError
 from rmbench.evaluate import results_table
 from rmbench.files import Json, read_json, write_json
 from rmbench.history import read_history
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.model import RewardModel
+from rmbench.modeling.planning import plan
 from rmbench.modeling.scoring import summarize
+from rmbench.modeling.throughput import matrix_rate
+from rmbench.modeling.workload import SHARE, most_work
 from rmbench.tracking import Tracker, open_tracker
 from rmbench.training import ending
 from rmbench.training.run import Run
@@ -66,6 +69,8 @@ def _train(run: Run) -> Json:
         return dict(read_json(run.folder / "metrics.json"))
     run.wait()  # every rank has seen the folder as it was
 
+    if run.is_main and (run.config.gpu.strategy is not Strategy.none or run.device.type == "cuda"):
+        _say_what_it_takes(run)
     # everything that can be wrong is found before the first step; then the folder is this run's
     inputs = prepare(run.config, run.accelerator, runs.recorded_threads(run.folder))
     runs.refuse_changed_data(run.folder, inputs.facts)
@@ -109,6 +114,19 @@ def _train(run: Run) -> Json:
             run.wait()
     _push(run)
     return metrics
+
+
+def _say_what_it_takes(run: Run) -> None:
+    """Memory of each device and time of all steps, before anything is loaded."""
+    try:
+        logger.info("%s", plan(run.config).text())
+        hours = most_work(run.config).operations / (SHARE * matrix_rate(run.device, run.dtype)) / 3600
+        logger.info(
+            "at most %.2g device hours of training at %.0f %% (assumed) of the matrix rate, %.2g on each of %d",
+            hours, 100 * SHARE, hours / run.accelerator.num_processes, run.accelerator.num_processes,
+        )  # fmt: skip
+    except UserError as error:
+        logger.info("not estimated before the start: %s", str(error).partition("\n")[0])
 
 
 def _trained(run: Run, trainer: Trainer) -> Json:
@@ -224,6 +242,8 @@ def _write_diagnostics(run: Run, recorder: PairRecorder, probe: Probe | None, st
     table = recorder.merge()
     if table is None:
         return
+    from rmbench.diagnostics import figures  # matplotlib: not before the end
+
     history = read_history(run.folder)
     run.tracker.images(step, figures.write_diagnostics(table, run.folder / "diagnostics", history))
     run.tracker.pair_table(step, table)

@@ -5,10 +5,10 @@ import torch
 from transformers import LlamaConfig
 
 from rmbench.commands.compose import combinations, composed, config_object, without_hydra
-from rmbench.commands.forecast import MOST_SETTINGS, SHARE, _time, forecast
+from rmbench.commands.forecast import MOST_SETTINGS, _time, forecast
 from rmbench.commands.launch import understood
 from rmbench.modeling.throughput import matrix_rate
-from rmbench.modeling.workload import most_work
+from rmbench.modeling.workload import SHARE, most_work
 
 LOCAL = ["dataset=local", "dataset.path=x.jsonl"]
 # tiny: 64 wide, two layers of q, k, v, o and three matrices of the MLP, 128 wide; 100 pairs twice, 32 tokens a text

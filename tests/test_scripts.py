@@ -57,3 +57,38 @@ def test_the_benchmark_of_scoring(script, tmp_path, kind):
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert max(numbers["differences"].values()) < 1e-4
     assert len(numbers["pairs_per_second"]) == 3
+
+
+def acceptance(script, tmp_path, *only):
+    with pytest.raises(SystemExit) as ended:
+        script("gpu_acceptance", "--dry-run", f"--out={tmp_path / 'gpu.json'}", "--only", *only)
+    rows = json.loads((tmp_path / "gpu.json").read_text())["checks"]
+    return ended.value.code, {row["check"]: row["verdict"] for row in rows}
+
+
+def test_the_acceptance_run_says_what_it_cannot_check_and_fails_where_something_is_wrong(script, tmp_path):
+    numbers = "rewards and gradients against float64"
+    code, verdicts = acceptance(script, tmp_path, numbers, "memory runs out")
+    assert (code, verdicts) == (0, {numbers: "ok", "memory runs out": "skipped"})
+    module = paths.script("gpu_acceptance")
+    module.CHECKS["broken"] = lambda place: str(1 // 0)
+    try:
+        code, verdicts = acceptance(script, tmp_path, "broken")
+    finally:
+        del module.CHECKS["broken"]
+    assert (code, verdicts) == (1, {"broken": "WRONG"})
+
+
+@pytest.mark.slow
+def test_the_whole_acceptance_run_dry(script, tmp_path):
+    module = paths.script("gpu_acceptance")
+    code, verdicts = acceptance(script, tmp_path, *module.CHECKS)
+    assert code == 0, verdicts
+    assert list(verdicts.values()).count("ok") >= 8
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_start(script, tmp_path):
+    script("bench_start", "--quick", f"--out={tmp_path / 'numbers.json'}")
+    ratios = json.loads((tmp_path / "numbers.json").read_text())["ratios"]
+    assert ratios["train tracking=none"][0] > 1 > ratios["losses"][0]

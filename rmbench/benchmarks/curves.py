@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
 
 ORDERS = 100  # PPE draws as many; its seed is not published, so `max` and `loss` equal its own up to the draw
 
@@ -73,6 +72,8 @@ def auc(questions: Sequence[Answers]) -> float | None:
 
     Where all of a question's scores are equal they become 0.5. None where a score is not finite.
     """
+    from scipy.stats import rankdata
+
     scaled = [_scaled(np.array(question.scores, dtype=float)) for question in questions]
     scores = np.concatenate(scaled)
     truth = np.concatenate([np.array(question.truth, dtype=bool) for question in questions])

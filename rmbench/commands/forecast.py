@@ -14,7 +14,6 @@ from rmbench.commands.compose import composed, config_object, without_hydra
 from rmbench.config import GpuConfig, Strategy, TrainConfig
 from rmbench.errors import UserError
 
-SHARE = 0.4  # of the device's matrix rate, assumed
 MOST_SETTINGS = 12  # that are composed: each takes a tenth of a second
 FREE = ("seed", "loss", "training.learning_rate", "tracking")  # what these and the keys below them say costs nothing
 
@@ -45,16 +44,24 @@ def _estimate(jobs: Sequence[list[str]], config_dir: str | None, here: bool) -> 
     settings = Counter(tuple(override for override in job if not _free(override)) for job in jobs)
     if len(settings) > MOST_SETTINGS:
         raise UserError(f"besides losses, seeds and learning rates there are {len(settings)} settings")
-    from rmbench.modeling.workload import most_work  # torch and transformers, which a run needs as well
+    from rmbench.modeling.planning import plan  # torch and transformers, which a run needs as well
+    from rmbench.modeling.workload import SHARE, most_work
 
-    operations, longest, gpus = 0.0, 0, []
+    operations, longest, gpus, shapes, plans = 0.0, 0, [], [], []
     for overrides, runs in settings.items():
         config = config_object(without_hydra(composed("train", list(overrides), config_dir)))
         assert isinstance(config, TrainConfig)
         work = most_work(config)
         operations, longest = operations + runs * work.operations, max(longest, work.text_tokens)
         gpus.append(config.gpu)
+        steps = config.training
+        shape = (config.backbone, config.gpu, steps.gradient_checkpointing, steps.micro_batch_tokens)
+        if config.backbone.name_or_path is not None and shape not in shapes:
+            shapes.append(shape)
+            plans.append(plan(config))
     long = f"each text taken to be {longest:,} tokens long, the most that is allowed"
+    if plans:
+        long += f"; {max(plans, key=lambda one: one.memory.total(one.tokens)).text()}"
     if not here or gpus[0].strategy is not Strategy.none or any(gpu != gpus[0] for gpu in gpus):
         return f"with at most {operations:.1e} floating-point operations, {long}"
     device, rate = _matrix_rate(gpus[0])

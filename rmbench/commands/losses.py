@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +18,6 @@ from rmbench.config import LossConfig, RegularizerConfig
 from rmbench.console import console
 from rmbench.errors import UserError
 from rmbench.losses.cards import SYMBOLS, Card, curves, markdown
-from rmbench.losses.curve_figure import write_figure
 from rmbench.losses.own import own_key
 from rmbench.paths import conf_dir
 
@@ -64,8 +64,14 @@ def card(name: str) -> Card:
         raise UserError(f"{name}: no such loss.{did_you_mean(near)} `rmbench losses` lists them.")
     values: Any = yaml.safe_load(path.read_text("utf-8"))
     values = values.get("loss", values)
-    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LossConfig), values))
+    config: Any = OmegaConf.to_object(OmegaConf.merge(_schema(), values))
     return Card(name, description(path), config)
+
+
+@cache
+def _schema() -> DictConfig:
+    """Made once: it takes longer than all else of a card."""
+    return OmegaConf.structured(LossConfig)
 
 
 def _own_card(name: str) -> Card:
@@ -98,6 +104,8 @@ def show_list(cards: list[Card]) -> None:
 
 def show_card(one: Card) -> None:
     """Everything about one loss; its figure to outputs/losses/NAME.png."""
+    from rmbench.losses.curve_figure import write_figure  # matplotlib
+
     weights = weight_table(one)
     terminal = console()
     terminal.print(Text(one.name, "bold"))

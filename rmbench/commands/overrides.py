@@ -20,11 +20,11 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from rmbench.commands.catalog import did_you_mean, groups, nearest
+from rmbench.commands.registry import NOT_INHERITED
 from rmbench.config import SCHEMAS, keys
 from rmbench.config.names import RENAMED
 from rmbench.errors import UserError
 
-NOT_INHERITED = {"from", "run_dir", "sweep_dir", "sweep", "training.resume", "hub.push"}
 MAPPINGS = (
     "dataset.mix",
     "dataset.columns",

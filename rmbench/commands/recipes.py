@@ -13,7 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rmbench.commands.catalog import did_you_mean, groups
-from rmbench.commands.overrides import MAPPINGS, NOT_INHERITED, Repeated, key_of, parsed, quoted, read
+from rmbench.commands.overrides import MAPPINGS, Repeated, key_of, parsed, quoted, read
+from rmbench.commands.registry import NOT_INHERITED
 from rmbench.config import SCHEMAS, keys
 from rmbench.errors import UserError
 from rmbench.paths import conf_dir

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from rmbench import runs
 from rmbench.commands.catalog import did_you_mean, groups, nearest
-from rmbench.commands.overrides import NOT_INHERITED
+from rmbench.commands.registry import NOT_INHERITED
 from rmbench.console import console
 from rmbench.errors import UserError
 from rmbench.files import Json, read_json

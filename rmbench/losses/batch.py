@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from rmbench.modeling.output import PairOutput
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from rmbench.foreign.lazily import torch
 
 if TYPE_CHECKING:
     from rmbench.data.text import TokenPair

@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from rmbench.config import LossConfig
 from rmbench.losses.batch import PairBatch
@@ -18,6 +16,12 @@ from rmbench.losses.description import Description, documentation
 from rmbench.losses.loss import PairLoss
 from rmbench.losses.weights import L2
 from rmbench.modeling.output import PairOutput
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from rmbench.foreign.lazily import torch
 
 SYMBOLS = (
     "d = r_w - r_l is the margin, σ the logistic function, h_w and h_l the two embeddings, m the rating margin, μ the"

@@ -7,9 +7,7 @@ Every part is pure, works per pair and states its derivative; the caller reduces
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from rmbench.config import LossConfig
 from rmbench.errors import UserError
@@ -18,6 +16,12 @@ from rmbench.losses.batch import GlobalBatch, LossTerms, PairBatch, Statistics, 
 from rmbench.losses.parts import parts_of
 from rmbench.losses.weights import limited, pair_weight
 from rmbench.modeling.output import PairOutput
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from rmbench.foreign.lazily import torch
 
 
 class PairLoss:
@@ -77,7 +81,6 @@ class PairLoss:
         )
         return of_weights or any(r.part is not None for _, r in self.regularizers.values())
 
-    @torch.no_grad()
     def statistics(self, batch: PairBatch, total: Callable[[Tensor], Tensor] = no_reduce) -> Statistics:
         """What this step's losses depend on beside their own pair.
 
@@ -88,8 +91,11 @@ class PairLoss:
         if not self.needs_global_batch:
             mu = None if self.mu is None else batch.output.margin.new_tensor(self.mu)
             return Statistics(mu=mu)
+        with torch.no_grad():
+            return self._over_the_batch(batch.float32(), total)
+
+    def _over_the_batch(self, batch: PairBatch, total: Callable[[Tensor], Tensor]) -> Statistics:
         # Sums over processes, in the order below: every process has to form all of them, even without pairs of its own.
-        batch = batch.float32()
         output, over = batch.output, GlobalBatch(batch.output, total)
         parts = {name: r.part for name, (_, r) in self.regularizers.items() if r.part is not None}
         means = {name: over.mean(part(output.rewards_chosen, output.rewards_rejected)) for name, part in parts.items()}

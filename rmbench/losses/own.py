@@ -17,9 +17,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from rmbench.config import LossConfig
 from rmbench.errors import UserError
@@ -28,7 +26,13 @@ from rmbench.losses.pairwise import Pairwise
 from rmbench.losses.regularizers import Regularizer
 from rmbench.losses.weights import Weight, sides
 
-Function = Callable[..., Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from rmbench.foreign.lazily import torch
+
+Function = Callable[..., "Tensor"]
 
 
 def found(key: str, name: str) -> object:

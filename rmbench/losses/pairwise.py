@@ -11,12 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-from torch.nn.functional import logsigmoid
+from typing import TYPE_CHECKING
 
 from rmbench.config import LossConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.nn import functional
+else:
+    from rmbench.foreign.lazily import functional, torch
 
 # exp(-margin) goes on linearly below -EXPONENTIAL_LINEAR: no pair counts more than e^3 = 20 times one of margin 0
 EXPONENTIAL_LINEAR = 3.0
@@ -24,7 +28,7 @@ EXPONENTIAL_LINEAR = 3.0
 REWARD_NORM_EPS = 1e-3
 RATING_KNOBS = ("rating_scale", "rating_factor")  # of every loss that reads rating margins
 
-PerPair = Callable[[Tensor, Tensor, LossConfig], Tensor]
+PerPair = Callable[["Tensor", "Tensor", LossConfig], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Pairwise:
 
 def bt_value(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
     """-log sigma(x)."""
-    return -logsigmoid(x)
+    return -functional.logsigmoid(x)
 
 
 def bt_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
@@ -81,7 +85,7 @@ def bt_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
 
 def temperature_value(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
     """-log sigma(x / tau)."""
-    return -logsigmoid(x / config.temperature)
+    return -functional.logsigmoid(x / config.temperature)
 
 
 def temperature_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
@@ -91,7 +95,7 @@ def temperature_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
 
 def margin_value(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
     """-log sigma(x - m)."""
-    return -logsigmoid(x - rating)
+    return -functional.logsigmoid(x - rating)
 
 
 def margin_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
@@ -101,7 +105,7 @@ def margin_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
 
 def margin_out_value(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
     """-m log sigma(x)."""
-    return -rating * logsigmoid(x)
+    return -rating * functional.logsigmoid(x)
 
 
 def margin_out_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
@@ -112,7 +116,7 @@ def margin_out_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
 def smoothing_value(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
     """-(1 - alpha) log sigma(x) - alpha log sigma(-x), where log sigma(-x) = log sigma(x) - x."""
     # rearranged: the difference of two logarithms would cancel where both are large
-    return -logsigmoid(x) + config.smoothing * x
+    return -functional.logsigmoid(x) + config.smoothing * x
 
 
 def smoothing_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
@@ -122,7 +126,7 @@ def smoothing_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
 
 def robust_value(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
     """[-(1 - alpha) log sigma(x) + alpha log sigma(-x)] / (1 - 2 alpha)."""
-    return -logsigmoid(x) - config.smoothing / (1 - 2 * config.smoothing) * x
+    return -functional.logsigmoid(x) - config.smoothing / (1 - 2 * config.smoothing) * x
 
 
 def robust_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
@@ -155,28 +159,28 @@ def exponential_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
 def focal_value(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
     """-(1 - sigma(x))^gamma log sigma(x)."""
     # a power by its logarithm: 1 - sigma(x) rounds to 0 in float32 from x = 17 on
-    return -torch.exp(config.gamma * logsigmoid(-x)) * logsigmoid(x)
+    return -torch.exp(config.gamma * functional.logsigmoid(-x)) * functional.logsigmoid(x)
 
 
 def focal_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
     """-s^gamma [s - gamma sigma(x) log sigma(x)] with s = sigma(-x)."""
-    factor = torch.exp(config.gamma * logsigmoid(-x))
-    return -factor * (torch.sigmoid(-x) - config.gamma * torch.sigmoid(x) * logsigmoid(x))
+    factor = torch.exp(config.gamma * functional.logsigmoid(-x))
+    return -factor * (torch.sigmoid(-x) - config.gamma * torch.sigmoid(x) * functional.logsigmoid(x))
 
 
 def internlm2_value(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
     """-(1 - 2 max(0, sigma(x) - 1/2))^gamma log sigma(x); the factor is (2 sigma(-x))^gamma above x = 0, else 1."""
-    return -_internlm2_factor(x, config.gamma) * logsigmoid(x)
+    return -_internlm2_factor(x, config.gamma) * functional.logsigmoid(x)
 
 
 def internlm2_slope(x: Tensor, rating: Tensor, config: LossConfig) -> Tensor:
     """-f [s - gamma sigma(x) log sigma(x)] above x = 0, -s elsewhere; it jumps there, as published."""
-    easier = torch.where(x > 0, config.gamma * torch.sigmoid(x) * logsigmoid(x), torch.zeros_like(x))
+    easier = torch.where(x > 0, config.gamma * torch.sigmoid(x) * functional.logsigmoid(x), torch.zeros_like(x))
     return -_internlm2_factor(x, config.gamma) * (torch.sigmoid(-x) - easier)
 
 
 def _internlm2_factor(x: Tensor, gamma: float) -> Tensor:
-    logarithm = torch.where(x > 0, math.log(2) + logsigmoid(-x), torch.zeros_like(x))
+    logarithm = torch.where(x > 0, math.log(2) + functional.logsigmoid(-x), torch.zeros_like(x))
     return torch.exp(gamma * logarithm)
 
 

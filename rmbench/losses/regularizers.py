@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-from torch.nn.functional import logsigmoid
+from typing import TYPE_CHECKING
 
 from rmbench.modeling.output import PairOutput
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.nn import functional
+else:
+    from rmbench.foreign.lazily import functional, torch
 
 # -log(1 - (r / 5)^2) goes on linearly beyond |r| = 4.9
 BARRIER_BOUND, BARRIER_LINEAR = 5.0, 4.9
@@ -99,7 +103,7 @@ def chosen_reward(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 def pos_reg_value(chosen: Tensor, rejected: Tensor, mean: Tensor) -> Tensor:
     """-log sigma(M) - sigma(-M) (r_w - M)."""
-    return -logsigmoid(mean) - torch.sigmoid(-mean) * (chosen - mean)
+    return -functional.logsigmoid(mean) - torch.sigmoid(-mean) * (chosen - mean)
 
 
 def pos_reg_slopes(chosen: Tensor, rejected: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +113,7 @@ def pos_reg_slopes(chosen: Tensor, rejected: Tensor, mean: Tensor) -> tuple[Tens
 
 def absolute_value(chosen: Tensor, rejected: Tensor, mean: Tensor) -> Tensor:
     """-log sigma(r_w) - log sigma(-r_l): chosen above zero, rejected below."""
-    return -logsigmoid(chosen) - logsigmoid(-rejected)
+    return -functional.logsigmoid(chosen) - functional.logsigmoid(-rejected)
 
 
 def absolute_slopes(chosen: Tensor, rejected: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,14 +145,14 @@ def kl_value(output: PairOutput, beta: float) -> Tensor:
 def sft_value(output: PairOutput, beta: float) -> Tensor:
     """-log sigma(beta log pi(y_w | x)): its derivative by log pi(y_w | x) is -beta sigma(-beta log pi(y_w | x))."""
     assert output.log_prob_chosen is not None
-    return -logsigmoid(beta * output.log_prob_chosen)
+    return -functional.logsigmoid(beta * output.log_prob_chosen)
 
 
 def dpo_value(output: PairOutput, beta: float) -> Tensor:
     """-log sigma(beta (log pi(y_w | x) - log pi(y_l | x))): DPO without its reference model."""
     assert output.log_prob_chosen is not None
     assert output.log_prob_rejected is not None
-    return -logsigmoid(beta * (output.log_prob_chosen - output.log_prob_rejected))
+    return -functional.logsigmoid(beta * (output.log_prob_chosen - output.log_prob_rejected))
 
 
 LANGUAGE_MODEL = "a model with a language head on inputs WithLikelihood, which gives PairOutput.log_prob_chosen"

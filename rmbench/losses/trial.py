@@ -6,9 +6,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from rmbench.config import LossConfig
 from rmbench.errors import UserError
@@ -17,6 +15,12 @@ from rmbench.losses.pairwise import Pairwise
 from rmbench.losses.regularizers import Regularizer
 from rmbench.losses.weights import Weight
 from rmbench.modeling.output import PairOutput
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from rmbench.foreign.lazily import torch
 
 TRIED_MARGINS = (-1e4, -30.0, -1.0, -0.1, 0.1, 1.0, 30.0, 1e4)
 TRIED_SCALES = (0.0, 1e-6, 1e-3, 0.1, 1.0, 1.0, 10.0, 1e4)  # of h_w - h_l, beside vectors of length 2
@@ -87,7 +91,7 @@ def _refuse(key: str, name: str, fault: Callable[[], str | None], contract: str)
 
 def _wrong_form(values: object, like: Tensor, given: str) -> str | None:
     """Not a tensor `(pairs,)` in the precision of `like`, `(pairs, ...)`."""
-    if not isinstance(values, Tensor):
+    if not isinstance(values, torch.Tensor):
         return f"it gives a {type(values).__name__}, not a tensor"
     if values.shape != like.shape[:1]:
         return f"for {given} of shape {tuple(like.shape)} it gives shape {tuple(values.shape)}"

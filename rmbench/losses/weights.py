@@ -8,15 +8,18 @@ user's own, named as `loss.weighting=package.module:Name`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from rmbench.config import DistanceConfig, LossConfig
 from rmbench.errors import UserError
 from rmbench.losses.batch import GlobalBatch, PairBatch, to_float64
 from rmbench.modeling.output import PairOutput
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from rmbench.foreign.lazily import torch
 
 PAPER = "NormBT, arXiv 2512.06343"
 # keys below `loss.` that every weight reads

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from rmbench.config import Strategy
 from rmbench.data.text import TokenGroup
@@ -74,6 +75,20 @@ def estimate(
         strategy: decides what is sharded.
         devices: among how many.
     """
+    inputs = layout.inputs(pairs).to(next(model.parameters()).device)
+    kept = kept_bytes(model, lambda: run_inputs(model, inputs))
+    return divided(model, kept / max(1, sum(layout.cost(pair) for pair in pairs)), strategy, devices)
+
+
+def divided(model: nn.Module, per_token: float, strategy: Strategy, devices: int) -> MemoryEstimate:
+    """A model's memory on each of the devices that share a run.
+
+    Args:
+        model: on any device, also torch's meta device.
+        per_token: bytes of activations that a token of a forward pass keeps.
+        strategy: decides what is sharded.
+        devices: among how many.
+    """
     weights = sum(tensor.nbytes for tensor in {*model.parameters(), *model.buffers()})
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     all_sharded = strategy in (Strategy.fsdp, Strategy.deepspeed_zero3)
@@ -83,31 +98,31 @@ def estimate(
         weights=weights * (share if all_sharded else 1),
         gradients=trained * (share if sharded else 1),
         optimizer=ADAMW_STATES * trained * (share if sharded else 1),
-        per_token=_kept_per_token(model, layout, pairs),
+        per_token=per_token,
     )
 
 
-def _kept_per_token(model: RewardModel, layout: Layout, pairs: Sequence[TokenGroup]) -> float:
-    """Bytes that autograd keeps between forward and backward pass, the weights themselves apart, for each token."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+def kept_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
+    """Bytes that autograd keeps between the forward and the backward pass, the weights themselves apart."""
+    own = {StorageWeakRef(parameter.untyped_storage()).cdata for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         """Count a storage once, however many views of it are kept."""
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        address = StorageWeakRef(storage).cdata  # of the object: on the meta device there are no data
+        if address not in own:
+            kept[address] = storage.nbytes()
         return tensor
 
-    device = next(model.parameters()).device
-    inputs = layout.inputs(pairs).to(device)
+    on_cpu = next(model.parameters()).device.type == "cpu"
     was_training = model.training
     model.train()
-    with torch.random.fork_rng(enabled=device.type == "cpu"), torch.autograd.graph.saved_tensors_hooks(pack, _same):
-        output = run_inputs(model, inputs)  # alive until all is counted, so that no address is used twice
+    with torch.random.fork_rng(enabled=on_cpu), torch.autograd.graph.saved_tensors_hooks(pack, _same):
+        output = forward()  # alive until all is counted, so that no address is used twice
     model.train(was_training)
     del output
-    return sum(kept.values()) / max(1, sum(layout.cost(pair) for pair in pairs))
+    return sum(kept.values())
 
 
 def _same(tensor: Tensor) -> Tensor:

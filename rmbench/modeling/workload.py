@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     pass
 
+SHARE = 0.4  # of the device's matrix rate that training reaches, assumed
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -88,5 +90,6 @@ def network_without_weights(config: BackboneConfig) -> PreTrainedModel:
             shape = AutoConfig.from_pretrained(str(local or name), revision=config.revision)
         except (OSError, ValueError) as error:
             raise hub.explain("model", name, error, "backbone.name_or_path=FOLDER") from error
+    shape.num_labels = 1  # the head of a reward model
     with torch.device("meta"):
         return AutoModelForSequenceClassification.from_config(shape)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.special import expit
-from scipy.stats import binomtest, spearmanr
 
 from rmbench.files import Json
 
@@ -42,6 +41,8 @@ def length_bias(margin: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) ->
         margin: `(comparisons,)`.
         chosen: characters of the chosen response; `rejected` likewise.
     """
+    from scipy.stats import spearmanr
+
     longer = chosen - rejected
     varies = len(margin) > 2 and np.ptp(longer) > 0 and np.ptp(margin) > 0
     return {
@@ -70,5 +71,7 @@ def accuracy(margin: np.ndarray) -> Json:
     wins, n = int((margin > 0).sum()), len(margin)
     if n == 0:
         return {"n": 0, "accuracy": None, "interval": None}
+    from scipy.stats import binomtest
+
     interval = binomtest(wins, n).proportion_ci(0.95, method="wilson")
     return {"n": n, "accuracy": wins / n, "interval": [float(interval.low), float(interval.high)]}

@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
 
 from rmbench.statistics.cells import Interval, Observation, Weights
 from rmbench.statistics.linear import linearised
@@ -88,6 +87,8 @@ class Spread:
         if not self.tells:
             return 1.0
         value, error = self._shrunken
+        from scipy.stats import t as student
+
         return float(2 * student.sf(abs(value) / error, self.degrees)) if error > 0 else 0.0
 
     @property
@@ -99,6 +100,8 @@ class Spread:
         return value, math.sqrt(max(square - value**2, 0.0) / (n + 2))
 
     def _quantile(self, level: float) -> float:
+        from scipy.stats import t as student
+
         return float(student.isf((1 - level) / 2, self.degrees))
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
-from scipy.stats import binomtest
-
 Name = TypeVar("Name")
 
 
@@ -32,6 +30,8 @@ def mcnemar(outcomes: Mapping[str, tuple[float, float]]) -> Discordant:
 
 def exact_p(first: int, second: int) -> float:
     """Two-sided p-value of `first` against `second` under even odds; 1 without any."""
+    from scipy.stats import binomtest
+
     return float(binomtest(first, first + second).pvalue) if first + second else 1.0
 
 

@@ -36,6 +36,11 @@ class Run:
         device: torch.device = self.accelerator.device
         return device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which matrix products are computed."""
+        return torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else torch.float32
+
     def wait(self) -> None:
         """Returns when every process has come here."""
         self.accelerator.wait_for_everyone()

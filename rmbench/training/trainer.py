@@ -87,8 +87,7 @@ class Trainer:
         self.total_steps = config.max_steps or math.ceil(config.epochs * self.batches.steps_per_epoch)
         self.schedule = new_schedule(optimizer, config, self.total_steps)  # of what Accelerate has wrapped
         self.state = TrainState(budget_tokens=first_budget(config.micro_batch_tokens, accelerator.device))
-        compute_dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-        self.matrix_rate = matrix_rate(accelerator.device, compute_dtype) * share.world
+        self.matrix_rate = matrix_rate(accelerator.device, run.dtype) * share.world
         checkpoints.keep_trained_alone(accelerator)
         self.signals, self._ending, self._saved = EndingSignals(), False, False
 

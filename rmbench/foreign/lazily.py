@@ -1,0 +1,18 @@
+"""torch, imported when something of it is first used: what a loss says of itself needs none of it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+
+class _Lazy(ModuleType):
+    """A module's name, and its attributes once they are asked for."""
+
+    def __getattr__(self, name: str) -> object:
+        value = getattr(import_module(self.__name__), name)
+        setattr(self, name, value)  # asked for once
+        return value
+
+
+torch, functional = _Lazy("torch"), _Lazy("torch.nn.functional")
