@@ -43,8 +43,8 @@ def steps_either(rng: Random) -> Draft:
     right, wrong = _coin(rng, one, [*one[:place], number, *one[place + 1 :]])
     names = {move % 10: name for name, move in MOVES.items()}
     asked = [names[(b - a) % 10] for a, b in zip([start, *right[:-1]], right, strict=True)]
-    shown = [[str(n) for n in track] for track in (right, wrong)]
-    return Draft(["start", "at", str(start), *asked], *shown, float(_ring(one[place], number)))
+    chosen, rejected = ([str(n) for n in track] for track in (right, wrong))
+    return Draft(["start", "at", str(start), *asked], chosen, rejected, float(_ring(one[place], number)))
 
 
 def compare_signs(rng: Random) -> Draft:
