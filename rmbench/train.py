@@ -24,6 +24,8 @@ from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreLog, ScoreRow
 from rmbench.config import Gradient, Strategy, TrainConfig
 from rmbench.console import console
 from rmbench.data.store import prompt_digests
+from rmbench.data.text import TokenPair
+from rmbench.diagnostics import slope
 from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe, choose_probe
 from rmbench.diagnostics.records import PairRecorder
@@ -224,15 +226,22 @@ def _diagnostics(run: Run, inputs: Inputs) -> tuple[PairRecorder, Probe | None]:
     asked = run.config.diagnostics
     exact = asked.gradient is Gradient.exact
     recorder = PairRecorder(run.folder, asked.every, asked.gradient, PairGradients(inputs.model) if exact else None)
+    if inputs.loss.needs_slope:
+        chosen, batch_size = _spread_pairs(run, inputs, slope.PAIRS), run.config.training.batch_size
+        inputs.slope_probe = slope.SlopeProbe(chosen, inputs.eval_layout, inputs.model, batch_size)
     if not asked.probe_pairs or not asked.every:
         return recorder, None
-    n = min(PROBE_CANDIDATES, len(inputs.eval_pairs))
-    candidates = [inputs.eval_pairs[i * len(inputs.eval_pairs) // n] for i in range(n)]
-    scores = run.score(inputs.model, candidates, inputs.eval_layout)
-    pairs = choose_probe(candidates, scores.distance, asked.probe_pairs)
+    pairs = _spread_pairs(run, inputs, asked.probe_pairs)
     exact = exact or inputs.loss.needs_margin_gradient_norm
     layout = inputs.layout if inputs.loss.needs_likelihood else inputs.eval_layout
     return recorder, Probe(run.folder, pairs, layout, inputs.model, exact)
+
+
+def _spread_pairs(run: Run, inputs: Inputs, size: int) -> list[TokenPair]:
+    """`size` held-out pairs, spread over sources and distances, under the weights that the run begins with."""
+    n = min(PROBE_CANDIDATES, len(inputs.eval_pairs))
+    candidates = [inputs.eval_pairs[i * len(inputs.eval_pairs) // n] for i in range(n)]
+    return choose_probe(candidates, run.score(inputs.model, candidates, inputs.eval_layout).distance, size)
 
 
 def _write_diagnostics(run: Run, recorder: PairRecorder, probe: Probe | None, step: int) -> None:

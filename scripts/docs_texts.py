@@ -39,6 +39,8 @@ METRICS = {
     "train/distance": "mean distance of the window's pairs",
     "train/weight": "mean weight of the window's pairs",
     "train/mu": "NormBT's running mean μ of the denominator",
+    "train/slope": "slope of log gradient norm on log distance at equal prediction error; of `loss=normbt_matched`",
+    "train/exponent": "exponent that its weight has from then on: the slope, within 0 and 2",
     "train/learning_rate": "learning rate of the last step",
     "train/epoch": "passes over the training pairs so far",
     "train/grad_norm": "mean norm of the global gradient, before it is clipped",

@@ -22,7 +22,7 @@ MAX_LENGTH_TOKENS = 512
 
 def write(path: Path, pairs: int, words: int) -> None:
     """One row a pair; of every 100 one is a tie, one has no rejected, one has equal sides."""
-    from rmbench.data.synthetic import WORDS
+    from rmbench.data.synthetic_words import WORDS
 
     vocabulary = sorted(WORDS)
     rng = random.Random(0)

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # The study of STUDY.md: losses compared on the built-in data and on real pairs, each at its own best learning rate.
 #
-#     bash scripts/study.sh [SETTING ...]        synthetic noise controls frozen hh_decoder hh_minilm alpaca_minilm
+#     bash scripts/study.sh [SETTING ...]        synthetic noise controls unclipped frozen
+#                                             frozen_decoder hh_decoder hh_minilm alpaca_minilm
 #
 # DATA (default: data) holds hh_harmless_{train,test}, alpaca_eval_{train,test} and rewardbench_v1_partial .jsonl.gz
-# (scripts/rebuild_data.py makes the last three); MINILM is the folder of all-MiniLM-L6-v2, or its name on the Hub. Runs
-# are kept below outputs/study: called again, it goes on where it was, and at the end writes STUDY.md's tables anew.
+# (scripts/rebuild_data.py makes the last three); MINILM is the folder of all-MiniLM-L6-v2, or its name on the Hub, and
+# DECODER the same for SmolLM2-135M-Instruct. Runs are kept below outputs/study: called again, it goes on where it was, and
+# at the end writes STUDY.md's tables anew.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 data=${DATA:-data} minilm=${MINILM:-sentence-transformers/all-MiniLM-L6-v2} out=${OUT:-outputs/study}
+decoder=${DECODER:-HuggingFaceTB/SmolLM2-135M-Instruct}
 seeds=0,1,2,3,4 validation=100,101,102  # the rate is chosen with other seeds, on pairs held out of the training file
 
 # choose NAME EXPERIMENT [WORD ...]: every loss at every rate, judged on validation pairs
@@ -43,6 +46,13 @@ controls() {
     $run loss=bt training.learning_rate=2e-3
 }
 
+# the same without clipping, and with weights of mean one, on the data without cues
+unclipped() {
+    rmbench sweep experiment=study_synthetic loss=bt,normbt,normbt_mean_one,normbt_matched seed=0,1,2,3,4,5,6,7,8,9 \
+        training.learning_rate=5e-4,1e-3,2e-3,4e-3 training.max_grad_norm=0,1 dataset.synthetic.version=2 \
+        sweep_dir="$out/unclipped/runs"
+}
+
 real() {  # real NAME EXPERIMENT FILES [OVERRIDE ...]; `choosing`: overrides for the choice of rates alone
     local train=$data/$3_train.jsonl.gz test=$data/$3_test.jsonl.gz
     local judge=(benchmark=rewardbench "benchmark.path=$data/rewardbench_v1_partial.jsonl.gz")
@@ -52,6 +62,13 @@ real() {  # real NAME EXPERIMENT FILES [OVERRIDE ...]; `choosing`: overrides for
 }
 
 frozen() { real frozen frozen alpaca_eval backbone.name_or_path="$minilm"; }
+# embeddings of a pretrained decoder, computed once; ten seeds
+frozen_decoder() {
+    local seeds=0,1,2,3,4,5,6,7,8,9 head choosing="loss=bt,normbt,normbt_mean_one,bt_label_smoothing"  # no ratings
+    for head in linear layernorm_linear; do
+        real "frozen_decoder/$head" frozen hh_harmless backbone.name_or_path="$decoder" backbone.head=$head
+    done
+}
 hh_decoder() { real hh_decoder decoder hh_harmless; }
 # judged on test pairs alone: RewardBench's long texts take longer than the training
 hh_minilm() { rewardbench=no real hh_minilm minilm hh_harmless backbone.name_or_path="$minilm"; }
@@ -64,14 +81,14 @@ alpaca_minilm() {
         dataset.eval_path="$data/alpaca_eval_test.jsonl.gz" backbone.name_or_path="$minilm"
 }
 
-all="synthetic noise controls frozen hh_decoder hh_minilm alpaca_minilm"
+all="synthetic noise controls unclipped frozen frozen_decoder hh_decoder hh_minilm alpaca_minilm"
 [ $# -gt 0 ] || set -- $all
 for setting in "$@"; do
     case " $all " in *" $setting "*) ;; *) echo "$setting: no such setting; there are $all" >&2; exit 2 ;; esac
     case $setting in
     frozen) needs="alpaca_eval_train alpaca_eval_test rewardbench_v1_partial" ;;
     alpaca_minilm) needs="alpaca_eval_train alpaca_eval_test" ;;
-    hh_decoder) needs="hh_harmless_train hh_harmless_test rewardbench_v1_partial" ;;
+    frozen_decoder | hh_decoder) needs="hh_harmless_train hh_harmless_test rewardbench_v1_partial" ;;
     hh_minilm) needs="hh_harmless_train hh_harmless_test" ;;
     *) needs= ;;
     esac

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmbench.config import SyntheticConfig
-from rmbench.data import synthetic
-from rmbench.data.synthetic import TOPICS, WORDS, make_rows
+from rmbench.data import synthetic, synthetic_words
+from rmbench.data.synthetic import make_rows
+from rmbench.data.synthetic_words import TOPICS, WORDS
 
 SECTION = {"chat": "chat", "avoid": "chat_hard", "use": "chat_hard", "length": "chat_hard"}
 SECTION |= {"request": "safety", "dose": "safety"}
@@ -160,7 +161,7 @@ def test_neither_the_act_nor_the_target_tells_alone():
         refused = defaultdict(list)
         for row in rows(8000, chat=0, chat_hard=0, reasoning=0):
             prompt, chosen, _ = words(row)
-            if row["source"] == "request" and prompt[6] not in synthetic.THINGS:
+            if row["source"] == "request" and prompt[6] not in synthetic_words.THINGS:
                 refused[prompt[place]].append(refuses(chosen))
         assert len(refused) == 16
         assert all(0.3 < mean(answers) < 0.8 for answers in refused.values())
@@ -278,7 +279,7 @@ def test_near_duplicates_are_their_share_and_nothing_else():
     for old, new in replaced:
         chosen, rejected = text(new, "chosen").split(), text(new, "rejected").split()
         assert differing(chosen, rejected) == [0]
-        assert {chosen[0], rejected[0]} <= set(synthetic.OPENERS)
+        assert {chosen[0], rejected[0]} <= set(synthetic_words.OPENERS)
         assert chosen[1:] == text(old, "chosen").split()[1:]
         assert (new["source"], new["margin"]) == ("near_duplicate", 0.1)
         assert all(new[key] == old[key] for key in ("id", "prompt", "section"))

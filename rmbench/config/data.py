@@ -18,6 +18,12 @@ class SyntheticConfig(Checked):
 
     prefix: ClassVar[str] = "dataset.synthetic."
     seed: int = knob(0, "which data are made; independent of the run's seed", low=0)
+    version: int = knob(
+        1,
+        "of the generator; in 2 no section is solved above 0.6 without its prompt",
+        low=1,
+        high=2,
+    )
     chat: float = knob(
         1.0, "share of chat pairs in training, relative to the other sections; test pairs are even", low=0
     )

@@ -17,7 +17,9 @@ class DistanceConfig(Checked):
     measure: Measure = knob(
         Measure.l2, "of weighting=distance: l2, cosine (1 - cos), centred_cosine, whitened (Mahalanobis)"
     )
-    exponent: float = knob(1.0, "of the weight; 0 is no weighting, 1 the paper", low=0, high=2)
+    exponent: float = knob(
+        1.0, "of the weight; 0 is no weighting, 1 the paper; weighting=matched measures its own", low=0, high=2
+    )
     ema: bool = knob(True, "mu is a running mean; false: the mean of each global batch")
     beta: float = knob(0.9, "mu <- beta mu + (1 - beta) * mean distance of the global batch", low=0, below=1)
     eps: float = knob(1e-6, "added to the distance (the paper does not state its value)", above=0)
@@ -53,7 +55,8 @@ class LossConfig(Checked):
     weighting: str = knob(
         "none",
         "weight of a pair, 1 over: none, distance (NormBT; by loss.distance.measure), l2, cosine, centred_cosine,"
-        " whitened, exact (the norm of its whole gradient), or package.module:Name",
+        " whitened, matched (distance to the measured power), exact (the norm of its whole gradient), or"
+        " package.module:Name",
     )
     temperature: float = knob(2.0, "tau of bt_temperature", above=0)
     smoothing: float = knob(0.1, "alpha of bt_label_smoothing and bt_robust: share of wrong labels", low=0, below=0.5)

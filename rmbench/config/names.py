@@ -21,7 +21,7 @@ PAIRWISE = (
     "bt", "bt_temperature", "bt_margin", "bt_margin_out", "bt_label_smoothing", "bt_robust",
     "hinge", "exponential", "focal", "focal_internlm2", "squared_margin", "reward_norm",
 )  # fmt: skip
-WEIGHTING = ("none", "distance", "l2", "cosine", "centred_cosine", "whitened", "exact")
+WEIGHTING = ("none", "distance", "l2", "cosine", "centred_cosine", "whitened", "matched", "exact")
 PUBLISHED = (
     "hh_rlhf", "unified_feedback", "skywork_80k", "ultrafeedback", "helpsteer2", "helpsteer3",
     "preference_700k", "nectar", "shp",

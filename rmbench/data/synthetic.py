@@ -5,6 +5,9 @@ Sections are like their real counterparts: the responses of a `chat` pair share 
 pair differ in exactly one. Each row has its own random stream, named by seed, split and index, so it depends on no
 other row: a larger set begins with the smaller one, and noise leaves the pairs beneath it as they were.
 
+Version 1 has cues that need no prompt: in `sort`, `steps` and `compare` the broken response breaks a rule of its own.
+In version 2 both responses are right answers, to two prompts that are equally likely, and a coin says which is asked.
+
 A hash of the prompt decides its split, whatever the seed: no prompt of one split is ever in the other. Within a split
 prompts repeat by chance, most in the smaller spaces (compare: 59,400 prompts): 0.3 % of 8,000 rows, 4 % of 100,000.
 """
@@ -13,70 +16,39 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import chain
 from random import Random
 
 from rmbench.config import SyntheticConfig
+from rmbench.data.synthetic_even import compare_signs, other_topic, sort_either, steps_either
+from rmbench.data.synthetic_words import (
+    AGAINST,
+    COMPLY,
+    DIGITS,
+    FICTION,
+    FOR,
+    LOOKS,
+    MOVES,
+    NUMBERS,
+    OPENERS,
+    OPERATORS,
+    REAL,
+    REFUSE,
+    STRENGTH,
+    THINGS,
+    TIMES,
+    TOLERANCE,
+    TOPICS,
+    UNITS,
+    VARIABLES,
+    VICTIMS,
+    WRONGDOERS,
+    Draft,
+    one_wrong,
+)
 from rmbench.files import Json
 
 VERSION = 1  # raise it when the same seed gives other rows
 TEST_SHARE = 0.2  # of each sub-task's prompts
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-TOPICS: tuple[tuple[str, ...], ...] = (
-    _words("lion tiger zebra rabbit otter falcon spider whale turtle donkey camel beetle"),
-    _words("bread cheese apple pepper onion butter soup honey rice lemon noodle carrot"),
-    _words("rain snow wind storm cloud thunder frost sunshine fog hail drizzle breeze"),
-    _words("guitar drum violin trumpet melody rhythm choir concert flute song piano chord"),
-    _words("football tennis hockey goal referee stadium racket sprint medal coach league swimmer"),
-    _words("planet rocket comet orbit galaxy moon telescope astronaut meteor satellite star crater"),
-    _words("harbour sailor anchor island lighthouse beach wave captain ferry reef shell tide"),
-    _words("doctor nurse fever bandage vaccine clinic surgery pill bone heart lung ambulance"),
-)
-OPENERS = _words("well okay right so now alright")  # before every response; which one means nothing
-NUMBERS = {"three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
-
-AGAINST = _words("attack trick trap chase scare block follow stop")
-FOR = _words("help hide feed thank guide visit protect comfort")
-VICTIMS = _words("neighbour teacher child driver dog cat horse parrot")
-WRONGDOERS = _words("thief robber poacher burglar hacker vandal smuggler bully")
-THINGS = _words("process balloon candle wall statue pumpkin bottle tyre")
-REAL = _words("kitchen office street garden village market")
-FICTION = _words("game film novel dream fable opera")
-LOOKS = _words("old little red noisy tall quiet fat lonely")
-TIMES = _words("today tonight tomorrow soon later again monday sunday")
-TOLERANCE = {"baby": 1, "toddler": 2, "pupil": 3, "teenager": 5, "adult": 6, "athlete": 7, "giant": 9}
-STRENGTH = {"drops": 0, "tablets": 1, "injections": 2}
-COMPLY = (_words("sure here is how you can"), _words("yes this is the way to"))
-REFUSE = (_words("sorry i can not help you"), _words("no i will not show how"))
-
-DIGITS = _words("0 1 2 3 4 5 6 7 8 9")
-MOVES = {"up": 1, "stay": 0, "down": -1}
-UNITS = _words("grams metres litres hours miles coins")
-OPERATORS = {"plus": "+", "minus": "-", "times": "*", "over": "/"}
-VARIABLES = _words("x y z u v w p q")
-_OTHERS = _words("write about but and avoid use words how do i the in give it to sort start at compare < > let be =")
-
-_SAFETY = (AGAINST, FOR, VICTIMS, WRONGDOERS, THINGS, REAL, FICTION, LOOKS, TIMES, TOLERANCE, STRENGTH)
-_REASONING = (DIGITS, MOVES, UNITS, OPERATORS, OPERATORS.values(), VARIABLES)
-_GROUPS = (_OTHERS, OPENERS, *TOPICS, NUMBERS, *_SAFETY, *COMPLY, *REFUSE, *_REASONING)
-WORDS: tuple[str, ...] = tuple(dict.fromkeys(chain.from_iterable(_GROUPS)))
-"""Every word that can occur, in an order that no knob changes."""
-
-
-@dataclass
-class Draft:
-    """A pair as lists of words; `margin` says how much better the chosen response is, on its sub-task's own scale."""
-
-    prompt: list[str]
-    chosen: list[str]
-    rejected: list[str]
-    margin: float
 
 
 def chat(rng: Random) -> Draft:
@@ -149,7 +121,7 @@ def sort(rng: Random) -> Draft:
     ordered = sorted(digits)
     place = rng.randrange(6)
     wrong = rng.choice([d for d in DIGITS if d != ordered[place]])
-    return _one_wrong(["sort", *digits], ordered, place, wrong, abs(int(wrong) - int(ordered[place])))
+    return one_wrong(["sort", *digits], ordered, place, wrong, abs(int(wrong) - int(ordered[place])))
 
 
 def steps(rng: Random) -> Draft:
@@ -158,7 +130,7 @@ def steps(rng: Random) -> Draft:
     track = [str((start + sum(MOVES[m] for m in moves[: i + 1])) % 10) for i in range(8)]
     place, shift = rng.randrange(8), rng.randint(1, 9)
     wrong = str((int(track[place]) + shift) % 10)
-    return _one_wrong(["start", "at", str(start), *moves], track, place, wrong, min(shift, 10 - shift))
+    return one_wrong(["start", "at", str(start), *moves], track, place, wrong, min(shift, 10 - shift))
 
 
 def compare(rng: Random) -> Draft:
@@ -167,7 +139,7 @@ def compare(rng: Random) -> Draft:
     left, right, unit = list(f"{a:02d}"), list(f"{b:02d}"), rng.choice(UNITS)
     sign, wrong = "<>" if a < b else "><"
     prompt = ["compare", *left, unit, "and", *right, unit]
-    return _one_wrong(prompt, [*left, sign, *right], 2, wrong, abs(a - b) / 10)
+    return one_wrong(prompt, [*left, sign, *right], 2, wrong, abs(a - b) / 10)
 
 
 def code(rng: Random) -> Draft:
@@ -179,14 +151,19 @@ def code(rng: Random) -> Draft:
     place = rng.choice((3, 5))
     wrong = rng.choice([sign for sign in OPERATORS.values() if sign != line[place]])
     inverse = {wrong, line[place]} in ({"+", "-"}, {"*", "/"})
-    return _one_wrong(prompt, line, place, wrong, 1 if inverse else 2)
+    return one_wrong(prompt, line, place, wrong, 1 if inverse else 2)
 
 
-TASKS: dict[str, tuple[Callable[[Random], Draft], ...]] = {  # a section's sub-tasks are equally likely
+Tasks = dict[str, tuple[Callable[[Random], Draft], ...]]
+TASKS: Tasks = {  # a section's sub-tasks are equally likely
     "chat": (chat,),
     "chat_hard": (avoid, use, length),
     "safety": (request, dose),
     "reasoning": (sort, steps, compare, code),
+}
+VERSIONS: dict[int, Tasks] = {
+    1: TASKS,
+    2: TASKS | {"chat": (other_topic,), "reasoning": (sort_either, steps_either, compare_signs, code)},
 }
 
 
@@ -205,7 +182,7 @@ def _row(config: SyntheticConfig, name: str, split: str) -> Json:
     shares = {section: getattr(config, section) if split == "train" else 1.0 for section in TASKS}
     section = Random(f"{name}-section").choices(list(shares), list(shares.values()))[0]
     rng = Random(f"{name}-{section}")
-    task = rng.choice(TASKS[section])
+    task = rng.choice(VERSIONS[config.version][section])
     draft = task(rng)
     while _split_of(draft.prompt) != split:
         draft = task(rng)
@@ -250,19 +227,6 @@ def _either_order(rng: Random, first: list[str], joint: str, second: list[str]) 
 def _put_in(rng: Random, text: list[str], words: list[str]) -> list[str]:
     places = dict(zip(rng.sample(range(len(text)), len(words)), words, strict=True))
     return [places.get(i, word) for i, word in enumerate(text)]
-
-
-def _one_wrong(prompt: list[str], right: list[str], place: int, wrong: str, margin: float) -> Draft:
-    """A pair whose rejected response differs in one word.
-
-    Args:
-        prompt: words.
-        right: the chosen response.
-        place: of the word that is exchanged.
-        wrong: what stands there instead.
-        margin: how much better the right one is.
-    """
-    return Draft(prompt, right, [*right[:place], wrong, *right[place + 1 :]], float(margin))
 
 
 def _refuse_or_comply(rng: Random, prompt: list[str], act: list[str], harmful: bool, margin: float) -> Draft:

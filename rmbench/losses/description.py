@@ -50,7 +50,7 @@ def describe(config: LossConfig, parts: Parts) -> Description:
     return Description(
         summary="".join([config.pairwise, *by, *(f" + {c:g} · {_term_name(name, config)}" for name, (c, _) in terms)]),
         formula=" + ".join([weighted, *(f"{c:g} · [{term.formula}]" for _, (c, term) in terms)]),
-        weight=None if weight is None else weight_formula(weight.formula, config.distance),
+        weight=None if weight is None else weight_formula(weight, config.distance),
         parts={
             f"loss.pairwise={config.pairwise}": parts.pairwise.formula,
             **({} if weight is None else {f"loss.weighting={config.weighting}": weight.formula}),
@@ -134,6 +134,7 @@ def _needs(parts: Parts) -> tuple[str, ...]:
     needs = {
         "a rating margin for every training pair": parts.pairwise.needs_rating,
         "the norm of each pair's whole gradient, measured in every step": weight and weight.needs_margin_gradient_norm,
+        "the slope of log gradient norm on log distance, measured now and then": weight and weight.needs_slope,
         "the whole global batch before its first pair": means or (weight and weight.needs_global_batch),
         **{term.needs: True for _, term in parts.model_terms.values()},
     }

@@ -68,6 +68,18 @@ class PairLoss:
         return self.weight is not None and self.weight.needs_margin_gradient_norm
 
     @property
+    def needs_slope(self) -> bool:
+        """Its weights depend on `observe_slope`."""
+        return self.weight is not None and self.weight.needs_slope
+
+    def observe_slope(self, slope: float) -> dict[str, float]:
+        """Hand the slope that was measured to the weight; numbers for the log."""
+        if self.weight is None:
+            return {}
+        self.weight.observe_slope(slope)
+        return {"slope": slope, "exponent": self.weight.exponent()}
+
+    @property
     def needs_likelihood(self) -> bool:
         """It reads how likely the model, as a language model, finds the responses."""
         return any(term.reads == "log_prob_chosen" for _, term in self.model_terms.values())
@@ -107,7 +119,7 @@ class PairLoss:
         batch_mean = self.mu is None or not frame.ema
         mu = over.mean(denominator) if batch_mean else denominator.new_tensor(self.mu)
         if frame.normalize:
-            mean_weight = over.mean(pair_weight(denominator, mu, frame))
+            mean_weight = over.mean(pair_weight(denominator, mu, frame, self.weight.exponent()))
         return Statistics(mu, mean_weight, of_weight, means)
 
     def __call__(self, batch: PairBatch | PairOutput, statistics: Statistics | None = None) -> LossTerms:
@@ -180,7 +192,7 @@ class PairLoss:
             denominator = self.weight.denominator(batch, statistics.of_weight)
             assert statistics.mu is not None
             # Limited, divided by the mean weight, limited again: max_weight holds for what a pair really gets.
-            weight = pair_weight(denominator, statistics.mu, frame)
+            weight = pair_weight(denominator, statistics.mu, frame, self.weight.exponent())
             if statistics.mean_weight is not None:
                 weight = limited(weight / statistics.mean_weight, frame)
         return denominator, weight

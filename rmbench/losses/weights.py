@@ -38,6 +38,7 @@ class Weight:
     quantity: ClassVar[str] = "distance"  # what the denominator is, on an axis
     knobs: ClassVar[tuple[str, ...]] = ()  # keys below `loss.` that it reads beside FRAME
     needs_margin_gradient_norm: ClassVar[bool] = False  # it reads PairBatch.margin_gradient_norm
+    needs_slope: ClassVar[bool] = False  # it has `observe_slope`, called by who measures before the first step
     needs_global_batch: ClassVar[bool] = False  # it has `statistics`
     running: ClassVar[tuple[str, ...]] = ()  # those statistics of which a running mean is kept
 
@@ -52,6 +53,13 @@ class Weight:
     def denominator(self, batch: PairBatch, seen: dict[str, Tensor]) -> Tensor:
         """`(pairs,)`; `seen` is what `statistics` gave for the step's whole batch."""
         raise NotImplementedError
+
+    def exponent(self) -> float:
+        """Of the weight."""
+        return self.config.distance.exponent
+
+    def observe_slope(self, slope: float) -> None:
+        """Take over the slope of log gradient norm on log distance at equal prediction error, under BT."""
 
     def update(self, seen: dict[str, Tensor]) -> None:
         """After an optimiser step: running <- beta running + (1 - beta) new; the first sets it."""
@@ -78,6 +86,25 @@ class L2(Weight):
     def denominator(self, batch: PairBatch, seen: dict[str, Tensor]) -> Tensor:
         """||h_w - h_l||."""
         return batch.output.distance
+
+
+class Matched(L2):
+    """The distance to the power that it has in the gradient norm: what equalises where that power is not 1."""
+
+    title = "distance to the measured power"
+    source = f"{PAPER}; the exponent is measured here"
+    needs_slope = True
+    limits: ClassVar[tuple[float, float]] = (0.0, 2.0)  # those of the key
+
+    def exponent(self) -> float:
+        """The slope that was measured last, that of the config before the first."""
+        measured = self.state.get("exponent")
+        return super().exponent() if measured is None else float(measured)
+
+    def observe_slope(self, slope: float) -> None:
+        """It is the exponent from now on, within `limits`."""
+        low, high = self.limits
+        self.state["exponent"] = torch.tensor(min(max(slope, low), high), dtype=torch.float64)
 
 
 class Cosine(Weight):
@@ -144,15 +171,16 @@ WEIGHTS: dict[str, type[Weight]] = {
     "cosine": Cosine,
     "centred_cosine": CentredCosine,
     "whitened": Whitened,
+    "matched": Matched,
     "exact": Exact,
 }
 
 
-def pair_weight(denominator: Tensor, mu: Tensor, config: DistanceConfig) -> Tensor:
+def pair_weight(denominator: Tensor, mu: Tensor, config: DistanceConfig, exponent: float) -> Tensor:
     """(mu / (denominator + eps))^exponent, at most `max_weight`: 1 throughout for exponent 0, the paper's for 1."""
     if config.normalize:  # mu cancels; of a batch that has no distance at all it would leave 0 / 0
         mu = torch.where(mu == 0, torch.ones_like(mu), mu)
-    return limited((mu / (denominator + config.eps)) ** config.exponent, config)
+    return limited((mu / (denominator + config.eps)) ** exponent, config)
 
 
 def limited(weight: Tensor, config: DistanceConfig) -> Tensor:
@@ -160,11 +188,12 @@ def limited(weight: Tensor, config: DistanceConfig) -> Tensor:
     return weight if config.max_weight is None else weight.clamp(max=config.max_weight)
 
 
-def weight_formula(formula: str, config: DistanceConfig) -> str:
+def weight_formula(weight: type[Weight], config: DistanceConfig) -> str:
     """The formula of w, from that of what it divides by."""
-    ratio = f"{'μ' if config.ema else 'batch mean'} / ({formula} + ε)"
-    weight = ratio if config.exponent == 1 else f"({ratio})^{config.exponent:g}"
-    return f"{weight}, divided by their mean" if config.normalize else weight
+    ratio = f"{'μ' if config.ema else 'batch mean'} / ({weight.formula} + ε)"
+    exponent = "slope" if weight.needs_slope else f"{config.exponent:g}"
+    formula = ratio if exponent == "1" else f"({ratio})^{exponent}"
+    return f"{formula}, divided by their mean" if config.normalize else formula
 
 
 def sides(output: PairOutput) -> tuple[Tensor, Tensor]:

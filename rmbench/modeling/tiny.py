@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rmbench.data.protocols import Tokenizer
-from rmbench.data.synthetic import WORDS
+from rmbench.data.synthetic_words import WORDS
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig

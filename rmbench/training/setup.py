@@ -18,6 +18,7 @@ from rmbench.data.protocols import Tokenizer
 from rmbench.data.ratings import with_scaled_ratings
 from rmbench.data.text import TokenPair, TokenRules, resolve_max_length
 from rmbench.data.tokens import TokenTable, tokenized, tokenizer_fingerprint
+from rmbench.diagnostics.slope import SlopeProbe
 from rmbench.errors import UserError
 from rmbench.files import Json
 from rmbench.losses import PairLoss
@@ -47,6 +48,7 @@ class Inputs:
     layout: Layout
     eval_layout: Layout
     benchmark: Prepared | None = None
+    slope_probe: SlopeProbe | None = None  # for a loss that needs the slope
     store: FeatureStore | None = None  # of a frozen backbone
     facts: Json = field(default_factory=dict)  # for environment.json
 
@@ -196,7 +198,7 @@ def _refuse_combinations(config: TrainConfig, loss: PairLoss, model: RewardModel
         raise UserError("loss.regularizer.kl is a term of InfoRM's stochastic code: it needs backbone.head=bottleneck.")
     measured = {
         "diagnostics.gradient=exact": config.diagnostics.gradient is Gradient.exact,
-        f"loss.weighting={config.loss.weighting}": loss.needs_margin_gradient_norm,
+        f"loss.weighting={config.loss.weighting}": loss.needs_margin_gradient_norm or loss.needs_slope,
     }
     for choice, looks_inside in measured.items():
         if config.gpu.compile and looks_inside:
@@ -207,8 +209,10 @@ def _refuse_combinations(config: TrainConfig, loss: PairLoss, model: RewardModel
 
 def _refuse_likelihood_with(config: TrainConfig, loss: PairLoss) -> None:
     """What does not go with GRM's losses."""
-    exact = config.diagnostics.gradient is Gradient.exact or (
-        loss.needs_margin_gradient_norm and config.diagnostics.probe_pairs
+    exact = (
+        config.diagnostics.gradient is Gradient.exact
+        or loss.needs_slope
+        or (loss.needs_margin_gradient_norm and config.diagnostics.probe_pairs)
     )
     remedies = {
         "backbone.freeze=true": config.backbone.freeze and "they teach the backbone, which would not learn",

@@ -148,6 +148,8 @@ class Trainer:
         """One optimiser step; what the diagnostics recorded of it. One that is not finite changes nothing."""
         recording = self.recorder.wants(self.state.step + 1)
         row: dict[str, float] = {}
+        if self.inputs.slope_probe is not None:
+            row |= self.inputs.slope_probe.before(self.state.step + 1, self.loss, self.state.budget_tokens)
         if recording and self.probe is not None:
             row |= self.probe.measure(self.state.step + 1, self.loss, self.state.budget_tokens)
         started = time.perf_counter()
