@@ -1,8 +1,8 @@
 """docs/ and README: links lead somewhere, commands compose, generated pages and names are the program's."""
 
+import json
 import re
 import shlex
-import sys
 
 import pytest
 import yaml
@@ -38,7 +38,8 @@ def commands(page):
     """The rmbench commands of a page's shell blocks, as the shell splits them."""
     code = "".join(code for _, code in blocks(page, "bash")).replace("\\\n", " ")
     lines = [shlex.split(line, comments=True) for line in code.splitlines()]
-    return [words[words.index("rmbench") + 1 :] for words in lines if "rmbench" in words]
+    started = [words for words in lines if words and words[0] in ("rmbench", "torchrun")]
+    return [words[words.index("rmbench") + 1 :] for words in started]
 
 
 def anchors(page):
@@ -154,12 +155,9 @@ def test_the_serving_pages_code_gives_rmbenchs_rewards(train_config, tmp_path):
 @pytest.mark.filterwarnings("default")
 def test_the_notebook_runs(tmp_path, monkeypatch):
     """Its cells in order, with less to do."""
-    import json
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RMBENCH_TUTORIAL", "training.max_steps=20 dataset.train_size=200 dataset.eval_size=100")
     cells = json.loads(text_of(DOCS / "tutorial.ipynb"))["cells"]
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     names: dict = {}
     for cell in cells:
         if cell["cell_type"] == "code":
