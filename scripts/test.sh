@@ -10,6 +10,9 @@ fi
 ruff check .
 ruff format --check .
 mypy
+if python -c "import material, mkdocs" 2>/dev/null; then  # pip install -e '.[docs]'
+  mkdocs build --quiet --strict
+fi
 # one process for each core, so one thread each
 export TOKENIZERS_PARALLELISM=false WANDB_SILENT=true OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 pytest -n logical --maxprocesses 8 "${marks[@]}" "$@"

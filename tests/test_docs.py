@@ -1,18 +1,21 @@
 """docs/ and README: links lead somewhere, commands compose, generated pages and names are the program's."""
 
+import json
 import re
 import shlex
-import sys
 
 import pytest
 import yaml
+from typer.main import get_command
 
 from helpers.paths import CHECKOUT, needs_checkout, script
 from helpers.processes import rmbench
 from helpers.runs import read_history
+from rmbench.cli import app
 from rmbench.commands import launch
+from rmbench.commands.catalog import groups
 from rmbench.commands.registry import COMMANDS
-from rmbench.config import DiagnosticsConfig, Gradient
+from rmbench.config import SCHEMAS, DiagnosticsConfig, Gradient, keys
 from rmbench.train import train
 
 pytestmark = needs_checkout
@@ -22,6 +25,7 @@ README = CHECKOUT / "README.md"
 PAGES = [*sorted(DOCS.glob("*.md")), README, CHECKOUT / "CONTRIBUTING.md"]
 FENCE = re.compile(r"^```.*?^```", re.S | re.M)
 RUNS = ("RUN", "RUN_A", "RUN_B")
+HYDRAS = ("from", "hydra/launcher", "hydra.launcher")  # beside the keys of the schemas
 
 
 def text_of(page):
@@ -38,7 +42,8 @@ def commands(page):
     """The rmbench commands of a page's shell blocks, as the shell splits them."""
     code = "".join(code for _, code in blocks(page, "bash")).replace("\\\n", " ")
     lines = [shlex.split(line, comments=True) for line in code.splitlines()]
-    return [words[words.index("rmbench") + 1 :] for words in lines if "rmbench" in words]
+    started = [words for words in lines if words and words[0] in ("rmbench", "torchrun")]
+    return [words[words.index("rmbench") + 1 :] for words in started]
 
 
 def anchors(page):
@@ -96,13 +101,36 @@ def own_files(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def program():
+    return get_command(app).commands
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_names_what_there_is(page, program, own_files):
+    """Commands, groups, options and keys; a moment each, so all of them."""
+    for command, *words in commands(page):
+        assert command in program, command
+        if command not in COMMANDS:
+            continue
+        config = COMMANDS[command].config
+        offered, known = groups(config), {*keys(SCHEMAS[config]), *HYDRAS}
+        for name, _, value in (word.partition("=") for word in words if "=" in word):
+            if name in offered and not value.startswith("["):
+                assert {*value.split(",")} <= offered[name].options.keys(), (command, name, value)
+            else:
+                assert name in offered or any(name == key or name.startswith(f"{key}.") for key in known), name
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_composes(page, own_files):
     for command, *words in commands(page):
-        if command in COMMANDS and "--help" not in words:
-            assert launch.show(command, words), words
-        else:
-            assert command in {*COMMANDS, "report", "compare", "runs", "losses", "config"}, command
+        if command not in COMMANDS or "--help" in words:
+            continue
+        if "hydra/launcher=slurm" in words:
+            pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+        assert launch.show(command, words), words
 
 
 def test_commands_that_start_nothing_run(own_files):
@@ -154,12 +182,9 @@ def test_the_serving_pages_code_gives_rmbenchs_rewards(train_config, tmp_path):
 @pytest.mark.filterwarnings("default")
 def test_the_notebook_runs(tmp_path, monkeypatch):
     """Its cells in order, with less to do."""
-    import json
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RMBENCH_TUTORIAL", "training.max_steps=20 dataset.train_size=200 dataset.eval_size=100")
     cells = json.loads(text_of(DOCS / "tutorial.ipynb"))["cells"]
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     names: dict = {}
     for cell in cells:
         if cell["cell_type"] == "code":

@@ -21,9 +21,14 @@ from rmbench.paths import conf_dir
 
 
 @needs_checkout
-def test_the_readmes_table_is_the_codes():
-    readme = (CHECKOUT / "README.md").read_text()
-    assert readme.partition("<!-- losses -->\n")[2].partition("<!-- /losses -->")[0] == markdown(all_cards())
+def test_the_losses_page_holds_every_card():
+    page = (CHECKOUT / "docs" / "losses.md").read_text(encoding="utf-8")
+    for one in all_cards():
+        said = one.description
+        assert f"\n## {one.name}\n" in page
+        assert all(f"`{text}`" in page for text in (said.formula, *([f"w = {said.weight}"] if said.weight else [])))
+        assert all(f"- Source: {source}\n" in page for source in said.sources)
+    assert markdown(all_cards()).count("\n") == len(all_cards()) + 2
 
 
 def test_every_option_has_a_card_and_every_pairwise_loss_an_option():

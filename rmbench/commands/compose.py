@@ -33,7 +33,7 @@ from rmbench.paths import conf_dir
 
 USER_MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeError, ValueError, UserWarning)
 NOISE = ("full_key:", "reference_type=", "object_type=", "To append to your", "See https://hydra", "Did you mean to ")
-PLUGINS = {"submitit": "'rmbench[slurm]'", "optuna": "hydra-optuna-sweeper"}
+PLUGINS = {"submitit": "hydra-submitit-launcher submitit", "optuna": "hydra-optuna-sweeper"}
 
 # At import, so that the worker processes of a launcher, which import this for the job, have them too.
 for _command, _schema in SCHEMAS.items():

@@ -75,7 +75,8 @@ def _plugins(strategy: Strategy, device: str, precision: Precision, max_grad_nor
         }
     if find_spec("deepspeed") is None:
         raise UserError(
-            f"gpu={strategy.name} needs DeepSpeed: pip install 'rmbench[deepspeed]'. gpu=fsdp needs nothing."
+            f"gpu={strategy.name} needs DeepSpeed: pip install deepspeed (in a clone: pip install -e '.[deepspeed]')."
+            " gpu=fsdp needs nothing."
         )
     return {"deepspeed_plugin": DeepSpeedPlugin(hf_ds_config=deepspeed_config(strategy, precision, max_grad_norm))}
 

@@ -123,7 +123,8 @@ def quantization(bits: int | None) -> Any:
         return None
     if find_spec("bitsandbytes") is None:
         raise UserError(
-            f"Loading in {bits} bits needs bitsandbytes: pip install 'rmbench[qlora]'.\n"
+            f"Loading in {bits} bits needs bitsandbytes: pip install bitsandbytes"
+            " (in a clone: pip install -e '.[qlora]').\n"
             "Without backbone.lora.bits (rmbench train) or bits (eval, score), weights are float32."
         )
     from transformers import BitsAndBytesConfig
