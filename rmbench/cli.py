@@ -76,11 +76,18 @@ def options(
     """Train reward models, evaluate them, compare them."""
 
 
-def _with_overrides(name: str) -> Callable[[list[str] | None], None]:
-    def command(overrides: Overrides = None) -> None:
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Results, warnings and errors alone.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="More messages; of a sweep those of every run.")]
+
+
+def _with_overrides(name: str) -> Callable[[list[str] | None, bool, bool], None]:
+    def command(overrides: Overrides = None, quiet: Quiet = False, verbose: Verbose = False) -> None:
         """Hand the overrides over to Hydra."""
         with messages():
             from rmbench.commands.launch import run
+            from rmbench.console import set_verbosity
+
+            set_verbosity(quiet, verbose)
 
             run(name, overrides or [])
 

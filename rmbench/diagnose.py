@@ -45,7 +45,7 @@ from rmbench.modeling.server import is_address
 from rmbench.modeling.strata import stratified
 from rmbench.modeling.threads import use_threads
 from rmbench.provenance import environment
-from rmbench.tracking import Tracker, open_tracker
+from rmbench.tracking import Named, Tracker, open_tracker
 
 logger = logging.getLogger(__name__)
 
@@ -254,7 +254,8 @@ def _tracker(config: DiagnoseConfig, checkpoint: str | None, folder: Path) -> Tr
     if checkpoint is not None and tracking.group is None:
         tracking = dataclasses.replace(tracking, group=runs.recorded(run, "tracking.group"))
     plain: Json = OmegaConf.to_container(runs.as_omegaconf(config), enum_to_str=True)  # type: ignore[assignment]
-    return open_tracker(tracking, folder, plain, f"{run.name or config.backbone.name_or_path or 'tiny'}: study")
+    studied = run.name or config.backbone.name_or_path or "tiny"
+    return open_tracker(tracking, folder, plain, Named(f"{studied}: study", "study"))
 
 
 def _short_name(checkpoint: str) -> str:

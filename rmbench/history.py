@@ -27,6 +27,19 @@ def named(row: Json) -> Json:
     return {name if "/" in name or name == "step" else f"train/{name}": value for name, value in row.items()}
 
 
+def summarized(metrics: Json) -> Json:
+    """The final numbers of a run under the names that its history has.
+
+    >>> summarized({"steps": 9, "eval": {"accuracy": 0.5, "sections": {"chat": 1.0}}, "benchmark": None})
+    {'train/steps': 9, 'eval/accuracy': 0.5, 'eval/accuracy/chat': 1.0}
+    """
+    training = {name: value for name, value in metrics.items() if name not in ("eval", "benchmark")}
+    evaluation = metrics["eval"]
+    found = named(training) | {f"eval/{k}": v for k, v in evaluation.items() if not isinstance(v, dict)}
+    found |= {f"eval/accuracy/{section}": value for section, value in evaluation["sections"].items()}
+    return found | ({"benchmark": metrics["benchmark"]} if metrics["benchmark"] else {})
+
+
 def read_history(folder: Path) -> list[Json]:
     """The rows of a run's history.jsonl, of any version, under today's names; none without such a file."""
     file = folder / HISTORY_FILE

@@ -1,4 +1,4 @@
-"""Weights & Biases behind a few calls. It goes offline by itself and never stops a run."""
+"""Weights & Biases and TensorBoard behind a few calls. W&B goes offline by itself and never stops a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,9 @@ class Tracker:
     def summary(self, values: Json) -> None:
         """The run's final numbers, a tree of them."""
 
+    def model(self, folder: Path) -> None:
+        """The trained model's folder, where `tracking.log_model` asks for it."""
+
     def close(self, failed: bool = False) -> None:
         """Flush what is left."""
 
@@ -61,6 +65,15 @@ class Tracker:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(failed=kind is not None)
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a run is called: its name, what kind of work it is, and tags to find it by."""
+
+    name: str
+    job: str = "train"
+    tags: tuple[str, ...] = ()
 
 
 class WandbTracker(Tracker):
@@ -73,15 +86,16 @@ class WandbTracker(Tracker):
         name: of the run.
     """
 
-    def __init__(self, config: TrackingConfig, folder: Path, run_config: Json, name: str) -> None:
+    def __init__(self, config: TrackingConfig, folder: Path, run_config: Json, name: Named) -> None:
         self._run: Any = None
+        self._log_model = config.log_model
         self._init_seconds = INIT_SECONDS
         try:
             self._run = self._start(config, folder, run_config, name)
         except Exception as error:
             self._give_up(error)
 
-    def _start(self, config: TrackingConfig, folder: Path, run_config: Json, name: str) -> object:
+    def _start(self, config: TrackingConfig, folder: Path, run_config: Json, name: Named) -> object:
         """W&B's run, online if there are a login and an answer, else offline.
 
         Args:
@@ -100,7 +114,7 @@ class WandbTracker(Tracker):
             logger.warning("W&B goes offline: %s", str(error).partition("\n")[0])
         return self._init("offline" if mode in (None, "online") else mode, config, folder, run_config, name)
 
-    def _init(self, mode: str, config: TrackingConfig, folder: Path, run_config: Json, name: str) -> object:
+    def _init(self, mode: str, config: TrackingConfig, folder: Path, run_config: Json, name: Named) -> object:
         """`wandb.init` of this run.
 
         Args:
@@ -119,10 +133,10 @@ class WandbTracker(Tracker):
             run_id=run_id,
             resume="allow" if mode == "online" else None,
             silent=True,
-            console="off",
+            console="wrap" if config.console else "off",
             init_timeout=self._init_seconds,
-            x_disable_stats=True,
-            disable_git=True,
+            x_disable_stats=not config.system_metrics,
+            disable_git=not config.git,
         )
         if mode == "online":  # offline, a limit would leave before the file is whole
             settings.finish_timeout = FINISH_SECONDS
@@ -130,7 +144,9 @@ class WandbTracker(Tracker):
             project=config.project,
             entity=config.entity,
             group=config.group,
-            name=name,
+            name=name.name,
+            job_type=name.job,
+            tags=name.tags or None,
             dir=str(folder),
             config=run_config,
             settings=settings,
@@ -187,6 +203,20 @@ class WandbTracker(Tracker):
         """The run's final numbers, under their paths in the tree."""
         self._attempt(lambda: self._run.summary.update(_flat(values)))
 
+    def model(self, folder: Path) -> None:
+        """As an artifact of the run, named after it."""
+
+        def send() -> None:
+            """Every file of the folder."""
+            import wandb
+
+            artifact = wandb.Artifact(f"model-{self._run.id}", type="model")
+            artifact.add_dir(str(folder))
+            self._run.log_artifact(artifact)
+
+        if self._log_model:
+            self._attempt(send)
+
     def close(self, failed: bool = False) -> None:
         """Flush what is left."""
         self._attempt(lambda: self._run.finish(exit_code=int(failed)))
@@ -206,23 +236,107 @@ class WandbTracker(Tracker):
         self._run = None
 
 
-def open_tracker(config: TrackingConfig, folder: Path, run_config: Json, name: str) -> Tracker:
-    """The tracker that the config names.
+class TensorBoardTracker(Tracker):
+    """Event files in `folder`/tensorboard, by torch's writer.
+
+    Raises:
+        UserError: the package tensorboard is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError("tracking=tensorboard needs a package: pip install 'rmbench[tensorboard]'") from error
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(self, step: int, values: Json) -> None:
+        """Scalars of one step."""
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                self._writer.add_scalar(name, value, step)
+
+    def images(self, step: int, files: dict[str, Path]) -> None:
+        """PNG files under their names."""
+        from matplotlib.image import imread
+
+        for name, file in files.items():
+            self._writer.add_image(name, imread(file)[..., :3], step, dataformats="HWC")
+
+    def summary(self, values: Json) -> None:
+        """The run's final numbers, as a text."""
+        self._writer.add_text("summary", "\n".join(f"- {name}: {value}" for name, value in _flat(values).items()))
+
+    def close(self, failed: bool = False) -> None:
+        """Write what is left."""
+        self._writer.close()
+
+
+class Trackers(Tracker):
+    """Several at once."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self.trackers = trackers
+
+    def log(self, step: int, values: Json) -> None:
+        """Scalars of one step."""
+        for tracker in self.trackers:
+            tracker.log(step, values)
+
+    def images(self, step: int, files: dict[str, Path]) -> None:
+        """PNG files under their names."""
+        for tracker in self.trackers:
+            tracker.images(step, files)
+
+    def pair_table(self, step: int, table: pa.Table, name: str = "pairs", norm: str | None = None) -> None:
+        """As `Tracker.pair_table`, of each.
+
+        Args:
+            step: of the run.
+            table: the pairs.
+            name: of the table.
+            norm: the norm's column.
+        """
+        for tracker in self.trackers:
+            tracker.pair_table(step, table, name, norm)
+
+    def summary(self, values: Json) -> None:
+        """The run's final numbers, a tree of them."""
+        for tracker in self.trackers:
+            tracker.summary(values)
+
+    def model(self, folder: Path) -> None:
+        """The trained model's folder."""
+        for tracker in self.trackers:
+            tracker.model(folder)
+
+    def close(self, failed: bool = False) -> None:
+        """Flush what is left."""
+        for tracker in self.trackers:
+            tracker.close(failed)
+
+
+def open_tracker(config: TrackingConfig, folder: Path, run_config: Json, name: Named) -> Tracker:
+    """The trackers that the config names.
 
     Args:
-        config: names the tracker.
-        folder: of the run; W&B's own files stand in it.
+        config: project, entity and group.
+        folder: of the run.
         run_config: the run's config, resolved.
         name: of the run.
 
     Raises:
-        UserError: there is no tracker of that name.
+        UserError: there is no tracker of that name, or its package is missing.
     """
-    if config.name == "none":
-        return Tracker()
-    if config.name == "wandb":
-        return WandbTracker(config, folder, run_config, name)
-    raise UserError(f"tracking.name={config.name}: no such tracker. There are: wandb, none.")
+    opened: list[Tracker] = []
+    for one in config.name.split("+"):
+        if one == "wandb":
+            opened.append(WandbTracker(config, folder, run_config, name))
+        elif one == "tensorboard":
+            opened.append(TensorBoardTracker(folder))
+        elif one != "none":
+            raise UserError(f"tracking.name={config.name}: no such tracker. There are: wandb, tensorboard, none.")
+    return opened[0] if len(opened) == 1 else Trackers(*opened) if opened else Tracker()
 
 
 def seen_online(folder: Path) -> dict[str, str]:

@@ -32,7 +32,7 @@ from rmbench.diagnostics.records import PairRecorder
 from rmbench.errors import UserError
 from rmbench.evaluate import results_table
 from rmbench.files import Json, read_json, write_json
-from rmbench.history import read_history
+from rmbench.history import read_history, summarized
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.model import RewardModel
@@ -40,7 +40,8 @@ from rmbench.modeling.planning import plan
 from rmbench.modeling.scoring import summarize
 from rmbench.modeling.throughput import matrix_rate
 from rmbench.modeling.workload import SHARE, most_work
-from rmbench.tracking import Tracker, open_tracker
+from rmbench.titles import parts_of, title
+from rmbench.tracking import Named, Tracker, open_tracker
 from rmbench.training import ending
 from rmbench.training.run import Run
 from rmbench.training.setup import Inputs, prepare
@@ -106,7 +107,8 @@ def _train(run: Run) -> Json:
             # figures, and last of all metrics.json: its presence means "finished"
             if run.is_main:
                 _write_diagnostics(run, recorder, probe, trained["steps"])
-                run.tracker.summary(metrics)
+                run.tracker.summary(summarized(metrics))
+                run.tracker.model(run.folder / "checkpoint")
                 model_card.write_card(run.folder, run.config, metrics, inputs.tokenizer)
                 write_json(run.folder / "metrics.json", metrics)
                 ending.forget(run)
@@ -168,7 +170,7 @@ def _tracker(run: Run, loss: PairLoss) -> Tracker:
         return Tracker()
     plain: Json = OmegaConf.to_container(runs.as_omegaconf(run.config), enum_to_str=True)  # type: ignore[assignment]
     plain["loss_description"] = loss.describe().plain()
-    return open_tracker(run.config.tracking, run.folder, plain, run.folder.name)
+    return open_tracker(run.config.tracking, run.folder, plain, Named(title(run.config), tags=parts_of(run.config)))
 
 
 def _evaluate(run: Run, inputs: Inputs, model: RewardModel) -> Json:

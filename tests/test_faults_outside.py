@@ -28,7 +28,7 @@ from rmbench.errors import UserError
 from rmbench.evaluate import results_table
 from rmbench.history import History
 from rmbench.score import score
-from rmbench.tracking import WandbTracker
+from rmbench.tracking import Named, WandbTracker
 from rmbench.train import _show, _show_end, train
 from rmbench.training import checkpoints
 from rmbench.training.run import Run
@@ -260,7 +260,7 @@ def test_an_online_run_without_a_network_is_recorded_offline_within_fifteen_seco
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
     started = time.monotonic()
-    with WandbTracker(TrackingConfig(name="wandb"), tmp_path, {}, "a run") as tracker:
+    with WandbTracker(TrackingConfig(name="wandb"), tmp_path, {}, Named("a run")) as tracker:
         assert time.monotonic() - started < 15
         tracker.log(1, {"loss": 0.5})
         assert tracker._run is not None, "given up"

@@ -11,14 +11,18 @@ from threading import Thread
 
 import pyarrow as pa
 import pytest
+import yaml
 
 from helpers.runs import recorded_pairs
+from rmbench.commands.compose import composed, config_object, without_hydra
+from rmbench.commands.launch import show
 from rmbench.config import DiagnoseConfig, TrackingConfig
 from rmbench.diagnose import diagnose
 from rmbench.diagnostics.figures import write_diagnostics
 from rmbench.diagnostics.records import SCHEMA
 from rmbench.errors import UserError
-from rmbench.tracking import Tracker, WandbTracker, open_tracker, seen_online
+from rmbench.titles import title
+from rmbench.tracking import Named, Tracker, Trackers, WandbTracker, open_tracker, seen_online
 from rmbench.train import train
 
 N = 50
@@ -83,7 +87,7 @@ def test_offline_by_itself_with_tables_and_figures(tmp_path, no_login, monkeypat
     if key:
         monkeypatch.setenv("WANDB_API_KEY", key)
     start = time.monotonic()
-    tracker = open_tracker(TrackingConfig(name="wandb"), tmp_path, {"seed": 0}, "a run")
+    tracker = open_tracker(TrackingConfig(name="wandb"), tmp_path, {"seed": 0}, Named("a run"))
     assert time.monotonic() - start < 5, "a promise to the user: offline within five seconds"
     with tracker:
         used(tracker, tmp_path)
@@ -102,7 +106,7 @@ def test_offline_by_itself_with_tables_and_figures(tmp_path, no_login, monkeypat
 @pytest.mark.parametrize("no_login", ["takes no key"], indirect=True)
 def test_offline_where_the_key_is_refused(tmp_path, no_login, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    with open_tracker(TrackingConfig(name="wandb"), tmp_path, {"seed": 0}, "a run") as tracker:
+    with open_tracker(TrackingConfig(name="wandb"), tmp_path, {"seed": 0}, Named("a run")) as tracker:
         used(tracker, tmp_path)
     assert list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
 
@@ -144,7 +148,7 @@ def logged(records):
 
 
 def test_everything_can_be_read_back_from_the_files(tmp_path, no_login):
-    with open_tracker(TrackingConfig(name="wandb", group="a sweep"), tmp_path, {"seed": 7}, "a run") as tracker:
+    with open_tracker(TrackingConfig(name="wandb", group="a sweep"), tmp_path, {"seed": 7}, Named("a run")) as tracker:
         tracker.log(1, {"gradient/share/head": 0.25, "probe/cosine/pairs": 0.5})
         used(tracker, tmp_path)
         tracker.pair_table(1, TABLE, "probe")
@@ -221,7 +225,7 @@ def test_the_address_of_an_online_run_is_kept(tmp_path, no_login, monkeypatch):
 
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr(wandb, "init", online)
-    with open_tracker(TrackingConfig(name="wandb", group="a sweep"), tmp_path, {}, "a run") as tracker:
+    with open_tracker(TrackingConfig(name="wandb", group="a sweep"), tmp_path, {}, Named("a run")) as tracker:
         assert tracker._run is not None, "given up"
     found = seen_online(tmp_path)
     assert (found["url"], found["project"], found["group"]) == (url, "rmbench", "a sweep")
@@ -229,13 +233,13 @@ def test_the_address_of_an_online_run_is_kept(tmp_path, no_login, monkeypatch):
 
 def test_a_tracker_that_cannot_start_is_a_warning(tmp_path, no_login, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_MODE", "nonsense")
-    with open_tracker(TrackingConfig(name="wandb"), tmp_path, {}, "a run") as tracker:
+    with open_tracker(TrackingConfig(name="wandb"), tmp_path, {}, Named("a run")) as tracker:
         used(tracker, tmp_path)
     assert "W&B is switched off for the rest of this run" in caplog.text
 
 
 def test_a_tracker_that_fails_on_the_way_is_silent_afterwards(tmp_path, no_login, caplog):
-    with open_tracker(TrackingConfig(name="wandb"), tmp_path, {}, "a run") as tracker:
+    with open_tracker(TrackingConfig(name="wandb"), tmp_path, {}, Named("a run")) as tracker:
         assert isinstance(tracker, WandbTracker)
         tracker.log(1, {"not a number or an image": lambda: None, "step": object()})
         tracker.images(1, {"there is no such file": tmp_path / "missing.png"})
@@ -244,13 +248,77 @@ def test_a_tracker_that_fails_on_the_way_is_silent_afterwards(tmp_path, no_login
 
 
 def test_names(tmp_path):
-    assert type(open_tracker(TrackingConfig(name="none"), tmp_path, {}, "x")) is Tracker
-    with pytest.raises(UserError, match="wandb, none"):
-        open_tracker(TrackingConfig(name="tensorboard"), tmp_path, {}, "x")
+    assert type(open_tracker(TrackingConfig(name="none"), tmp_path, {}, Named("x"))) is Tracker
+    with pytest.raises(UserError, match="wandb, tensorboard, none"):
+        open_tracker(TrackingConfig(name="mlflow"), tmp_path, {}, Named("x"))
 
 
 def test_a_wandb_that_cannot_be_imported_costs_nothing_but_itself(tmp_path, no_login, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with open_tracker(TrackingConfig(name="wandb"), tmp_path, {}, "a run") as tracker:
+    with open_tracker(TrackingConfig(name="wandb"), tmp_path, {}, Named("a run")) as tracker:
         used(tracker, tmp_path)
     assert caplog.text.count("switched off") == 1
+
+
+def test_tensorboard_reads_back_what_was_logged(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with open_tracker(TrackingConfig(name="tensorboard"), tmp_path, {}, Named("a run")) as tracker:
+        tracker.log(1, {"train/loss": 0.5, "eval/accuracy": 0.75})
+        tracker.log(2, {"train/loss": 0.25})
+        tracker.images(2, write_diagnostics(TABLE, tmp_path))
+        tracker.pair_table(2, TABLE)
+        tracker.summary({"eval/accuracy": 0.75})
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 0.5), (2, 0.25)]
+    assert [(e.step, e.value) for e in events.Scalars("eval/accuracy")] == [(1, 0.75)]
+    assert "gradient_distance" in events.Tags()["images"]
+
+
+def test_both_trackers_and_no_package(tmp_path, no_login, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    both = open_tracker(TrackingConfig(name="wandb+tensorboard"), tmp_path, {}, Named("x"))
+    assert isinstance(both, Trackers)
+    assert [type(tracker).__name__ for tracker in both.trackers] == ["WandbTracker", "TensorBoardTracker"]
+    both.log(1, {"train/loss": 0.5})
+    both.close()
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"pip install 'rmbench\[tensorboard\]'"):
+        open_tracker(TrackingConfig(name="tensorboard"), tmp_path, {}, Named("x"))
+
+
+def test_name_job_tags_and_model_reach_wandb(tmp_path, no_login):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").write_text("{}")
+    config = TrackingConfig(name="wandb", log_model=True)
+    named = Named("normbt-tiny-synthetic-seed0", tags=("normbt", "tiny", "synthetic"))
+    with open_tracker(config, tmp_path, {}, named) as tracker:
+        tracker.model(tmp_path / "checkpoint")
+        assert tracker._run is not None, "given up"
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    records = all_records(run)
+    about = next(record.run for record in records if record.HasField("run"))
+    assert (about.display_name, about.job_type) == ("normbt-tiny-synthetic-seed0", "train")
+    assert sorted(about.tags) == ["normbt", "synthetic", "tiny"]
+    assert any(record.HasField("artifact") or record.request.HasField("log_artifact") for record in records)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["loss=normbt"], "normbt-tiny-synthetic-seed0"),
+        (["seed=3", "dataset=local", "dataset.path=some/pairs.jsonl.gz"], "bt-tiny-pairs-seed3"),
+        (["backbone=minilm", "dataset=hh_rlhf"], "bt-minilm-hh_rlhf-seed0"),
+        (["backbone.name_or_path=models/mine", "loss.weighting=cosine"], "bt-cosine-mine-synthetic-seed0"),
+    ],
+)
+def test_a_run_is_called_by_what_it_is(words, expected):
+    config = composed("train", words)
+    assert title(config_object(without_hydra(config))) == expected
+    assert str(without_hydra(config).run_dir).endswith(f"-{expected}")
+
+
+def test_both_trackers_are_typed_as_a_list():
+    assert yaml.safe_load(show("train", ["tracking=[wandb,tensorboard]"]))["tracking"]["name"] == "wandb+tensorboard"

@@ -7,12 +7,16 @@ import shlex
 import pytest
 import yaml
 from rich.console import Console
+from typer.testing import CliRunner
 
+from helpers.processes import rmbench
 from rmbench import console
+from rmbench.cli import app
 from rmbench.commands import launch
 from rmbench.commands.compose import composed, config_object, without_hydra
 from rmbench.train import _show_end
 from rmbench.training import watch
+from rmbench.training.metrics_window import TrainState
 from rmbench.training.run import Run
 from rmbench.training.watch import Watch, training_numbers
 
@@ -38,6 +42,68 @@ def test_a_line_in_ten_seconds_and_the_last_with_the_time_that_is_left(caplog, c
     ]
     # 4 s for 10 steps: 90, 60 and 30 steps are 36, 24 and 12 s
     assert [message.partition("ETA ")[2] for message in caplog.messages] == ["0:00:36", "0:00:24", "0:00:12", ""]
+
+
+def test_a_slow_step_has_a_line_every_ten_seconds_and_no_window_one_sooner(caplog, clock):
+    caplog.set_level(logging.INFO)
+    watched = Watch(0, 100)
+    for now in range(0, 31):  # no step ends
+        clock[0] = float(now)
+        watched.beat()
+    assert caplog.messages == ["step 0/100: in the first step"] * 3
+    clock[0] = 35.0
+    assert watched.passed(1, WINDOW) == "loss 0.5000, accuracy 0.750, 1,234 pairs/s"
+    watched.report(1, WINDOW)
+    watched.beat()
+    assert len(caplog.messages) == 3, "five seconds after a line"
+    clock[0] = 40.0
+    watched.beat()
+    # 40 s for a step: 99 take 3960 s
+    assert caplog.messages[3:] == ["step 1/100: loss 0.5000, accuracy 0.750, 1,234 pairs/s, ETA 1:06:00"]
+
+
+def test_the_open_window_is_known():
+    state = TrainState(window={"pairs": 8.0, "loss": 4.0, "accuracy": 6.0, "seconds": 2.0})
+    assert state.so_far() == {"train/loss": 0.5, "train/accuracy": 0.75, "throughput/pairs_per_second": 4.0}
+    assert TrainState().so_far() == {}
+
+
+@pytest.mark.parametrize(
+    ("flag", "levels"), [("-q", {"WARNING"}), ("", {"WARNING", "INFO"}), ("-v", {"WARNING", "INFO"})]
+)
+def test_quiet_and_verbose(monkeypatch, capsys, flag, levels):
+    monkeypatch.setenv(console.VERBOSITY, "0")
+    console.set_verbosity(flag == "-q", flag == "-v")
+    logger = logging.Logger("rmbench.test")
+    logger.addHandler(console.terminal_handler())
+    logger.info("a message")
+    logger.warning("a warning")
+    assert {line.split()[0] for line in capsys.readouterr().err.splitlines()} == levels
+    assert console.verbose() == (flag == "-v")
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "sweep", "diagnose", "score", "inspect"])
+def test_every_command_takes_the_flags(command, monkeypatch):
+    monkeypatch.setenv(console.VERBOSITY, "0")
+    asked = []
+    monkeypatch.setattr(launch, "run", lambda name, words: asked.append((name, words, console.verbosity())))
+    assert CliRunner().invoke(app, [command, "-q", "seed=1"]).exit_code == 0
+    assert CliRunner().invoke(app, [command, "seed=1", "--verbose"]).exit_code == 0
+    assert asked == [(command, ["seed=1"], -1), (command, ["seed=1"], 1)]
+
+
+def test_a_training_in_a_pipe_writes_lines_and_no_control_characters(tmp_path):
+    small = "training.max_steps=4 training.batch_size=8 dataset.train_size=64 dataset.eval_size=8 tracking=none".split()
+    done = rmbench("train", *small, "diagnostics=off", "training.save_steps=4", "run_dir=r", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for text in (done.stdout, done.stderr):
+        assert not [letter for letter in text if ord(letter) < 32 and letter != "\n"]
+    last = [line for line in done.stderr.splitlines() if line.startswith("INFO step 4/4: ")]
+    assert "loss" in last[0]
+    assert "accuracy" in last[0]
+    assert "checkpoint saved" in last[1]
+    log = (tmp_path / "r" / "train.log").read_text()
+    assert all(line.removeprefix("INFO ") in log for line in last)
 
 
 def test_every_evaluation_has_a_line(caplog, clock):

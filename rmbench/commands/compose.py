@@ -30,6 +30,7 @@ from rmbench.errors import UserError
 from rmbench.foreign.hydra import sweep_jobs
 from rmbench.knobs import Checked
 from rmbench.paths import conf_dir
+from rmbench.titles import title
 
 USER_MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeError, ValueError, UserWarning)
 NOISE = ("full_key:", "reference_type=", "object_type=", "To append to your", "See https://hydra", "Did you mean to ")
@@ -39,6 +40,7 @@ PLUGINS = {"submitit": "hydra-submitit-launcher submitit", "optuna": "hydra-optu
 for _command, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_command}_schema", node=_schema)
 runs.register_resolvers()
+OmegaConf.register_new_resolver("rmbench_title", lambda *, _root_: title(_root_), replace=True)
 
 
 def config_object(config: DictConfig) -> Checked:

@@ -25,6 +25,8 @@ SPECIAL = {
     "hydra/launcher=slurm": "rmbench sweep: each run a job of a Slurm cluster; hydra.launcher.partition=NAME",
 }
 FLAGS = {
+    "-q, --quiet": "results, warnings and errors alone",
+    "-v, --verbose": "more messages; of a sweep those of every run",
     "-m, --multirun": "what `rmbench sweep` sets: a key may have several values",
     "--config-dir DIR": "a folder of your own options (DIR/loss/mine.yaml -> loss=mine)",
     "--cfg job, --info": "print what Hydra composes, and from where",

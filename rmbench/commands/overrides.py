@@ -53,8 +53,10 @@ def read(typed: list[str], command: str, multirun: bool) -> list[Override]:
 
 
 def _suite(override: str) -> list[str]:
-    """`benchmark=[a,b]` is the suite of these; every other override stays as it is."""
+    """`benchmark=[a,b]` is the suite of these, `tracking=[a,b]` is both; every other override stays as it is."""
     key, _, value = override.partition("=")
+    if key == "tracking" and value.strip("[] ").replace(" ", "") in ("wandb,tensorboard", "tensorboard,wandb"):
+        return ["tracking=wandb", "tracking.name=wandb+tensorboard"]
     listed = key == "benchmark" and value.startswith("[") and "," in value
     return ["benchmark=suite", f"benchmark.names={value}"] if listed else [override]
 

@@ -47,7 +47,7 @@ NAMES = {
     "loss.weighting": Names(WEIGHTING, ":", "package.module:Name"),
     "dataset.name": Names(DATASETS),
     "benchmark.name": Names(("none", "auto", "suite", *BENCHMARKS)),
-    "tracking.name": Names(("wandb", "none")),
+    "tracking.name": Names(("wandb", "tensorboard", "wandb+tensorboard", "none")),
     "gpu.attention": Names(ATTENTION, "/", "OWNER/KERNEL"),
 }
 

@@ -31,7 +31,7 @@ LOSS_PARTS = ("loss.pairwise", "loss.weighting", "loss.regularizer")  # every ot
 
 # a key, or with a dot at its end what keys begin with -> one of these has to hold
 READ_WHERE: dict[str, tuple[Where, ...]] = {
-    "tracking.": (Where("tracking.name", ("wandb",)),),
+    "tracking.": (Where("tracking.name", ("wandb", "wandb+tensorboard")),),
     "benchmark.": (Where("benchmark.name", ("auto", "suite", *BENCHMARKS)),),
     "benchmark.names": (Where("benchmark.name", ("suite",)),),
     "benchmark.paths": (Where("benchmark.name", ("suite",)),),

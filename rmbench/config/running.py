@@ -140,10 +140,14 @@ class TrackingConfig(Checked):
     """Where a run's numbers go besides its own folder."""
 
     prefix: ClassVar[str] = "tracking."
-    name: str = knob(MISSING, "wandb or none")
+    name: str = knob(MISSING, "wandb, tensorboard, wandb+tensorboard (tracking=[wandb,tensorboard]) or none")
     project: str = knob("rmbench", "W&B project")
     entity: str | None = knob(None, "W&B user or team")
     group: str | None = knob(None, "W&B group; a sweep sets its own, a study that of its run")
+    git: bool = knob(True, "W&B records the git commit and changes of the working folder")
+    system_metrics: bool = knob(True, "W&B records the load of processors and memory")
+    console: bool = knob(True, "W&B keeps what the run prints")
+    log_model: bool = knob(False, "upload the checkpoint to W&B as an artifact")
 
 
 @dataclass

@@ -42,6 +42,14 @@ class TrainState:
         for name, value in sums.items():
             self.window[name] = self.window.get(name, 0.0) + value
 
+    def so_far(self) -> Json:
+        """What is known of the window that is still open; empty after its start."""
+        pairs = self.window.get("pairs")
+        if not pairs:
+            return {}
+        means = {f"train/{name}": self.window[name] / pairs for name in ("loss", "accuracy")}
+        return means | {"throughput/pairs_per_second": pairs / self.window["seconds"]}
+
     def close_window(self, cost: ModelCost, matrix_rate: float) -> dict[str, float]:
         """Means since the last logged step: per pair for the sums, per step for the gradient norm."""
         window, self.window = self.window, {}

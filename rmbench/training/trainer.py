@@ -102,11 +102,13 @@ class Trainer:
             self.history = History(self.folder, self.state.step)
         self.rewind(self.state.step)
         self.model.train()
-        watch, numbers = Watch(self.state.step, self.total_steps), ""
-        with progress("training", self.total_steps, self.state.step, self.run.is_main) as advance:
+        numbers, shown = "", self.run.is_main
+        watching = Watch(self.state.step, self.total_steps, shown)
+        with watching as watch, progress("training", self.total_steps, self.state.step, shown) as advance:
             while not self._over():
                 row = self.train_step()
                 self.state.step += 1  # before all that is due: logs and checkpoints name a finished step
+                so_far = watch.passed(self.state.step, self.state.so_far())
                 if self._due(self.config.logging_steps) or self.state.step == self.total_steps:
                     row |= self._close_window()
                 if self._due(self.config.eval_steps):
@@ -122,7 +124,7 @@ class Trainer:
                     self._save()
                 if ends and not self.signals.pass_on():
                     self._end()
-                advance(self.state.step, numbers)
+                advance(self.state.step, numbers or so_far)
         return self.state
 
     def rewind(self, step: int) -> None:

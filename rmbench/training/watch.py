@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from datetime import timedelta
 
@@ -15,32 +16,64 @@ SECONDS_APART = 10.0  # of lines about training; evaluations and checkpoints hav
 
 
 class Watch:
-    """Turns the rows of history.jsonl into lines.
+    """Turns what is known of the training into lines: none sooner than SECONDS_APART after another, and, within its
+    context, none later, however slow a step is.
 
     Args:
         done: the step at which this process began.
         total: the run's last step.
+        shown: whether this process speaks for the run.
     """
 
-    def __init__(self, done: int, total: int) -> None:
-        self.first, self.total = done, total
+    def __init__(self, done: int, total: int, shown: bool = True) -> None:
+        self.first, self.total, self.shown = done, total, shown
         self._began, self._line_at = time.monotonic(), float("-inf")
+        self._step, self._numbers = done, ""
+        self._lock, self._over = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> Watch:
+        if self.shown:
+            threading.Thread(target=self._follow, daemon=True, name="watch").start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def _follow(self) -> None:
+        while not self._over.wait(1.0):
+            self.beat()
+
+    def beat(self) -> None:
+        """Log where the training is, if nothing was for SECONDS_APART."""
+        with self._lock:
+            if time.monotonic() - max(self._line_at, self._began) >= SECONDS_APART and self._step < self.total:
+                self._line(self._numbers or "in the first step")
+
+    def passed(self, step: int, so_far: Json) -> str:
+        """Take note of a step and of the window that is open; what to show beside the bar."""
+        with self._lock:
+            self._step, self._numbers = step, training_numbers(so_far) or self._numbers
+        return self._numbers
 
     def report(self, step: int, row: Json) -> str:
         """Log what the row of a step says; what to show beside the bar, empty where the row has no training window."""
         numbers = training_numbers(row)
         if numbers:
-            now = time.monotonic()
-            if step == self.total or now - self._line_at >= SECONDS_APART:
-                self._line_at = now
-                left = "" if step == self.total else f", ETA {self._left(step)}"
-                logger.info("step %d/%d: %s%s", step, self.total, numbers, left, extra=ON_BAR)
+            with self._lock:
+                self._step, self._numbers = step, numbers
+                if step == self.total or time.monotonic() - self._line_at >= SECONDS_APART:
+                    self._line(numbers)
         for what, keys in (("eval", ("accuracy", "loss")), ("benchmark", ("score",))):
             known = [f"{key} {row[f'{what}/{key}']:.4g}" for key in keys if f"{what}/{key}" in row]
             if known:
                 name = "held-out pairs" if what == "eval" else what
                 logger.info("step %d/%d: %s: %s", step, self.total, name, ", ".join(known))
         return numbers
+
+    def _line(self, numbers: str) -> None:
+        self._line_at = time.monotonic()
+        left = f", ETA {self._left(self._step)}" if self.first < self._step < self.total else ""
+        logger.info("step %d/%d: %s%s", self._step, self.total, numbers, left, extra=ON_BAR)
 
     def _left(self, step: int) -> timedelta:
         """Until the last step, as long a step as so far."""
