@@ -21,7 +21,7 @@ from rmbench.config import TrainConfig
 from rmbench.config.listing import defaults_of
 from rmbench.config.names import FORMER_DEFAULTS, RENAMED
 from rmbench.errors import UserError
-from rmbench.files import Json, clear_temporary, flat, read_json, read_jsonl, refuse_unwritable, write_json, write_text
+from rmbench.files import Json, clear_temporary, flat, read_json, refuse_unwritable, write_json, write_text
 from rmbench.provenance import environment
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ BOOKKEEPING = (
     "dataset.cache_limit_gib", "backbone.feature_cache_limit_gib",
 )  # fmt: skip
 NAME_LIMIT = 80
-HISTORY_REMEDY = "Remove that line (or the file: the steps before are then missing in it), or choose another run_dir."
 TRAINED_FILE = "trained.json"  # training is over, its weights are in checkpoint/
 
 
@@ -179,44 +178,6 @@ def record_failure(folder: Path, error: BaseException) -> None:
                 folder / "failed.json",
                 {"type": type(error).__name__, "message": str(error), "overrides": words, "traceback": trace},
             )
-
-
-class History:
-    """history.jsonl: one object per logged step."""
-
-    def __init__(self, folder: Path, after_step: int) -> None:
-        """Keeps what was written up to `after_step`; a resumed run writes the later lines again."""
-        self.path = folder / "history.jsonl"
-        kept = [row for row in self._rows() if row["step"] <= after_step] if after_step else []
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._waiting = ""  # lines that the disk did not take yet
-
-    def _rows(self) -> list[Json]:
-        """The lines that are there.
-
-        Raises:
-            UserError: one is no line of a history.
-        """
-        try:
-            rows = read_jsonl(self.path) if self.path.is_file() else []
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.path}: not a text ({error}).\n{HISTORY_REMEDY}") from error
-        for row in rows:
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                raise UserError(f"{self.path}: {json.dumps(row):.60} is no line of a history.\n{HISTORY_REMEDY}")
-        return rows
-
-    def append(self, row: Json) -> None:
-        """One line; where the disk is full it waits for the next one, and the run goes on."""
-        self._waiting += json.dumps(row) + "\n"
-        size = self.path.stat().st_size
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(self._waiting)
-            self._waiting = ""
-        except OSError as error:
-            os.truncate(self.path, size)  # half a line, perhaps
-            logger.error("%s: %s. The line is kept in memory; the run goes on.", self.path, error.strerror)
 
 
 def as_omegaconf(config: object) -> DictConfig:

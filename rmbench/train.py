@@ -29,7 +29,8 @@ from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe, choose_probe
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.evaluate import results_table
-from rmbench.files import Json, read_json, read_jsonl, write_json
+from rmbench.files import Json, read_json, write_json
+from rmbench.history import read_history
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.model import RewardModel
@@ -221,7 +222,7 @@ def _write_diagnostics(run: Run, recorder: PairRecorder, probe: Probe | None, st
     table = recorder.merge()
     if table is None:
         return
-    history = read_jsonl(run.folder / "history.jsonl")
+    history = read_history(run.folder)
     run.tracker.images(step, figures.write_diagnostics(table, run.folder / "diagnostics", history))
     run.tracker.pair_table(step, table)
 

@@ -5,7 +5,6 @@ python scripts/study.py write FOLDER     # STUDY.md's tables, anew from the runs
 """
 
 import argparse
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from rmbench.benchmarks.scores import read_scores
 from rmbench.config import TrainConfig
 from rmbench.diagnostics.thirds import thirds
 from rmbench.errors import UserError
+from rmbench.history import read_history
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.scoring import score_pairs
 from rmbench.reporting.collect import HELD_OUT, Group, find_runs, group_runs, summarised
@@ -153,11 +153,10 @@ def closest_share(run: Path) -> float:
 
 def history_means(run: Path) -> tuple[float, float]:
     """Mean weight and clip fraction over the second half of the logged steps."""
-    rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if "mean_weight" in row or "weight" in row]
+    rows = [row for row in read_history(run) if "train/mean_weight" in row or "train/weight" in row]
     late = rows[len(rows) // 2 :]
-    weight = "mean_weight" if "mean_weight" in late[0] else "weight"
-    return float(np.mean([row[weight] for row in late])), float(np.mean([row["clip_fraction"] for row in late]))
+    weight = "train/mean_weight" if "train/mean_weight" in late[0] else "train/weight"
+    return float(np.mean([row[weight] for row in late])), float(np.mean([row["train/clip_fraction"] for row in late]))
 
 
 def first_distances(run: Path) -> np.ndarray:

@@ -16,6 +16,7 @@ from rmbench import runs
 from rmbench.commands import launch
 from rmbench.config import TrainConfig
 from rmbench.files import read_json, read_jsonl, write_json
+from rmbench.history import named
 from rmbench.train import train
 from rmbench.training import checkpoints
 
@@ -101,10 +102,10 @@ def test_a_checkpoint_of_a_former_version_resumes(tmp_path):
     assert "own" not in OmegaConf.load(STORED / "config.yaml").loss.regularizer
     launch.run("train", [*STORED_WORDS, f"run_dir={tmp_path / 'run'}", "training.resume=true"])
     assert read_json(tmp_path / "run" / "metrics.json")["steps"] == 6
-    expected, found = read_jsonl(STORED / "expected.jsonl"), read_history(tmp_path / "run")
+    expected, found = [named(row) for row in read_jsonl(STORED / "expected.jsonl")], read_history(tmp_path / "run")
     assert [row["step"] for row in found] == [row["step"] for row in expected] == [5, 6]
     for ours, theirs in zip(found, expected, strict=True):
-        ours["close_pairs"] = ours.pop("degenerate_pairs")
+        ours["train/close_pairs"] = ours.pop("train/degenerate_pairs")
         assert {name: ours[name] for name in theirs} == pytest.approx(theirs, rel=1e-4, abs=1e-6)
 
 

@@ -26,6 +26,7 @@ from rmbench.config import ScoreConfig, ScoringConfig, TrackingConfig
 from rmbench.console import console
 from rmbench.errors import UserError
 from rmbench.evaluate import results_table
+from rmbench.history import History
 from rmbench.score import score
 from rmbench.tracking import WandbTracker
 from rmbench.train import _show, _show_end, train
@@ -208,10 +209,10 @@ def test_a_broken_history_is_one_message(tmp_path, content):
     file = tmp_path / "history.jsonl"
     file.write_bytes(b'{"step": 1}\n' + content)
     with pytest.raises(UserError, match=r"history\.jsonl.*\nRemove"):
-        runs.History(tmp_path, 1)
+        History(tmp_path, 1)
     assert file.read_bytes().endswith(content), "left as it was"
     file.write_bytes(b'{"step": 1}\n')
-    runs.History(tmp_path, 1)
+    History(tmp_path, 1)
 
 
 def test_weights_that_are_not_numbers_show_no_accuracy(tmp_path, capsys):

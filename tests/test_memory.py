@@ -78,8 +78,8 @@ def test_memory_that_runs_out_late_in_a_step_leaves_nothing_of_it(train_config, 
     train(config, tmp_path / "again")
     assert failed
     first, second = (read_history(tmp_path / name) for name in ("whole", "again"))
-    assert second[0]["grad_norm"] == pytest.approx(first[0]["grad_norm"], rel=1e-5)
-    assert second[1]["loss"] == pytest.approx(first[1]["loss"], rel=1e-5)
+    assert second[0]["train/grad_norm"] == pytest.approx(first[0]["train/grad_norm"], rel=1e-5)
+    assert second[1]["train/loss"] == pytest.approx(first[1]["train/loss"], rel=1e-5)
 
 
 def test_a_probe_that_does_not_fit_is_split(train_config, tmp_path, little_memory):

@@ -167,7 +167,7 @@ def test_a_distance_of_ones_own_is_swept_and_resumed_bit_by_bit(modules, capsys)
     weights = load_file(run / "checkpoint" / "model.safetensors")
     rows = [{k: v for k, v in row.items() if "throughput" not in k} for row in read_history(run)]
     assert set(expected) == {"mu", "mean"}
-    assert rows[-1]["weight"] != 1
+    assert rows[-1]["train/weight"] != 1
 
     for left in ("checkpoint", "checkpoints/step-6"):  # as if it had been killed after step 3
         shutil.rmtree(run / left)

@@ -25,6 +25,7 @@ from rmbench import runs
 from rmbench.config import BackboneConfig, DatasetConfig, TrackingConfig
 from rmbench.errors import Stopped, UserError
 from rmbench.files import read_json, read_jsonl
+from rmbench.history import History
 from rmbench.tracking import Tracker
 from rmbench.train import train
 from rmbench.training import checkpoints
@@ -152,7 +153,7 @@ def test_a_pair_that_gives_nan_is_skipped_and_named(train_config, tmp_path, capl
     assert len({row["pair_id"] for row in report}) == 1
     assert [row["reward_chosen"] for row in report] == ["nan"] * 3
     history = read_history(tmp_path / "run")
-    skipped = [row["step"] for row in history if row.get("skipped_steps")]
+    skipped = [row["step"] for row in history if row.get("train/skipped_steps")]
     assert skipped == [row["step"] for row in report]
     assert all(torch.isfinite(value).all() for name, value in weights(tmp_path / "run").items() if "embed" not in name)
     assert metrics["eval"]["n"] == 4
@@ -329,7 +330,7 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(train_config, small_dis
 
 
 def test_history_waits_for_room(tmp_path, monkeypatch, caplog):
-    history = runs.History(tmp_path, 0)
+    history = History(tmp_path, 0)
     history.append({"step": 1})
     truth = Path.open
 

@@ -58,7 +58,7 @@ def test_a_run_leaves_what_it_promises(train_config, tmp_path):
     assert len(scores) == metrics["eval"]["n"] > 0
     assert all(len(row["cluster"]) == 32 for row in scores)  # the prompt's hash
     history = read_history(tmp_path / "run")
-    assert [row["step"] for row in history if "loss" in row] == [4, 8]
+    assert [row["step"] for row in history if "train/loss" in row] == [4, 8]
     assert history[-1]["eval/accuracy"] == metrics["eval"]["accuracy"]
     table = recorded_pairs(tmp_path / "run" / "diagnostics").to_pandas()
     assert sorted(set(table["step"])) == [1, 2, 4, 6, 8]
@@ -84,7 +84,7 @@ def test_a_hundred_steps_give_the_same_loss_curve_in_both_layouts(tmp_path, monk
     for layout in (Shared, Padded):
         folder = tmp_path / layout.name
         trained_in_float64(LOSSES["normbt"], layout, folder, max_steps=100, logging_steps=1, learning_rate=3e-4)
-        curves[layout] = torch.tensor([row["loss"] for row in read_history(folder)])
+        curves[layout] = torch.tensor([row["train/loss"] for row in read_history(folder)])
     shared, padded = curves.values()
     assert shared[-10:].mean() < 0.9 * shared[:10].mean()  # something was learnt
     torch.testing.assert_close(shared, padded, rtol=0, atol=1e-9)

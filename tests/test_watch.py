@@ -16,7 +16,7 @@ from rmbench.training import watch
 from rmbench.training.run import Run
 from rmbench.training.watch import Watch, training_numbers
 
-WINDOW = {"loss": 0.5, "accuracy": 0.75, "throughput/pairs_per_second": 1234.5}
+WINDOW = {"train/loss": 0.5, "train/accuracy": 0.75, "throughput/pairs_per_second": 1234.5}
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_every_evaluation_has_a_line(caplog, clock):
 
 
 def test_skipped_steps_and_slow_pairs_are_shown():
-    assert training_numbers({"skipped_steps": 2.0}) == "2 steps skipped"
+    assert training_numbers({"train/skipped_steps": 2.0}) == "2 steps skipped"
     assert "0.042 pairs/s" in training_numbers(WINDOW | {"throughput/pairs_per_second": 0.0417})
     assert training_numbers({"eval/accuracy": 0.5}) == ""
 

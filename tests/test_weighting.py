@@ -183,10 +183,10 @@ def test_pairs_at_no_distance_are_counted_and_the_run_goes_on(train_config, tmp_
     config.dataset = DatasetConfig(name="local", path=path, eval_path=path)
     metrics = train(config, tmp_path / "run")
     assert metrics["steps"] == 8
-    history = [row for row in read_history(tmp_path / "run") if "degenerate_pairs" in row]
-    assert sum(row["degenerate_pairs"] for row in history) == 8 * 16 / 2
-    assert all(math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) for row in history)
-    assert not any("skipped_steps" in row for row in history)
+    history = [row for row in read_history(tmp_path / "run") if "train/degenerate_pairs" in row]
+    assert sum(row["train/degenerate_pairs"] for row in history) == 8 * 16 / 2
+    assert all(math.isfinite(row["train/loss"]) and math.isfinite(row["train/grad_norm"]) for row in history)
+    assert not any("train/skipped_steps" in row for row in history)
     table = recorded_pairs(tmp_path / "run" / "diagnostics").to_pylist()
     at_once = [row for row in table if row["distance"] == 0]
     assert len(at_once) == len(table) / 2

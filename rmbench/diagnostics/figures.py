@@ -42,7 +42,7 @@ def write_diagnostics(table: pa.Table, folder: Path, history: list[Json] | None 
     if not np.isnan(columns["head_gradient_norm"].astype(float)).all():
         files["gradient_distance"] = save(gradient_against_distance, folder / "gradient_distance.png", columns)
     files["section_distance"] = save(distance_by_section, folder / "section_distance.png", columns)
-    recorded = [row for row in history or [] if "mean_weight" in row]
+    recorded = [row for row in history or [] if "train/mean_weight" in row]
     if len(recorded) > 1:
         files["dynamics"] = save(lambda _: dynamics(history or []), folder / "dynamics.png", columns)
     return files
@@ -124,15 +124,15 @@ def by_section_boxes(ax: Axes, names: list[str], sections: np.ndarray, values: n
 # panel -> history's columns with the name of each, and the level that would be even
 DYNAMICS: dict[str, tuple[dict[str, str], float | None]] = {
     "correlation of norm with distance": (
-        {"correlation_norm_distance": "head", "gradient/correlation_norm_distance": "all parameters"},
+        {"train/correlation_norm_distance": "head", "gradient/correlation_norm_distance": "all parameters"},
         0.0,
     ),
     "share of the closest third": (
-        {"share_closest_third": "head", "gradient/share_closest_third": "all parameters"},
+        {"train/share_closest_third": "head", "gradient/share_closest_third": "all parameters"},
         1 / 3,
     ),
-    "mean weight": ({"mean_weight": "weight"}, 1.0),
-    "steps clipped, share": ({"clip_fraction": "clipped"}, None),
+    "mean weight": ({"train/mean_weight": "weight"}, 1.0),
+    "steps clipped, share": ({"train/clip_fraction": "clipped"}, None),
 }
 
 

@@ -10,13 +10,14 @@ import numpy as np
 from scipy.stats import rankdata
 
 from rmbench.benchmarks.scores import HELD_OUT_FOLDER
-from rmbench.files import Json, read_jsonl
+from rmbench.files import read_jsonl
+from rmbench.history import read_history
 from rmbench.reporting.charts import Bar, Line, forest, lines
 from rmbench.reporting.collect import Group, Run
 from rmbench.reporting.verdicts import Verdict
 
 # a curve of each, under the first of its names that was logged
-CURVES = (("benchmark/score", "benchmark/micro_accuracy"), ("eval/accuracy", "accuracy"), ("loss",))
+CURVES = (("benchmark/score", "benchmark/micro_accuracy"), ("eval/accuracy", "train/accuracy"), ("train/loss",))
 DISTANCE_BINS = 5
 PAIRS_PER_BIN = 10  # fewer are too noisy
 
@@ -86,7 +87,7 @@ def curve(groups: Sequence[Group], key: str) -> Figure | None:
     for place, group in enumerate(groups):
         by_step: dict[float, list[float]] = {}
         for run in group.runs:
-            for row in _history(run):
+            for row in read_history(run.folder):
                 if isinstance(row.get(key), (int, float)) and math.isfinite(row[key]) and "step" in row:
                     by_step.setdefault(row["step"], []).append(row[key])
         if by_step:
@@ -124,10 +125,5 @@ def _pairs(run: Run) -> Pairs | None:
 
 def _logged(groups: Sequence[Group]) -> list[str]:
     first = next((run for group in groups for run in group.runs if run.state == "finished"), None)
-    keys = {key for row in _history(first) for key in row} if first else set()
+    keys = {key for row in read_history(first.folder) for key in row} if first else set()
     return [next(name for name in names if name in keys) for names in CURVES if keys.intersection(names)]
-
-
-def _history(run: Run) -> list[Json]:
-    file = run.folder / "history.jsonl"
-    return [row for row in read_jsonl(file) if isinstance(row, dict)] if file.is_file() else []

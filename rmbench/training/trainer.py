@@ -25,13 +25,13 @@ from rmbench.diagnostics.probe import Probe
 from rmbench.diagnostics.records import PairRecorder
 from rmbench.errors import Stopped
 from rmbench.files import Json
+from rmbench.history import History, named
 from rmbench.losses import Statistics
 from rmbench.modeling.devices import sharded, wrapped
 from rmbench.modeling.memory import first_budget, halved
 from rmbench.modeling.model import RewardModel, recompute_activations
 from rmbench.modeling.scoring import summarize
 from rmbench.modeling.throughput import matrix_rate, model_cost
-from rmbench.runs import History
 from rmbench.training import checkpoints, guards
 from rmbench.training.export import export
 from rmbench.training.feed import MicroBatch, Share, new_feed
@@ -115,6 +115,7 @@ class Trainer:
                 if self.benchmark and self._due(self.config.eval_benchmark_every):
                     row |= self.benchmark(self._scored())
                 if row:
+                    row = named(row)
                     self._log(row)
                     numbers = watch.report(self.state.step, row) or numbers
                 ends = self._told_to_end and not self._over()  # after the last step the weights are exported first

@@ -51,14 +51,14 @@ class Watch:
 def training_numbers(row: Json) -> str:
     """The means of a window as they are shown; empty for a row without one.
 
-    >>> training_numbers({"loss": 0.5, "accuracy": 0.75, "throughput/pairs_per_second": 1234.5})
+    >>> training_numbers({"train/loss": 0.5, "train/accuracy": 0.75, "throughput/pairs_per_second": 1234.5})
     'loss 0.5000, accuracy 0.750, 1,234 pairs/s'
     """
     numbers = []
-    if "loss" in row:
+    if "train/loss" in row:
         speed = row["throughput/pairs_per_second"]
         pairs = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
-        numbers = [f"loss {row['loss']:.4f}", f"accuracy {row['accuracy']:.3f}", f"{pairs} pairs/s"]
-    if "skipped_steps" in row:
-        numbers.append(f"{row['skipped_steps']:.0f} steps skipped")
+        numbers = [f"loss {row['train/loss']:.4f}", f"accuracy {row['train/accuracy']:.3f}", f"{pairs} pairs/s"]
+    if "train/skipped_steps" in row:
+        numbers.append(f"{row['train/skipped_steps']:.0f} steps skipped")
     return ", ".join(numbers)

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 
+from rmbench import history
 from rmbench.config import BenchmarkConfig, EvalConfig, GpuConfig, TrainConfig
-from rmbench.files import read_jsonl
 
 SECTIONS = ("a", "b")
 
@@ -38,13 +38,15 @@ def write_run(folder, words, wins, held_out=None, ids=None):
     ]
     (folder / "eval" / "pairs").mkdir(parents=True)
     (folder / "eval" / "pairs" / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "history.jsonl").write_text("".join(json.dumps({"step": s, "loss": 1 / s}) + "\n" for s in (1, 2, 3)))
+    (folder / "history.jsonl").write_text(
+        "".join(json.dumps({"step": s, "train/loss": 1 / s}) + "\n" for s in (1, 2, 3))
+    )
     return folder
 
 
 def read_history(folder):
     """The logged rows of a run; that there are some is asserted, as a loop over none would prove nothing."""
-    rows = read_jsonl(folder / "history.jsonl")
+    rows = history.read_history(folder)
     assert rows
     return rows
 
