@@ -22,6 +22,7 @@ from rmbench.config.listing import defaults_of
 from rmbench.config.names import FORMER_DEFAULTS, RENAMED
 from rmbench.errors import UserError
 from rmbench.files import Json, clear_temporary, flat, read_json, refuse_unwritable, write_json, write_text
+from rmbench.naming import run_title
 from rmbench.provenance import environment
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,14 @@ def claim(folder: Path, config: TrainConfig) -> bool:
 def recorded(folder: Path, key: str) -> Any:
     """A value of the config that a run in `folder` was made with; None without such a run or key."""
     return OmegaConf.select(stored_config(folder), key) if (folder / "config.yaml").is_file() else None
+
+
+def title(folder: Path) -> str:
+    """What the run in `folder` is called: loss, backbone, data and seed, as in `normbt-tiny-synthetic-seed0`."""
+    file = folder / ".hydra" / "overrides.yaml"
+    words = [str(word) for word in OmegaConf.load(file)] if file.is_file() else []
+    typed = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
+    return run_title(flat(OmegaConf.to_container(stored_config(folder), enum_to_str=True)), typed)
 
 
 def stored_config(folder: Path) -> DictConfig:

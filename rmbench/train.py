@@ -24,7 +24,7 @@ from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreLog, ScoreRow
 from rmbench.config import Gradient, TrainConfig
 from rmbench.console import console
 from rmbench.data.store import prompt_digests
-from rmbench.diagnostics import figures
+from rmbench.diagnostics import curves, figures
 from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.probe import Probe, choose_probe
 from rmbench.diagnostics.records import PairRecorder
@@ -97,7 +97,7 @@ def _train(run: Run) -> Json:
             }
             # figures, and last of all metrics.json: its presence means "finished"
             if run.is_main:
-                _write_diagnostics(run, recorder, probe, trained["steps"])
+                _write_diagnostics(run, recorder, probe, metrics)
                 run.tracker.summary(metrics)
                 model_card.write_card(run.folder, run.config, metrics, inputs.tokenizer)
                 write_json(run.folder / "metrics.json", metrics)
@@ -215,16 +215,21 @@ def _diagnostics(run: Run, inputs: Inputs) -> tuple[PairRecorder, Probe | None]:
     return recorder, Probe(run.folder, pairs, layout, inputs.model, exact)
 
 
-def _write_diagnostics(run: Run, recorder: PairRecorder, probe: Probe | None, step: int) -> None:
-    probed = None if probe is None else probe.merge()
+def _write_diagnostics(run: Run, recorder: PairRecorder, probe: Probe | None, metrics: Json) -> None:
+    """The tables and figures of what was recorded, here and to the tracker; none with diagnostics=off."""
+    probed, step = None if probe is None else probe.merge(), metrics["steps"]
     if probed is not None:
         run.tracker.pair_table(step, probed, "probe")
-    table = recorder.merge()
-    if table is None:
+    if not run.config.diagnostics.every:
         return
-    history = read_history(run.folder)
-    run.tracker.images(step, figures.write_diagnostics(table, run.folder / "diagnostics", history))
-    run.tracker.pair_table(step, table)
+    table, folder = recorder.merge(), run.folder / "diagnostics"
+    history, name = read_history(run.folder), runs.title(run.folder)
+    drawn = curves.write_curves(history, folder, name, (metrics["kept_step"], metrics["eval"]["accuracy"]))
+    if table is not None:
+        drawn |= figures.write_diagnostics(table, folder, history, name)
+    run.tracker.images(step, drawn)
+    if table is not None:
+        run.tracker.pair_table(step, table)
 
 
 def _show(metrics: Json) -> None:

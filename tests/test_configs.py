@@ -28,8 +28,8 @@ DIAGNOSE_GROUPS = {"gpu", "benchmark", "dataset", "backbone", "tracking"}
 # Each imports only what stands after it; within a folder, imports make no circle.
 LAYERS = """
     __main__ __init__ cli commands report reporting compare score train model_card diagnose evaluate inspect_data
-    training benchmarks inspection diagnostics statistics losses modeling data tracking runs history provenance files
-    config knobs console paths errors foreign
+    training benchmarks inspection diagnostics statistics losses modeling data tracking runs naming history provenance
+    plotting files config knobs console paths errors foreign
 """.split()
 
 
