@@ -83,10 +83,11 @@ def diagnose(config: DiagnoseConfig) -> Json:
     some = choose_probe(pairs, columns["distance"], config.direction_pairs)
     directed = rows if rows.sketches else measured(some, SKETCH) if len(some) > 2 else None
     name = _short_name(checkpoint or config.backbone.name_or_path or "tiny")
-    margins = {name: columns["margin"]}
+    shown = _title(checkpoint, name)
+    margins = {shown: columns["margin"]}
     if config.against is not None:
-        other = _short_name(config.against)
-        margins[other if other != name else f"{other} (against)"] = _margins(config, pairs, accelerator)
+        other = _title(find_checkpoint(config.against), _short_name(config.against))
+        margins[other if other != shown else f"{other} (against)"] = _margins(config, pairs, accelerator)
     if not accelerator.is_main_process:
         return {}
 
@@ -262,6 +263,12 @@ def _short_name(checkpoint: str) -> str:
     """A run's folder, or the last part of a path or Hub id, for a legend."""
     path = Path(checkpoint.rstrip("/"))
     return path.parent.name if path.name == "checkpoint" else path.name
+
+
+def _title(checkpoint: str | None, name: str) -> str:
+    """In figures a run is named by what it is, another model by `name`."""
+    run = Path(checkpoint or "").parent
+    return runs.title_of(run) if checkpoint and (run / "metrics.json").is_file() else name
 
 
 def _folder(config: DiagnoseConfig, checkpoint: str | None) -> Path:

@@ -24,6 +24,7 @@ from rmbench.errors import UserError
 from rmbench.files import Json, clear_temporary, flat, read_json, refuse_unwritable, write_json, write_text
 from rmbench.machine import cores
 from rmbench.provenance import environment
+from rmbench.titles import title
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,12 @@ def claim(folder: Path, config: TrainConfig) -> bool:
 def recorded(folder: Path, key: str) -> Any:
     """A value of the config that a run in `folder` was made with; None without such a run or key."""
     return OmegaConf.select(stored_config(folder), key) if (folder / "config.yaml").is_file() else None
+
+
+def title_of(folder: Path) -> str:
+    """What the run in `folder` is called: loss, backbone, data and seed, as in `normbt-tiny-synthetic-seed0`."""
+    file = folder / ".hydra" / "overrides.yaml"
+    return title(stored_config(folder), [str(o) for o in OmegaConf.load(file)] if file.is_file() else [])
 
 
 def stored_config(folder: Path) -> DictConfig:

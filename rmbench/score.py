@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from rich.table import Table
@@ -30,6 +30,9 @@ from rmbench.modeling.other_models import budget_of, context_config, layout_of, 
 from rmbench.modeling.scoring import ForwardPasses, score_items
 from rmbench.modeling.server import is_address
 from rmbench.statistics.best_of_n import curve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -206,26 +209,32 @@ def write_curves(prompts: list[Candidates], names: list[str], best_of: int, targ
 
 
 def draw(curves: dict[str, list[Json]], path: Path) -> None:
-    """Gold score against N, a line and a band for each checkpoint."""
-    import matplotlib as mpl
+    """Gold score against N, a line and a band for each checkpoint, as PNG, PDF and SVG."""
+    from rmbench import plotting
+
+    plotting.save(lambda: _figure(curves), path)
+
+
+def _figure(curves: dict[str, list[Json]]) -> Figure:
     from matplotlib.figure import Figure
 
-    from rmbench.diagnostics.figures import STYLE, ending
+    from rmbench.plotting import ending, line_style, plain, point_style
 
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.4, 3.0), layout="constrained")
-        ax = figure.subplots()
-        for (name, points), colour in zip(curves.items(), mpl.color_sequences["petroff10"] * 9, strict=False):
-            n = [point["n"] for point in points]
-            ax.plot(n, [point["gold"] for point in points], marker="o", markersize=3, color=colour, label=ending(name))
-            low, high = zip(*(point["interval"] or (math.nan, math.nan) for point in points), strict=True)
-            ax.fill_between(n, low, high, color=colour, alpha=0.15, linewidth=0)
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(n, [str(size) for size in n])
-        ax.minorticks_off()
-        ax.set_xlabel("N: responses that the reward model chooses from")
-        ax.set_ylabel("gold score of its choice")
-        ax.set_title("Best of N (band: 95 % interval over prompts)", loc="left")
-        if len(curves) > 1:
-            ax.legend()
-        figure.savefig(path)
+    figure = Figure(figsize=(4.6, 3.2 + 0.2 * len(curves)), layout="constrained")
+    ax = figure.subplots()
+    for i, (name, points) in enumerate(curves.items()):
+        n = [point["n"] for point in points]
+        style = line_style(i) | point_style(i)
+        ax.plot(n, [point["gold"] for point in points], label=plain(ending(name)), **style)
+        low, high = zip(*(point["interval"] or (math.nan, math.nan) for point in points), strict=True)
+        ax.fill_between(n, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(n, [str(size) for size in n])
+    ax.minorticks_off()
+    ax.set_xlabel("N: responses that the reward model chooses from")
+    ax.set_ylabel("gold score of its choice")
+    one = f"{plain(ending(next(iter(curves))))}: " if len(curves) == 1 else ""
+    ax.set_title(f"{one}best of N (band: 95 % interval over prompts)", loc="left")
+    if len(curves) > 1:
+        figure.legend(loc="outside lower left", handlelength=3.5)
+    return figure

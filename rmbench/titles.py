@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from rmbench.config import TrainConfig
 
 
-def title(config: TrainConfig) -> str:
-    """Such as normbt-tiny-synthetic-seed0."""
-    return "-".join([*parts_of(config), f"seed{config.seed}"])
+def title(config: TrainConfig | DictConfig, overrides: Sequence[str] | None = None) -> str:
+    """Such as normbt-tiny-synthetic-seed0.
+
+    Args:
+        config: of the run.
+        overrides: that it was started with; None: those of the run that goes on.
+    """
+    return "-".join([*parts_of(config, overrides), f"seed{config.seed}"])
 
 
-def parts_of(config: TrainConfig) -> tuple[str, str, str]:
+def parts_of(config: TrainConfig | DictConfig, overrides: Sequence[str] | None = None) -> tuple[str, str, str]:
     """Loss, backbone and data: the groups' options, or the last part of what was named in their place."""
-    chosen, typed = _choices()
+    chosen, typed = _choices() if overrides is None else 2 * (_by_key(overrides),)
     loss = typed.get("loss.pairwise") or chosen.get("loss") or config.loss.pairwise
     weighting = typed.get("loss.weighting") or ("none" if "loss" in chosen else config.loss.weighting)
-    if weighting != "none":
+    if (loss, weighting) == ("bt", "distance"):
+        loss = "normbt"
+    elif weighting != "none":
         loss = f"{loss}-{weighting}"
     model, data = config.backbone.name_or_path, config.dataset.path
     backbone = "tiny" if model is None else _short(model)
@@ -35,9 +44,12 @@ def _choices() -> tuple[dict[str, str], dict[str, str]]:
     if not HydraConfig.initialized():
         return {}, {}
     hydra = HydraConfig.get()
-    words = [str(word).lstrip("+") for word in hydra.overrides.task]
     options = {str(group): str(option) for group, option in hydra.runtime.choices.items() if option}
-    return options, dict(word.split("=", 1) for word in words if "=" in word)
+    return options, _by_key([str(override) for override in hydra.overrides.task])
+
+
+def _by_key(overrides: Sequence[str]) -> dict[str, str]:
+    return dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
 
 
 def _short(name: str) -> str:

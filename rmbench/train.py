@@ -21,18 +21,13 @@ from transformers import set_seed
 from rmbench import board, model_card, runs
 from rmbench.benchmarks.run import Scorer, benchmark_layout, forget_other_scores, numbers_now, run_benchmark
 from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreLog, ScoreRow
-from rmbench.config import Gradient, Strategy, TrainConfig
+from rmbench.config import Strategy, TrainConfig
 from rmbench.console import console
 from rmbench.data.store import prompt_digests
-from rmbench.data.text import TokenPair
-from rmbench.diagnostics import slope
-from rmbench.diagnostics.gradients import PairGradients
-from rmbench.diagnostics.probe import Probe, choose_probe
-from rmbench.diagnostics.records import PairRecorder
 from rmbench.errors import UserError
 from rmbench.evaluate import results_table
 from rmbench.files import Json, read_json, write_json
-from rmbench.history import read_history, summarized
+from rmbench.history import summarized
 from rmbench.losses import PairLoss
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.model import RewardModel
@@ -43,14 +38,13 @@ from rmbench.modeling.workload import SHARE, most_work
 from rmbench.titles import parts_of, title
 from rmbench.tracking import Named, Tracker, open_tracker
 from rmbench.training import ending
+from rmbench.training.recording import recorders, write_diagnostics
 from rmbench.training.run import Run
 from rmbench.training.setup import Inputs, prepare
 from rmbench.training.signals import EndingSignals
 from rmbench.training.trainer import BenchmarkNow, Trainer
 
 logger = logging.getLogger(__name__)
-
-PROBE_CANDIDATES = 1024  # evaluation pairs from which the probe set is chosen
 
 
 def train(config: TrainConfig, folder: Path) -> Json:
@@ -87,7 +81,7 @@ def _train(run: Run) -> Json:
     with _tracker(run, inputs.loss) as tracker:
         run = dataclasses.replace(run, tracker=tracker)
         set_seed(run.config.seed)
-        recorder, probe = _diagnostics(run, inputs)
+        recorder, probe = recorders(run, inputs)
         trainer = Trainer(run, inputs, recorder, probe, _benchmark_during(run, inputs))
 
         # train, and keep what was learnt; a training that is over is not done again
@@ -106,7 +100,7 @@ def _train(run: Run) -> Json:
             }
             # figures, and last of all metrics.json: its presence means "finished"
             if run.is_main:
-                _write_diagnostics(run, recorder, probe, trained["steps"])
+                write_diagnostics(run, recorder, probe, metrics)
                 run.tracker.summary(summarized(metrics))
                 run.tracker.model(run.folder / "checkpoint")
                 model_card.write_card(run.folder, run.config, metrics, inputs.tokenizer)
@@ -221,43 +215,6 @@ def _benchmark_during(run: Run, inputs: Inputs) -> BenchmarkNow | None:
     with run.accelerator.autocast():
         layout = benchmark_layout(inputs.benchmark, _scorer(run, inputs, inputs.model))
     return partial(numbers_now, inputs.benchmark, layout, run.device, run.config.gpu.eval_tokens)
-
-
-def _diagnostics(run: Run, inputs: Inputs) -> tuple[PairRecorder, Probe | None]:
-    """What records the pairs of the steps, and what measures the probe set, if it is asked for."""
-    asked = run.config.diagnostics
-    exact = asked.gradient is Gradient.exact
-    recorder = PairRecorder(run.folder, asked.every, asked.gradient, PairGradients(inputs.model) if exact else None)
-    if inputs.loss.needs_slope:
-        chosen, batch_size = _spread_pairs(run, inputs, slope.PAIRS), run.config.training.batch_size
-        inputs.slope_probe = slope.SlopeProbe(chosen, inputs.eval_layout, inputs.model, batch_size)
-    if not asked.probe_pairs or not asked.every:
-        return recorder, None
-    pairs = _spread_pairs(run, inputs, asked.probe_pairs)
-    exact = exact or inputs.loss.needs_margin_gradient_norm
-    layout = inputs.layout if inputs.loss.needs_likelihood else inputs.eval_layout
-    return recorder, Probe(run.folder, pairs, layout, inputs.model, exact)
-
-
-def _spread_pairs(run: Run, inputs: Inputs, size: int) -> list[TokenPair]:
-    """`size` held-out pairs, spread over sources and distances, under the weights that the run begins with."""
-    n = min(PROBE_CANDIDATES, len(inputs.eval_pairs))
-    candidates = [inputs.eval_pairs[i * len(inputs.eval_pairs) // n] for i in range(n)]
-    return choose_probe(candidates, run.score(inputs.model, candidates, inputs.eval_layout).distance, size)
-
-
-def _write_diagnostics(run: Run, recorder: PairRecorder, probe: Probe | None, step: int) -> None:
-    probed = None if probe is None else probe.merge()
-    if probed is not None:
-        run.tracker.pair_table(step, probed, "probe")
-    table = recorder.merge()
-    if table is None:
-        return
-    from rmbench.diagnostics import figures  # matplotlib: not before the end
-
-    history = read_history(run.folder)
-    run.tracker.images(step, figures.write_diagnostics(table, run.folder / "diagnostics", history))
-    run.tracker.pair_table(step, table)
 
 
 def _show(metrics: Json) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from matplotlib.figure import Figure
 
+from rmbench import plotting
 from rmbench.config import (
     BackboneConfig,
     BenchmarkConfig,
@@ -19,7 +20,6 @@ from rmbench.config import (
     TrainConfig,
     TrainingConfig,
 )
-from rmbench.diagnostics import figures
 
 pytest.register_assert_rewrite("helpers")
 
@@ -51,8 +51,8 @@ def drawn():
 def _blank_figures(request, monkeypatch):
     """Runs in the tests' own process write blank figures: drawing takes three quarters of so small a run's time."""
     if "drawn" not in request.fixturenames:
-        save = figures.save
-        monkeypatch.setattr(figures, "save", lambda draw, path, columns: save(lambda _: Figure((1, 1)), path, columns))
+        save = plotting.save
+        monkeypatch.setattr(plotting, "save", lambda draw, path: save(lambda: Figure((1, 1)), path))
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ DIAGNOSE_GROUPS = {"gpu", "benchmark", "dataset", "backbone", "tracking"}
 LAYERS = """
     __main__ __init__ cli commands report reporting compare score train model_card diagnose evaluate inspect_data
     card_results
-    training benchmarks inspection diagnostics statistics losses modeling data titles tracking runs history provenance
-    config knobs console board files machine cpus paths errors foreign
+    training benchmarks inspection diagnostics statistics losses modeling data tracking runs titles history provenance
+    config plotting knobs console board files machine cpus paths errors foreign
 """.split()
 
 

@@ -122,6 +122,7 @@ def test_the_best_of_the_first_n_of_each_prompt(checkpoint, tmp_path):
     assert best[0]["of"] == 3
 
 
+@pytest.mark.usefixtures("drawn")
 def test_gold_scores_give_a_curve_for_each_checkpoint(checkpoint, tmp_path):
     other = str(make_checkpoint(tmp_path / "second", seed=1))
     rows = [{"prompt": f"{p} {i}", "responses": list(WORDS), "gold": [0, 1, 2, 3]} for i, p in enumerate(WORDS * 3)]

@@ -166,6 +166,7 @@ def config(folder, **changes):
     )
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_study_of_a_new_head_and_of_a_trained_run(train_config, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     run = tmp_path / "run"
@@ -189,7 +190,7 @@ def test_a_study_of_a_new_head_and_of_a_trained_run(train_config, tmp_path, caps
         assert value == pytest.approx(np.corrcoef(x, y)[0, 1])
         assert (y > x).all()
         names = ("gradient_against_distance", "norm_within_error_bins", "sections", "accuracy_by_distance")
-        assert all((where / f"{name}.{kind}").stat().st_size > 2000 for name in names for kind in ("png", "svg"))
+        assert all((where / f"{name}.{kind}").stat().st_size > 2000 for name in names for kind in ("png", "pdf", "svg"))
     assert sum(results["share_of_squared_norm"].values()) == pytest.approx(1)
     assert -1 <= results["directions"]["cosine_with_the_others_bt"]["closest_third"] <= 1
 

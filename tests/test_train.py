@@ -71,6 +71,7 @@ def test_a_run_leaves_what_it_promises(train_config, tmp_path):
     )
     assert table["gradient_norm"].isna().all()
     assert {p.name for p in (tmp_path / "run" / "diagnostics").glob("*.png")} == {
+        "curves.png",
         "dynamics.png",
         "gradient_distance.png",
         "section_distance.png",

@@ -52,5 +52,5 @@ NAMES = {
 }
 
 # defaults of former versions: a run that has one of them took the default of its time
-FORMER_DEFAULTS = {"gpu.attention": "sdpa"}
+FORMER_DEFAULTS = {"gpu.attention": "sdpa", "training.eval_steps": 0}
 RENAMED = {"dataset.part": "dataset.subset"}  # old key -> the key that took its place

@@ -35,7 +35,12 @@ class TrainingConfig(Checked):
     adam_beta2: float = knob(0.999, "AdamW's second-moment decay", low=0, below=1)
     max_grad_norm: float = knob(1.0, "clip the global gradient norm here; 0 is off", low=0)
     logging_steps: int = knob(10, "write history.jsonl and the tracker every so many steps", low=1)
-    eval_steps: int = knob(0, "evaluate every so many steps; 0 is only at the end", low=0)
+    eval_steps: int | None = knob(
+        None,
+        "evaluate every so many steps; 0 is only at the end; null is up to ten times, as often as costs less than 5 %"
+        " of the run, where a held-out pair counts a third of a training pair",
+        low=0,
+    )
     eval_benchmark_every: int = knob(
         0, "score the benchmark every so many steps, into history.jsonl and the tracker; 0 is only at the end", low=0
     )

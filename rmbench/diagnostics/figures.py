@@ -1,103 +1,113 @@
-"""Figures of the diagnostics: one style, legible at column width, safe for the colour-blind."""
+"""Figures of what a run recorded: gradient norm against distance, distance by section, how these change in training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from rmbench import plotting
+from rmbench.diagnostics.equal_error import correlation_by_step, correlation_of_steps
+from rmbench.diagnostics.study import Columns
 from rmbench.files import Json
+from rmbench.plotting import ERROR_COLOURS, QUIET, cut, line_style, plain, point_style, shortened, smoothed
 
-STYLE: dict[Any, Any] = {
-    "figure.dpi": 200,
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.5,
-    "legend.frameon": False,
-}
-ERROR_COLOURS = "viridis"  # perceptually even, also in grey
 SHOWN_PAIRS = 4000
+DISTANCE = r"distance $\|h_w - h_l\|$"
+ERROR = r"prediction error $\sigma(-\mathrm{margin})$"
 
 
-def write_diagnostics(table: pa.Table, folder: Path, history: list[Json] | None = None) -> dict[str, Path]:
-    """Draw what a run recorded into `folder`, as PNG and SVG; name -> PNG.
+def write_diagnostics(table: pa.Table, folder: Path, history: Sequence[Json], name: str) -> dict[str, Path]:
+    """Draw what a run recorded into `folder`, as PNG, PDF and SVG; figure -> PNG.
 
-    The gradient figure is left out where no gradient norm was recorded, the dynamics where `history` has fewer than two
-    recorded steps.
+    The gradient figure is left out where no gradient norm was recorded, the dynamics where fewer than two steps were.
+
+    Args:
+        table: pairs.parquet.
+        folder: where the figures go.
+        history: the rows of history.jsonl.
+        name: what the run is called in the titles.
     """
-    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
-    files = {}
+    columns = {key: table[key].to_numpy(zero_copy_only=False) for key in table.column_names}
+    figures = {"section_distance": partial(distance_by_section, columns, name)}
     if not np.isnan(columns["head_gradient_norm"].astype(float)).all():
-        files["gradient_distance"] = save(gradient_against_distance, folder / "gradient_distance.png", columns)
-    files["section_distance"] = save(distance_by_section, folder / "section_distance.png", columns)
-    recorded = [row for row in history or [] if "train/mean_weight" in row]
-    if len(recorded) > 1:
-        files["dynamics"] = save(lambda _: dynamics(history or []), folder / "dynamics.png", columns)
-    return files
+        figures["gradient_distance"] = partial(gradient_against_distance, columns, name)
+    if len([row for row in history if "train/mean_weight" in row]) > 1:
+        figures["dynamics"] = partial(dynamics, columns, history, name)
+    return {key: plotting.save(draw, folder / f"{key}.png") for key, draw in figures.items()}
 
 
-def save(draw: Callable[[dict[str, np.ndarray]], Figure], path: Path, columns: dict[str, np.ndarray]) -> Path:
-    """Draw in the one style; `path` is the PNG, an SVG goes beside it.
-
-    Laid out once and rendered twice; `Figure.savefig` would do both twice for each file, which short runs feel.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
-        figure = draw(columns)
-        FigureCanvasAgg(figure).print_png(path)
-        figure.set_layout_engine("none")  # keeps the places found
-        FigureCanvasSVG(figure).print_svg(path.with_suffix(".svg"))
-    return path
-
-
-def gradient_against_distance(columns: dict[str, np.ndarray]) -> Figure:
+def gradient_against_distance(columns: Columns, name: str) -> Figure:
     """Head gradient norm against distance, coloured by prediction error: before weighting (BT) and as trained.
 
-    Before weighting the norm is prediction error x distance (arXiv 2512.06343); the weights are divided out.
+    Before weighting the norm is prediction error x distance (arXiv 2512.06343); the weights are divided out. A run
+    whose two panels would be the same has one.
     """
-    distance = columns["distance"].astype(float)
-    error = columns["prediction_error"].astype(float)
-    norm = columns["head_gradient_norm"].astype(float)
-    shown = np.linspace(0, len(distance) - 1, min(len(distance), SHOWN_PAIRS)).astype(int)
-    figure = Figure(figsize=(6.6, 2.9), layout="constrained")
-    axes = figure.subplots(1, 2, sharex=True)
-    panels = (("before weighting", error * distance), ("as trained", norm))
-    for ax, (title, values) in zip(axes, panels, strict=True):
-        points = ax.scatter(
-            distance[shown], values[shown], c=error[shown], s=6, cmap=ERROR_COLOURS, vmin=0, vmax=1, linewidths=0
-        )
-        correlation = _correlation(distance, values)
-        ax.set_title(f"{title} (r = {correlation:.2f})", loc="left")
-        ax.set_xlabel(r"distance $\|h_w - h_l\|$")
-        ax.set_ylim(bottom=0)
-        ax.set_xlim(left=0)
+    distance, error, norm = (
+        columns[key].astype(float) for key in ("distance", "prediction_error", "head_gradient_norm")
+    )
+    panels = {"before weighting": error * distance, "as trained": norm}
+    if np.allclose(norm, error * distance, rtol=1e-3, atol=1e-6, equal_nan=True):
+        del panels["before weighting"]
+    figure = Figure(figsize=(0.8 + 2.9 * len(panels), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    limit = top_of(panels.values())
+    for ax, (title, values) in zip(axes, panels.items(), strict=True):
+        inside = correlation_of_steps({**columns, "shown": values}, "shown")
+        gradient_panel(ax, distance, values, error, limit)
+        panel_title(ax, title, inside)
+        ax.set_xlabel(DISTANCE)
     axes[0].set_ylabel("head gradient norm of the pair")
-    figure.colorbar(points, ax=axes, label=r"prediction error $\sigma(-\mathrm{margin})$", pad=0.01)
+    figure.colorbar(axes[0].collections[0], ax=list(axes), label=ERROR, pad=0.01, aspect=30)
+    steps = len(np.unique(columns["step"]))
+    figure.suptitle(f"{plain(name)}: {len(distance):,} pairs of {steps} steps", x=0.01, ha="left", fontsize=9)
     return figure
 
 
-def distance_by_section(columns: dict[str, np.ndarray]) -> Figure:
+def top_of(panels: Iterable[np.ndarray]) -> float:
+    """The top of axes that panels share: room for all but the largest hundredth, or for all where few would be cut."""
+    known = [values[np.isfinite(values)] for values in panels]
+    most = max((float(values.max()) for values in known if len(values)), default=1.0)
+    usual = max((float(np.percentile(values, 99)) for values in known if len(values)), default=1.0)
+    return 1.05 * most if most <= 1.5 * usual else 1.2 * usual or 1.0
+
+
+def gradient_panel(ax: Axes, distance: np.ndarray, norm: np.ndarray, error: np.ndarray, limit: float) -> None:
+    """Norms against distance, coloured by prediction error; those above `limit` are marked at the edge and counted."""
+    above = cut(ax, distance, norm, limit)
+    inside = np.flatnonzero(norm <= limit)
+    shown = inside[np.linspace(0, len(inside) - 1, min(len(inside), SHOWN_PAIRS)).astype(int)]
+    ax.scatter(distance[shown], norm[shown], c=error[shown], s=6, cmap=ERROR_COLOURS, vmin=0, vmax=1, linewidths=0)
+    ax.set_xlim(left=0)
+    if above:
+        ax.annotate(
+            f"▲ {above} above", (1, 1), (0, 3), "axes fraction", textcoords="offset points", ha="right", fontsize=7
+        )
+
+
+def panel_title(ax: Axes, title: str, inside: float) -> None:
+    """The title, and below it the rank correlation at equal prediction error where it is known."""
+    if not np.isnan(inside):
+        title += f"\nrank correlation at equal error: {round(inside, 2) + 0.0:.2f}"
+    ax.set_title(title, loc="left", pad=12)
+
+
+def distance_by_section(columns: Columns, name: str) -> Figure:
     """Distribution of distance in each section, closest section first."""
     sections = columns["section"].astype(str)
     distance = columns["distance"].astype(float)
     names = sorted(set(sections), key=lambda s: float(np.median(distance[sections == s])))
-    figure = Figure(figsize=(4.4, 0.9 + 0.38 * len(names)), layout="constrained")
+    figure = Figure(figsize=(4.4, 1.2 + 0.38 * len(names)), layout="constrained")
     ax = figure.subplots()
     by_section_boxes(ax, names, sections, distance)
     ax.invert_yaxis()
-    ax.set_xlabel(r"distance $\|h_w - h_l\|$ (box: quartiles, whiskers: 5 and 95 %)")
+    ax.set_xlabel(f"{DISTANCE}\n(box: quartiles, whiskers: 5 and 95 %)")
+    figure.suptitle(plain(name), x=0.01, ha="left", fontsize=9)
     return figure
 
 
@@ -116,52 +126,62 @@ def by_section_boxes(ax: Axes, names: list[str], sections: np.ndarray, values: n
         whiskerprops={"color": "#08519c"},
         capprops={"color": "#08519c"},
     )
-    labels = [f"{_shortened(name)}\nn = {len(group):,}" for name, group in zip(names, groups, strict=True)]
+    labels = [f"{plain(shortened(name))}\nn = {len(group):,}" for name, group in zip(names, groups, strict=True)]
     ax.set_yticks(range(1, len(names) + 1), labels)
+    ax.grid(axis="y", visible=False)
     ax.set_xlim(left=0)
 
 
 # panel -> history's columns with the name of each, and the level that would be even
 DYNAMICS: dict[str, tuple[dict[str, str], float | None]] = {
-    "correlation of norm with distance": (
-        {"train/correlation_norm_distance": "head", "gradient/correlation_norm_distance": "all parameters"},
-        0.0,
-    ),
     "share of the closest third": (
         {"train/share_closest_third": "head", "gradient/share_closest_third": "all parameters"},
         1 / 3,
     ),
     "mean weight": ({"train/mean_weight": "weight"}, 1.0),
-    "steps clipped, share": ({"train/clip_fraction": "clipped"}, None),
+    "share of steps clipped": ({"train/clip_fraction": "clipped"}, None),
 }
+NORMS = {"head_gradient_norm": "head", "gradient_norm": "all parameters"}
 
 
-def dynamics(history: list[Json]) -> Figure:
-    """Over training: correlation, share of the update that the closest third takes, mean weight, clipping."""
-    figure = Figure(figsize=(6.6, 4.4), layout="constrained")
-    for ax, (title, (series, even)) in zip(figure.subplots(2, 2, sharex=True).flat, DYNAMICS.items(), strict=True):
-        for (key, name), colour, style in zip(series.items(), ("#0072b2", "#d55e00"), ("-", "--"), strict=False):
-            points = [(row["step"], row[key]) for row in history if row.get(key) is not None]
-            if points:
-                ax.plot(*zip(*points, strict=True), style, color=colour, marker="o", markersize=2.5, label=name)
+def dynamics(columns: Columns, history: Sequence[Json], name: str) -> Figure:
+    """Over training: correlation at equal error, share of the update that the closest third takes, weight, clipping."""
+    figure = Figure(figsize=(6.6, 4.6), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True).flat
+    for series, (norm, label) in enumerate(NORMS.items()):
+        curve_of(axes[0], [*correlation_by_step(columns, norm).items()], series, label)
+    axes[0].set_title("rank correlation of norm with distance\nat equal prediction error", loc="left")
+    axes[0].set_ylim(-1.1, 1.1)
+    axes[0].axhline(0.0, color=QUIET, linewidth=0.7, linestyle=":")
+    for ax, (title, (keys, even)) in zip(axes[1:], DYNAMICS.items(), strict=True):
+        for series, (key, label) in enumerate(keys.items()):
+            curve_of(ax, points_of(history, key), series, label)
         if even is not None:
-            ax.axhline(even, color="0.5", linewidth=0.7, linestyle=":")
-        if len(ax.get_lines()) > 2:
-            ax.legend()
+            ax.axhline(even, color=QUIET, linewidth=0.7, linestyle=":")
         ax.set_title(title, loc="left")
+    for ax in figure.axes:
+        if len(ax.get_legend_handles_labels()[0]) > 1:
+            ax.legend()
     for ax in figure.axes[2:]:
         ax.set_xlabel("step")
+    figure.suptitle(f"{plain(name)} (points: as recorded, lines: smoothed)", x=0.01, ha="left", fontsize=9)
     return figure
 
 
-def ending(name: str, letters: int = 40) -> str:
-    """The end of a long name, which is where the names of runs differ."""
-    return name if len(name) <= letters else "…" + name[1 - letters :]
+def points_of(history: Sequence[Json], key: str) -> list[tuple[int, float]]:
+    """(step, value) of every row that has the key."""
+    return [(row["step"], float(row[key])) for row in history if row.get(key) is not None]
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= 24 else name[:23] + "…"
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    return float(np.corrcoef(x, y)[0, 1]) if len(x) > 1 and x.std() > 0 and y.std() > 0 else float("nan")
+def curve_of(ax: Axes, points: Sequence[tuple[int, float]], series: int, label: str) -> None:
+    """A smoothed line over the points as they are; nothing where none is finite."""
+    known = [(step, value) for step, value in points if np.isfinite(value)]
+    if not known:
+        return
+    steps, values = zip(*known, strict=True)
+    marks = point_style(series) | {"markersize": 2.5, "alpha": 0.35, "linestyle": "none", "markeredgewidth": 0}
+    if len(known) == 1:
+        marks |= {"markersize": 5, "alpha": 1, "label": label}
+    ax.plot(steps, values, zorder=1.5, **marks)
+    if len(known) > 1:
+        ax.plot(steps, smoothed(values), **line_style(series), label=label)

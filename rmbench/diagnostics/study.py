@@ -19,6 +19,7 @@ Columns = dict[str, np.ndarray]
 RESAMPLES = 1000
 FEWEST_PROMPTS = 3  # below that resampling says nothing
 ERROR_BINS = 5
+LEVEL = 1e-3  # norms that differ by less of the largest one are the same
 PAPER_CORRELATION = 0.928  # of distance with ||grad(r_w - r_l)||, appendix C
 NORMS = ("head_bt", "head_normbt", "backbone_bt", "backbone_normbt", "all_bt", "all_normbt")
 REASONS = ("token_overlap", "edit_distance", "length_difference", "shared_prefix")
@@ -117,7 +118,7 @@ def _statistics(c: Columns) -> dict[tuple[str, ...], float]:
     for norm in NORMS:
         ratio = _ratio(norm)
         values["at_fixed_error", norm, "elasticity_in_distance"] = slopes[norm]
-        values["at_fixed_error", norm, "spearman_within_bins"] = _within(bins, distance, c[ratio], c[_places(ratio)])
+        values["at_fixed_error", norm, "spearman_within_bins"] = within(bins, distance, c[ratio], c[_places(ratio)])
     reasons = [reason for reason in REASONS if reason in c]
     values |= {(why, reason): spearman(distance, c[_places(reason)]) for reason in reasons}
     values[why, "explained_together"] = explained_by_ranks(distance, [c[_places(reason)] for reason in reasons])
@@ -181,14 +182,14 @@ def spearman_within_bins(columns: Columns, name: str) -> float:
     """Rank correlation of a norm with distance inside bins of equal prediction error, their mean (the paper's control).
 
     Norms are divided by their pair's error first: what is left of the error's spread inside a bin would tilt it. A bin
-    where the norm is then one and the same counts as 0.
+    where the norm is then the same to a thousandth (an ε in the weight, rounding) counts as 0.
     """
     error = columns["prediction_error"]
     ratio = columns[name] / error
-    return _within(error_bins(error), columns["distance"], ratio, ratio)
+    return within(error_bins(error), columns["distance"], ratio, ratio)
 
 
-def _within(bins: list[np.ndarray], distance: np.ndarray, ratio: np.ndarray, ordered: np.ndarray) -> float:
+def within(bins: list[np.ndarray], distance: np.ndarray, ratio: np.ndarray, ordered: np.ndarray) -> float:
     """The mean over bins of the rank correlation of distance and ratio.
 
     Args:
@@ -201,7 +202,7 @@ def _within(bins: list[np.ndarray], distance: np.ndarray, ratio: np.ndarray, ord
     for where in bins:
         if len(where) > 2:
             y = ratio[where]
-            level = y.std() <= 1e-6 * np.abs(y).max()
+            level = y.std() <= LEVEL * np.abs(y).max()
             values.append(0.0 if level else spearman(distance[where], ordered[where]))
     return float(np.mean(values)) if values else float("nan")
 

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from rmbench.diagnostics.figures import ERROR_COLOURS, SHOWN_PAIRS, by_section_boxes, ending, save
+from rmbench import plotting
+from rmbench.diagnostics.figures import DISTANCE, ERROR, by_section_boxes, gradient_panel, panel_title, top_of
 from rmbench.diagnostics.study import ERROR_BINS, Columns, error_bins, norms_by_loss, spearman_within_bins
-from rmbench.files import Json
+from rmbench.plotting import (
+    ERROR_COLOURS,
+    QUIET,
+    ending,
+    in_bins,
+    line_style,
+    plain,
+    point_style,
+    ranges,
+    show_bins,
+)
 
 DISTANCE_BINS = 8
-RUN_COLOURS = ("#0072b2", "#d55e00")  # of Okabe and Ito
 LOSSES = {"bt": "BT", "normbt": "NormBT"}
-POINTS: Json = {"markersize": 4, "capsize": 2, "linewidth": 1}
 PARTS = {"head": "head", "all": "all parameters"}
+BIN_COLOURS = [tuple(colour) for colour in ERROR_COLOURS(np.linspace(0.0, 1.0, ERROR_BINS))]
 
 
 def write_study(columns: Columns, margins: dict[str, np.ndarray], folder: Path) -> dict[str, Path]:
-    """Draw every figure that the columns allow, as PNG and SVG; name -> PNG.
+    """Draw every figure that the columns allow, as PNG, PDF and SVG; name -> PNG.
 
     Args:
         columns: what `study` takes.
-        margins: name -> margins `(pairs,)` of one or two models on the same pairs.
+        margins: name -> margins `(pairs,)` of one or two models on the same pairs; the first is the one studied.
         folder: where they go.
     """
     usable = (columns["distance"] > 0) & (columns["margin_gradient_norm"] > 0)
@@ -34,89 +42,81 @@ def write_study(columns: Columns, margins: dict[str, np.ndarray], folder: Path) 
     if not usable.any():
         return {}
     kept |= norms_by_loss(kept)
+    model = next(iter(margins))
     figures = {
-        "gradient_against_distance": gradient_against_distance,
-        "norm_within_error_bins": norm_within_error_bins,
-        "sections": sections,
+        "gradient_against_distance": partial(gradient_against_distance, kept, model),
+        "norm_within_error_bins": partial(norm_within_error_bins, kept, model),
+        "sections": partial(sections, kept, model),
+        "accuracy_by_distance": partial(accuracy_by_distance, columns["distance"], margins),
     }
-    files = {name: save(draw, folder / f"{name}.png", kept) for name, draw in figures.items()}
-    files["accuracy_by_distance"] = save(
-        lambda c: accuracy_by_distance(c["distance"], margins), folder / "accuracy_by_distance.png", columns
-    )
-    return files
+    return {name: plotting.save(draw, folder / f"{name}.png") for name, draw in figures.items()}
 
 
-def gradient_against_distance(columns: Columns) -> Figure:
-    """Norm against distance, coloured by prediction error: head and all parameters, under BT and under NormBT."""
-    distance, error = columns["distance"], columns["prediction_error"]
-    shown = np.linspace(0, len(distance) - 1, min(len(distance), SHOWN_PAIRS)).astype(int)
-    figure = Figure(figsize=(6.6, 5.0), layout="constrained")
+def _titled(figure: Figure, model: str, about: str) -> Figure:
+    figure.suptitle(f"{plain(ending(model))}: {about}", x=0.01, ha="left", fontsize=9)
+    return figure
+
+
+def gradient_against_distance(columns: Columns, model: str) -> Figure:
+    """Norm against distance, coloured by prediction error: head and all parameters, under BT and under NormBT.
+
+    Both losses share a row's scale; points above it are marked at the edge and counted.
+    """
+    figure = Figure(figsize=(6.6, 5.6), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, sharey="row")
     for row, (part, part_name) in zip(axes, PARTS.items(), strict=True):
+        limit = top_of([columns[f"{part}_{loss}"] for loss in LOSSES])
         for ax, (loss, loss_name) in zip(row, LOSSES.items(), strict=True):
-            values = columns[f"{part}_{loss}"]
-            points = ax.scatter(
-                distance[shown], values[shown], c=error[shown], s=6, cmap=ERROR_COLOURS, vmin=0, vmax=1, linewidths=0
-            )
-            inside = spearman_within_bins(columns, f"{part}_{loss}")
-            ax.set_title(f"{loss_name}, {part_name}", loc="left")
-            ax.text(
-                0.03, 0.97, f"rank correlation at equal error {inside:.2f}", transform=ax.transAxes, va="top", size=7
-            )
-            ax.set_ylim(0, 1.2 * max(np.percentile(columns[f"{part}_{name}"], 99) for name in LOSSES))
-            ax.set_xlim(left=0)
-            ax.xaxis.set_major_locator(MaxNLocator(5, prune="upper"))
+            gradient_panel(ax, columns["distance"], columns[f"{part}_{loss}"], columns["prediction_error"], limit)
+            panel_title(ax, f"{loss_name}, {part_name}", spearman_within_bins(columns, f"{part}_{loss}"))
         row[0].set_ylabel("gradient norm of the pair")
     for ax in axes[1]:
-        ax.set_xlabel(r"distance $\|h_w - h_l\|$")
-    figure.colorbar(points, ax=axes, label=r"prediction error $\sigma(-\mathrm{margin})$", pad=0.01)
-    return figure
+        ax.set_xlabel(DISTANCE)
+    figure.colorbar(axes[0][0].collections[0], ax=axes, label=ERROR, pad=0.01, aspect=30)
+    return _titled(figure, model, f"{len(columns['distance']):,} pairs")
 
 
-def norm_within_error_bins(columns: Columns) -> Figure:
-    """Mean norm over all parameters from the closest to the farthest pairs of each bin of prediction error."""
-    import matplotlib as mpl
+def norm_within_error_bins(columns: Columns, model: str) -> Figure:
+    """Mean norm over all parameters from the closest to the farthest pairs of each bin of prediction error.
 
-    colours = mpl.colormaps[ERROR_COLOURS](np.linspace(0.05, 0.85, ERROR_BINS))
-    markers = "osD^v"
-    figure = Figure(figsize=(6.6, 2.9), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
+    Both panels share a scale that holds every point.
+    """
+    error = columns["prediction_error"]
+    bins = [where for where in error_bins(error) if len(where)]
+    labels = ranges([(error[where].min(), error[where].max()) for where in bins])
+    figure = Figure(figsize=(6.6, 3.1), layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    most = 0.0
     for ax, (loss, name) in zip(axes, LOSSES.items(), strict=True):
-        for where, colour, marker in zip(error_bins(columns["prediction_error"]), colours, markers, strict=True):
+        for i, (where, label) in enumerate(zip(bins, labels, strict=True)):
             order = where[np.argsort(columns["distance"][where], kind="stable")]
             parts = [part for part in np.array_split(order, 6) if len(part)]
-            low, high = columns["prediction_error"][where].min(), columns["prediction_error"][where].max()
-            ax.plot(
-                [columns["distance"][part].mean() for part in parts],
-                [columns[f"all_{loss}"][part].mean() for part in parts],
-                color=colour,
-                marker=marker,
-                markersize=3.5,
-                linewidth=1.2,
-                label=f"{low:.2f}-{high:.2f}",
-            )
+            means = [columns[f"all_{loss}"][part].mean() for part in parts]
+            most = max(most, *means)
+            style = line_style(i) | point_style(i) | {"color": BIN_COLOURS[i], "linewidth": 1.2}
+            ax.plot([columns["distance"][part].mean() for part in parts], means, label=label, **style)
         ax.set_title(f"{name}, all parameters", loc="left")
-        ax.set_xlabel(r"distance $\|h_w - h_l\|$")
-        ax.set_ylim(bottom=0)
-        ax.set_xlim(left=0)
+        ax.set_xlabel(DISTANCE)
+    axes[0].set_xlim(left=0)
+    axes[0].set_ylim(0, 1.05 * most)
     axes[0].set_ylabel("mean gradient norm")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], title="prediction error", loc="outside right center")
-    return figure
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles[::-1], names[::-1], title="prediction error", loc="outside right center", handlelength=3.5)
+    return _titled(figure, model, "each point a sixth of the pairs of equal error")
 
 
-def sections(columns: Columns) -> Figure:
+def sections(columns: Columns, model: str) -> Figure:
     """Distance and gradient norm (BT, all parameters) of each section, closest first."""
     labels = columns["section"].astype(str)
     names = sorted(set(labels.tolist()), key=lambda s: float(np.median(columns["distance"][labels == s])))
-    figure = Figure(figsize=(6.6, 1.0 + 0.38 * len(names)), layout="constrained")
+    figure = Figure(figsize=(6.6, 1.2 + 0.38 * len(names)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     by_section_boxes(axes[0], names, labels, columns["distance"])
     by_section_boxes(axes[1], names, labels, columns["all_bt"])
     axes[0].invert_yaxis()
-    axes[0].set_xlabel(r"distance $\|h_w - h_l\|$")
-    axes[1].set_xlabel("gradient norm under BT")
-    return figure
+    axes[0].set_xlabel(DISTANCE)
+    axes[1].set_xlabel("gradient norm under BT, all parameters")
+    return _titled(figure, model, "sections, closest first (box: quartiles, whiskers: 5 and 95 %)")
 
 
 def accuracy_by_distance(distance: np.ndarray, margins: dict[str, np.ndarray]) -> Figure:
@@ -127,32 +127,24 @@ def accuracy_by_distance(distance: np.ndarray, margins: dict[str, np.ndarray]) -
     bins = [b for b in np.array_split(np.argsort(distance, kind="stable"), min(DISTANCE_BINS, len(distance))) if len(b)]
     right = {name: [margin[b] > 0 for b in bins] for name, margin in margins.items()}
     two = len(margins) > 1
-    figure = Figure(figsize=(4.4, 3.8 if two else 2.9), layout="constrained")
+    figure = Figure(figsize=(5.6, 4.6 if two else 3.3), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1)) if two else [figure.subplots()]
-    x = np.arange(len(bins))
-
-    def points(ax: Axes, at: np.ndarray, found: list[tuple[float, float, float]], i: int, **style: Any) -> None:
-        """Values with their intervals."""
-        value, low, high = np.array(found).T
-        ax.errorbar(at, value, yerr=(value - low, high - value), fmt="os"[i], **POINTS, **style)
-
     for i, (name, hits) in enumerate(right.items()):
-        found = [(hit.mean(), *wilson(float(hit.mean()), len(hit))) for hit in hits]
-        points(axes[0], x + 0.24 * (i - (len(margins) - 1) / 2), found, i, color=RUN_COLOURS[i], label=ending(name))
-    axes[0].axhline(0.5, color="0.5", linewidth=0.7, linestyle=":")
+        found = [(float(hit.mean()), *wilson(float(hit.mean()), len(hit))) for hit in hits]
+        in_bins(axes[0], found, i, 0.24 * (i - (len(margins) - 1) / 2), label=plain(ending(name)))
+    axes[0].axhline(0.5, color=QUIET, linewidth=0.7, linestyle=":")
     axes[0].set_ylabel("accuracy")
     if two:
         first, second = right.values()
         found = [paired(int((f & ~s).sum()), int((s & ~f).sum()), len(f)) for f, s in zip(first, second, strict=True)]
-        points(axes[1], x, found, 0, color="0.2")
-        axes[1].axhline(0, color="0.5", linewidth=0.7, linestyle=":")
+        in_bins(axes[1], found, 2)
+        axes[1].axhline(0, color=QUIET, linewidth=0.7, linestyle=":")
         axes[1].set_ylabel("difference")
-        figure.legend(loc="outside upper left", ncols=1)
-    sizes = sorted({len(b) for b in bins})
-    axes[-1].set_xticks(x, [f"{distance[b].mean():.2g}" for b in bins])
-    each = "-".join(map(str, sizes))
-    axes[-1].set_xlabel(r"mean distance $\|h_w - h_l\|$ of the bin" + f"\n({each} pairs in each, 95 % intervals)")
-    return figure
+        figure.legend(loc="outside lower left", ncols=1)
+    each = "\N{EN DASH}".join(map(str, sorted({len(b) for b in bins})))
+    show_bins(list(axes), ranges([(distance[b].min(), distance[b].max()) for b in bins]))
+    axes[-1].set_xlabel(f"bin of {DISTANCE}: closest to farthest, {each} pairs in each")
+    return _titled(figure, next(iter(margins)), "accuracy by distance, 95 % intervals")
 
 
 def paired(only_first: int, only_second: int, n: int, z: float = 1.96) -> tuple[float, float, float]:

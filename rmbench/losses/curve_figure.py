@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from rmbench import plotting
 from rmbench.losses.cards import Card, curves
-
-STYLE: dict[Any, Any] = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "font.size": 9,
-}
+from rmbench.plotting import ERROR_COLOURS, QUIET, line_style, plain
 
 
 def write_figure(card: Card, path: Path) -> None:
-    """Loss and pair weight over the margin, a line for each distance or rating margin, as a PNG."""
+    """Loss and pair weight over the margin, a line for each distance or rating margin, as PNG, PDF and SVG."""
+    plotting.save(partial(draw, card), path)
+
+
+def draw(card: Card) -> Figure:
+    """Two panels: the loss of a pair, and its weight."""
     margins = np.linspace(-5, 5, 201)
     what, found = curves(card, margins.tolist())
     where = f", at $(r_w + r_l) / 2 = {card.mean_reward:g}$" if card.mean_reward else ""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.6, 2.7), layout="constrained", dpi=200)
-        axes = figure.subplots(1, 2, sharex=True)
-        colours = mpl.colormaps["viridis"](np.linspace(0.05, 0.85, len(found)))
-        for (value, lines), colour in zip(found.items(), colours, strict=True):
-            for ax, line in zip(axes, lines, strict=True):
-                ax.plot(margins, line.detach().numpy(), color=colour, linewidth=1.4, label=f"{value:g}")
-        for ax, title in zip(axes, ("loss of a pair", "its weight, -∂ loss / ∂ margin"), strict=True):
-            ax.set_title(title, loc="left", fontsize=9)
-            ax.set_xlabel(r"margin $r_w - r_l$" + where)
-            ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
-            ax.axvline(0, color="0.6", linewidth=0.6, zorder=0)
-        if what:
-            axes[1].legend(title=what, frameon=False, fontsize=8, title_fontsize=8)
-        figure.suptitle(card.name, x=0.01, ha="left", fontsize=10, fontweight="bold")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+    figure = Figure(figsize=(6.6, 2.9), layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True)
+    colours = ERROR_COLOURS(np.linspace(0.0, 1.0, len(found)))
+    for i, ((value, lines), colour) in enumerate(zip(found.items(), colours, strict=True)):
+        style = line_style(i) | {"color": tuple(colour), "linewidth": 1.4}
+        for ax, line in zip(axes, lines, strict=True):
+            ax.plot(margins, line.detach().numpy(), label=f"{value:g}", **style)
+    for ax, title in zip(
+        axes, ("loss of a pair", "weight of a pair, $-\\partial$ loss / $\\partial$ margin"), strict=True
+    ):
+        ax.set_title(title, loc="left")
+        ax.set_xlabel(r"margin $r_w - r_l$" + where)
+        ax.axhline(0, color=QUIET, linewidth=0.6, zorder=0)
+        ax.axvline(0, color=QUIET, linewidth=0.6, zorder=0)
+    if what:
+        handles, labels = axes[1].get_legend_handles_labels()
+        figure.legend(handles, labels, title=what, loc="outside right center", handlelength=3)
+    figure.suptitle(plain(card.name), x=0.01, ha="left", fontsize=9)
+    return figure

@@ -41,7 +41,7 @@ from rmbench.training.optimizer import clip_gradient, new_optimizer, new_schedul
 from rmbench.training.run import Run
 from rmbench.training.setup import Inputs
 from rmbench.training.signals import EndingSignals
-from rmbench.training.watch import Watch
+from rmbench.training.watch import Watch, evaluation_steps
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,7 @@ class Trainer:
         self.feed = new_feed(inputs.train_pairs, inputs.layout, run.config, share)
         self.batches = self.feed.batches
         self.total_steps = config.max_steps or math.ceil(config.epochs * self.batches.steps_per_epoch)
+        self.eval_steps = evaluation_steps(config, self.total_steps, len(inputs.eval_pairs))
         self.schedule = new_schedule(optimizer, config, self.total_steps)  # of what Accelerate has wrapped
         self.state = TrainState(budget_tokens=first_budget(config.micro_batch_tokens, accelerator.device))
         self.matrix_rate = matrix_rate(accelerator.device, run.dtype) * share.world
@@ -111,13 +112,12 @@ class Trainer:
                 so_far = watch.passed(self.state.step, self.state.so_far())
                 if self._due(self.config.logging_steps) or self.state.step == self.total_steps:
                     row |= self._close_window()
-                if self._due(self.config.eval_steps):
+                if self._due(self.eval_steps):
                     row |= self._evaluate()
                 if self.benchmark and self._due(self.config.eval_benchmark_every):
                     row |= self.benchmark(self._scored())
                 if row:
-                    row = named(row)
-                    self._log(row)  # before _save: a resumed run keeps the lines up to its checkpoint
+                    self._log(row := named(row))  # before _save: a resumed run keeps the lines up to its checkpoint
                     numbers = watch.report(self.state.step, row) or numbers
                 ends = self._ending and not self._over()  # after the last step the weights are exported first
                 if self._due(self.config.save_steps) or ends:
@@ -232,7 +232,7 @@ class Trainer:
         better = self.state.best_accuracy is None or accuracy > self.state.best_accuracy
         if better and (not self.config.keep_best or self._keep_best()):  # a best model that is not kept is none
             self.state.best_accuracy, self.state.best_step = accuracy, self.state.step
-        behind = (self.state.step - self.state.best_step) // self.config.eval_steps
+        behind = (self.state.step - self.state.best_step) // self.eval_steps
         patience = self.config.early_stopping_patience
         if patience and behind >= patience:
             logger.info("stopped early: no better accuracy since step %d", self.state.best_step)

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from datetime import timedelta
 
+from rmbench.config import TrainingConfig
 from rmbench.console import ON_BAR
 from rmbench.files import Json
+from rmbench.modeling.throughput import FORWARD_AND_BACKWARD
 
 logger = logging.getLogger(__name__)
 
+MOST_EVALUATIONS = 10
+COST_SHARE = 0.05  # of a run, for evaluations that nobody asked for
 SECONDS_APART = 10.0  # of lines about training; evaluations and checkpoints have one each
+
+
+def evaluation_steps(config: TrainingConfig, steps: int, held_out: int) -> int:
+    """How many steps lie between two evaluations of a run of `steps` steps; 0 is none before the end.
+
+    Unless `training.eval_steps` says it: at most MOST_EVALUATIONS, evenly spread, that cost less than COST_SHARE of the
+    run. A held-out pair takes a forward pass, a training pair a backward pass too, which costs twice as much.
+
+    >>> evaluation_steps(TrainingConfig(batch_size=32), steps=1000, held_out=1200)  # 3.9 that fit into 5 %: 3
+    250
+    """
+    if config.eval_steps is not None:
+        return config.eval_steps
+    fit = COST_SHARE * FORWARD_AND_BACKWARD * steps * config.batch_size / max(held_out, 1)
+    evaluations = min(MOST_EVALUATIONS, math.ceil(fit) - 1, steps - 1)
+    return math.ceil(steps / (evaluations + 1)) if evaluations > 0 else 0
 
 
 class Watch:
