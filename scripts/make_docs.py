@@ -10,24 +10,20 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING as NO_DEFAULT
-from dataclasses import dataclass, field, fields
-from enum import Enum
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import matplotlib as mpl
+from docs_keys import Key, shown, walk
 from docs_texts import COLUMNS, FAMILIES, LAYERS, METRICS
-from omegaconf import MISSING
 from typer.main import get_command
 
 from rmbench.cli import app
 from rmbench.commands.catalog import groups
 from rmbench.commands.losses import all_cards
 from rmbench.commands.registry import COMMANDS
-from rmbench.config import SCHEMAS, choices
+from rmbench.config import SCHEMAS
 from rmbench.diagnostics.measure import SCHEMA
-from rmbench.knobs import Checked
 from rmbench.losses.cards import SYMBOLS, Card, curves
 from rmbench.losses.curve_figure import write_figure
 
@@ -37,7 +33,6 @@ PICTURES = DOCS / "images" / "losses"
 NOTE = "<!-- Written by `python scripts/make_docs.py`. Change {}, not this page. -->\n\n"
 OF_PROGRAM = NOTE.format("the program's texts")
 SHOWN_MARGINS = (-2.0, 0.0, 2.0)
-BOUNDS = {"low": "≥ {:.10g}", "above": "> {:.10g}", "high": "≤ {:.10g}", "below": "< {:.10g}"}
 GENERAL = "general"
 
 
@@ -107,16 +102,6 @@ def draw() -> None:
 # --- config keys
 
 
-@dataclass
-class Key:
-    """A config key: what it may be and which commands take it."""
-
-    kind: str
-    default: str
-    about: str
-    commands: list[str] = field(default_factory=list)
-
-
 def reference_page() -> str:
     """Every key by group: type, default, text, commands; and every option of a group."""
     found: dict[tuple[str, str], Key] = {}  # by key and text: commands may say different things of a key
@@ -156,50 +141,6 @@ def key_row(key: str, entry: Key) -> tuple[str, ...]:
         entry.about,
         ", ".join(entry.commands),
     )
-
-
-def walk(schema: type, prefix: str = "", root: type | None = None) -> Iterator[tuple[str, Key]]:
-    """Every dotted key below a schema."""
-    hints, root = get_type_hints(schema), root or schema
-    for f in fields(schema):
-        kind = hints[f.name]
-        if isinstance(kind, type) and issubclass(kind, Checked):
-            yield from walk(kind, f"{prefix}{f.name}.", root)
-            continue
-        default = f.default_factory() if f.default_factory is not NO_DEFAULT else f.default
-        limits = ", ".join(form.format(f.metadata[bound]) for bound, form in BOUNDS.items() if bound in f.metadata)
-        names = choices(root, prefix + f.name)
-        about = f.metadata["doc"] + (f" ({limits})" if limits else "")
-        if names and not isinstance(f.default, bool) and not all(name in about for name in names):
-            about += "; one of " + ", ".join(f"`{name}`" for name in names)
-        yield prefix + f.name, Key(type_name(kind), shown(default), about)
-
-
-def type_name(kind: Any) -> str:
-    """A type in words of YAML."""
-    plain = {int: "integer", float: "number", str: "text", bool: "true/false", Any: "any", type(None): "null"}
-    parts = get_args(kind)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return "choice"
-    if kind in plain:
-        return plain[kind]
-    origin = getattr(kind, "__origin__", None)
-    if origin is list:
-        return f"list of {type_name(parts[0])}s"
-    if origin is dict:
-        return "mapping"
-    return " or ".join(type_name(part) for part in parts)
-
-
-def shown(value: object) -> str:
-    """A value as it is typed; empty where there is none."""
-    if value is NO_DEFAULT or value == MISSING:
-        return ""
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "null" if value is None else str(value)
 
 
 # --- columns and metrics
