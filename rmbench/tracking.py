@@ -247,7 +247,7 @@ class TensorBoardTracker(Tracker):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise UserError("tracking=tensorboard needs a package: pip install 'rmbench[tensorboard]'") from error
+            raise UserError("tracking=tensorboard needs a package: pip install tensorboard") from error
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
     def log(self, step: int, values: Json) -> None:

@@ -173,7 +173,7 @@ def test_a_frozen_backbone_with_adapters_is_a_contradiction():
 @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_qlora_without_bitsandbytes_says_what_to_install(tmp_path):
     decoder("llama", tmp_path)
-    with pytest.raises(UserError, match=r"pip install 'rmbench\[qlora\]'"):
+    with pytest.raises(UserError, match=r"pip install bitsandbytes \(in a clone: pip install -e '\.\[qlora\]'\)"):
         adapted(tmp_path, bits=4)
 
 
