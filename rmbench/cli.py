@@ -123,7 +123,7 @@ def compare(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...")],
+    folders: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...", show_default=False)] = None,
     baseline: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="What the others are compared with; loss=bt where losses are compared."),
@@ -133,15 +133,16 @@ def report(
         typer.Option(metavar="KEY", help="Show each group at its value of KEY that is best on the held-out pairs."),
     ] = None,
 ) -> None:
-    """Tables, verdicts and figures of finished runs."""
+    """Tables, verdicts and figures of finished runs; without DIR, of the newest sweep or run below outputs/."""
     with messages():
+        from rmbench.report import newest
         from rmbench.report import report as write_report
 
         for given in baseline or []:
             if "=" not in given:
                 raise UserError(f"--baseline {given}: give KEY=VALUE, such as loss=bt.")
         compared_with = dict(given.split("=", 1) for given in baseline) if baseline else None
-        write_report(folders, compared_with, select)
+        write_report(folders or [newest()], compared_with, select)
 
 
 @app.command()

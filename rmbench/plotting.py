@@ -88,10 +88,12 @@ def inline(svg: str) -> str:
     """
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", element, flags=re.DOTALL)
+    element = re.sub(r"<style.*?</style>", "", element, count=1, flags=re.DOTALL)  # it would hold for the whole page
     element = re.sub(r"<clipPath.*?</clipPath>", "", element, flags=re.DOTALL)
     element = re.sub(r' (?:clip-path|xmlns(?::xlink)?|version)="[^"]*"', "", element)
     element = re.sub(r'<g id="patch_1">.*?</g>', "", element, count=1, flags=re.DOTALL)  # the figure's background
-    element = re.sub(r' id="(?!m[0-9a-f]{10}|[A-Z]?_?[0-9a-f]{10})[^"]*"', "", element)  # nothing refers to these
+    used = set(re.findall(r'href="#([^"]*)"', element))
+    element = re.sub(r' id="([^"]*)"', lambda found: found.group() if found[1] in used else "", element)
     element = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", element, count=1)
     element = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", element, count=1)
     element = re.sub(r"font: (\d[\d.]*px) '[^;\"]*", r"font-size: \1; font-family: inherit", element)
@@ -138,7 +140,14 @@ def ranges(limits: Sequence[tuple[float, float]]) -> list[str]:
 
 
 def cut(ax: Axes, x: np.ndarray, y: np.ndarray, limit: float) -> int:
-    """Mark the points above `limit`, which becomes the top of the axes, on its edge; how many there are."""
+    """Mark the points above `limit` on the edge of the axes; how many there are.
+
+    Args:
+        ax: the axes.
+        x: of the points `(pairs,)`.
+        y: the same.
+        limit: the new top of the axes.
+    """
     above = y > limit
     ax.set_ylim(0, limit)
     if above.any():
@@ -149,7 +158,15 @@ def cut(ax: Axes, x: np.ndarray, y: np.ndarray, limit: float) -> int:
 def in_bins(
     ax: Axes, found: Sequence[tuple[float, float, float]], series: int, offset: float = 0.0, label: str = ""
 ) -> None:
-    """A value with its lower and upper end in each bin, `offset` bins beside its centre."""
+    """Draw a value with its lower and upper end in each bin.
+
+    Args:
+        ax: the axes.
+        found: value, lower and upper end for each bin.
+        series: picks colour and marker.
+        offset: how far beside the bin's centre, in bins.
+        label: for the legend.
+    """
     value, low, high = np.array(found).T
     ends = (value - low, high - value)
     ax.errorbar(

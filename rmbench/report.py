@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rmbench import plotting
 from rmbench.console import console
 from rmbench.errors import UserError
 from rmbench.files import write_text
 from rmbench.reporting.collect import Group, Run, find_runs, group_runs, passed_over
+from rmbench.reporting.latex import write_tables
 from rmbench.reporting.page import as_html
+from rmbench.reporting.plots import figures
 from rmbench.reporting.selection import best_of
 from rmbench.reporting.text import as_csv, as_markdown, show
 from rmbench.reporting.verdicts import default_baseline, verdicts
+from rmbench.runs import newest_run
 
 
 def report(folders: list[Path], baseline: Mapping[str, str] | None = None, select: str | None = None) -> list[Run]:
-    """Print the runs below `folders`; write summary.csv, report.md and report.html into the first of them.
+    """Print the runs below `folders`; write the report into the first of them.
+
+    report.html, report.md and summary.csv; figures/ with each figure of the page as PNG, PDF and SVG; tables/ with each
+    table as LaTeX.
 
     Args:
         folders: run and sweep folders, or folders above them.
@@ -46,12 +53,30 @@ def report(folders: list[Path], baseline: Mapping[str, str] | None = None, selec
     notes = [*choices, *left_out, *passed_over(groups)]
 
     # files first, then the terminal
-    write_text(folders[0] / "summary.csv", as_csv(found))
-    write_text(folders[0] / "report.md", as_markdown(found, groups, compared, notes))
-    write_text(folders[0] / "report.html", as_html(found, groups, compared, notes))
+    home = folders[0]
+    charts = {plotting.save(c.draw, home / "figures" / f"{c.name}.png"): c for c in figures(groups, compared)}
+    write_tables(home / "tables", found, groups, compared)
+    write_text(home / "summary.csv", as_csv(found))
+    write_text(home / "report.md", as_markdown(found, groups, compared, notes))
+    write_text(home / "report.html", as_html(found, groups, compared, notes, charts))
     show(found, groups, compared, notes, console())
-    console().print(f"written to {folders[0]}: report.html, report.md, summary.csv", soft_wrap=True)
+    console().print(f"written to {home}: report.html, report.md, summary.csv, figures/, tables/", soft_wrap=True)
     return found
+
+
+def newest(root: Path = Path("outputs")) -> Path:
+    """The sweep or run below `root` that finished last; it is printed which.
+
+    Raises:
+        UserError: there is none.
+    """
+    run = newest_run(root)
+    if run is None:
+        raise UserError(f"No finished run below {root}/. Name a folder: rmbench report DIR")
+    swept = (run.parent / "multirun.yaml").is_file()
+    folder = run.parent if swept else run
+    console().print(f"report of {folder} (the newest {'sweep' if swept else 'run'})", soft_wrap=True)
+    return folder
 
 
 def _check_baseline(baseline: Mapping[str, str], groups: Sequence[Group]) -> None:

@@ -4,19 +4,25 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from helpers.pages import Page
 from helpers.runs import write_run
+from rmbench import plotting
 from rmbench.config import LossConfig
+from rmbench.diagnostics.equal_error import correlation_of_steps
+from rmbench.diagnostics.figures import gradient_panel
 from rmbench.errors import UserError
 from rmbench.losses import PairLoss
-from rmbench.report import report
+from rmbench.report import newest, report
 from rmbench.reporting import plots
-from rmbench.reporting.charts import Axis, Bar, Line, forest, lines
 from rmbench.reporting.collect import Group, find_runs, group_runs, provenance, summarised
+from rmbench.reporting.drawing import Bar, Line, forest, lines
 from rmbench.reporting.selection import best_of
 from rmbench.reporting.verdicts import default_baseline, headlines, verdicts
 
@@ -229,6 +235,7 @@ def test_broken_and_unfinished_runs_are_named_and_the_rest_is_reported(compared)
     assert "loss=normbt" in (compared / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_page_stands_alone_is_well_formed_and_shows_no_foreign_markup(compared):
     wins = [True] * 200
     write_run(compared / "evil", ["loss=<script>alert(1)</script>", "seed=0"], wins)
@@ -237,11 +244,14 @@ def test_the_page_stands_alone_is_well_formed_and_shows_no_foreign_markup(compar
     page = Page()
     page.feed(text)
     assert page.open == []
-    assert page.loads == page.links == []
+    assert page.loads == []
+    assert all(not link.startswith(("/", ".")) and ":" not in link for link in page.links), "to run folders below"
+    assert {"bt-0", "evil"} <= set(page.links)
     assert "<script>alert" not in text
     assert not re.search(r"https?://|@import|url\(", text)
     assert page.counts["svg"] >= 3
-    assert page.counts["table"] == 3
+    runs = len(find_runs(compared))
+    assert page.counts["table"] == 3 + runs, "verdicts, two of means, the details of each run"
     assert "normbt - bt on pairs: +" in text
 
 
@@ -266,11 +276,11 @@ def test_runs_that_were_online_are_linked_and_no_other_address_is(compared):
     page = Page()
     page.feed(text)
     assert page.open == page.loads == []
-    assert page.links == [url]
+    assert [link for link in page.links if ":" in link] == [url]
     assert not re.search(r"https?://|@import|url\(", text.replace(f'<a href="{url}"', "<a"))
     assert "project rmbench, group &lt;b&gt;s&lt;/b&gt;" in text
     assert re.findall(r"\[.*\]\(.*\)", markdown) == [f"[`bt-0`]({url})"]
-    assert "- W&B: project rmbench, group <b>s</b>" in markdown
+    assert "- W&B: project rmbench, group \\<b>s\\</b>" in markdown
     assert "10 of 10 runs finished" in markdown
 
 
@@ -287,16 +297,145 @@ def test_a_summary_by_hand():
     assert summarised([0.5]).interval is None
 
 
-def test_charts_put_numbers_where_they_belong():
-    axis = Axis(0, 10, 100, 200)
-    assert axis(5) == pytest.approx(150)
-    assert axis.ticks() == [0, 2, 4, 6, 8, 10]
-    assert Axis(3, 3, 0, 1).ticks()  # one value is no reason to divide by zero
-    svg = forest([Bar("a <b>", 1.0, 0.5, 1.5, text="better")], "title", "points")
-    assert "a &lt;b&gt;" in svg
-    assert "better" in svg
-    drawn = lines([Line("one", [1, 2], [0.1, 0.2], [0.1, 0.1], [0.1, 0.3])], "t", "x", "y")
-    assert drawn.count("<circle") == 3  # two points, one in the legend
+@pytest.mark.usefixtures("drawn")
+def test_charts_put_numbers_where_they_belong(tmp_path):
+    drawn = forest([Bar("a <b> $5", 1.0, 0.5, 1.5, text="better")], "points").axes[0]
+    point, bar = drawn.lines[0], drawn.collections[0]
+    assert (point.get_xdata().tolist(), point.get_ydata().tolist()) == ([1.0], [0])
+    assert bar.get_segments()[0].tolist() == [[0.5, 0], [1.5, 0]]
+    svg = plotting.save(lambda: forest([Bar("a <b> $5", 1.0, 0.5, 1.5, text="better")], "points"), tmp_path / "f.png")
+    text = plotting.inline(svg.with_suffix(".svg").read_text())
+    assert "a &lt;b&gt; $5" in text
+    assert "better" in text
+    assert "var(--s0)" in text
+    assert not re.search(r"https?://|url\(|#0072b2", text)
+    ax = lines([Line("one", [1, 2], [0.1, 0.2], [0.1, 0.1], [0.1, 0.3])], "y").axes[0]
+    assert ax.lines[0].get_xydata().tolist() == [[1, 0.1], [2, 0.2]]
+    assert [
+        ax.collections[0].get_paths()[0].vertices[:, 1].max(),
+        min(ax.collections[0].get_paths()[0].vertices[:, 1]),
+    ] == [0.3, 0.1]
+
+
+def test_curves_that_coincide_are_both_seen():
+    same = [Line(name, [1, 2, 3], [0.1, 0.2, 0.3], [0.1] * 3, [0.3] * 3, i) for i, name in enumerate("ab")]
+    below, above = lines(same, "y").axes[0].lines[:2]
+    assert below.get_linewidth() > above.get_linewidth()
+    assert below.get_linestyle() != above.get_linestyle()
+    assert below.get_color() != above.get_color()
+
+
+def test_losses_of_different_definitions_do_not_share_an_axis(compared):
+    charts = plots.training_losses(group_runs(find_runs(compared)))
+    assert [chart.name for chart in charts] == ["training_loss_1", "training_loss_2"]
+    assert [len(chart.draw().axes[0].lines) for chart in charts] == [1, 1]
+
+
+def test_held_out_accuracy_is_what_is_drawn_as_accuracy(compared):
+    rows = [{"step": step, "train/accuracy": 0.9, "eval/accuracy": 0.6} for step in (1, 2)]
+    (compared / "bt-0" / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metrics = json.loads((compared / "bt-0" / "metrics.json").read_text()) | {"steps": 3}
+    (compared / "bt-0" / "metrics.json").write_text(json.dumps(metrics))
+    group = group_runs(find_runs(compared))[0]
+    found = plots.values_by_step(group, "eval/accuracy")
+    assert found == {1: [0.6], 2: [0.6], 3: [metrics["eval"]["accuracy"]]}
+    assert plots.curve([group], "eval/accuracy").draw().axes[0].get_title(loc="left") == "held-out accuracy"
+    assert "train/accuracy" not in plots._logged([group])
+
+
+def test_points_that_are_cut_are_marked_and_counted():
+    ax = Figure().subplots()
+    values = np.array([1.0, 2.0, 30.0, 40.0])
+    gradient_panel(ax, values, values, np.full(4, 0.5), 10.0)
+    assert ax.get_ylim() == (0, 10)
+    assert ax.lines[0].get_xydata().tolist() == [[30, 10], [40, 10]]
+    assert [text.get_text() for text in ax.texts] == ["▲ 2 above"]
+    assert len(ax.collections[0].get_offsets()) == 2
+
+
+def test_correlation_at_equal_error_over_steps_by_hand():
+    """Norm = error x distance is 1; with weights of mean over distance 0, though weights and distances drift."""
+    rng = np.random.default_rng(0)
+    step = np.repeat(np.arange(20), 16)
+    distance = rng.uniform(0.5, 2.0, 320) * (1 + step)
+    error = rng.uniform(0.1, 0.9, 320)
+    columns = {"step": step, "distance": distance, "prediction_error": error, "bt": error * distance}
+    columns["normbt"] = error * (3.0 + step) * distance / (distance + 1e-6)
+    assert correlation_of_steps(columns, "bt") == pytest.approx(1)
+    assert correlation_of_steps(columns, "normbt") == 0
+
+
+def test_what_cannot_be_said_is_said(compared):
+    found, _ = verdicts(group_runs(find_runs(compared)), {"loss": "bt"})
+    alike = dataclasses.replace(found[0].difference, value=0.0, seed_variance=0.0, item_variance=0.0)
+    verdict = dataclasses.replace(found[0], difference=alike)
+    assert verdict.word.endswith("items alike: no verdict")
+    assert verdict.sentence().endswith("how far apart they are on other items cannot be said")
+    assert "[0.0, 0.0]" not in verdict.sentence()
+    assert "differences from" not in verdict.sentence()
+
+
+LATEX = r"\documentclass{article}\usepackage{booktabs}\usepackage[T1]{fontenc}\begin{document}%s\end{document}"
+
+
+def test_the_latex_tables_compile_and_say_what_the_report_says(compared):
+    write_run(compared / "odd", [r"loss=a_b&c%{d}~^\#$|<>"], [True] * 200)
+    report([compared])
+    files = sorted((compared / "tables").glob("*.tex"))
+    assert [file.name for file in files] == ["benchmark_pairs.tex", "evaluation_pairs.tex", "verdicts.tex"]
+    for file in files:
+        rows = [line for line in file.read_text().splitlines() if line.endswith(r"\\")]
+        assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
+    text = files[0].read_text()
+    row = next(line for line in text.splitlines() if line.startswith("loss=normbt"))
+    assert re.search(r"0\.\d{3} \$\\pm\$ 0\.\d{3}\$\^\{\\uparrow\}\$", row)
+    assert r"\textbf{1.000}" in next(line for line in text.splitlines() if line.startswith(r"loss=a\_b\&c"))
+    compiler = shutil.which("pdflatex") or shutil.which("tectonic")
+    if compiler is None:
+        return  # parsed above
+    inputs = "\n\n".join(file.read_text() for file in files)
+    (compared / "paper.tex").write_text(LATEX % inputs)
+    flags = ["-interaction=nonstopmode", "-halt-on-error"] if compiler.endswith("pdflatex") else []
+    done = subprocess.run([compiler, *flags, "paper.tex"], cwd=compared, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+@pytest.mark.usefixtures("drawn")
+def test_every_figure_of_the_page_is_a_file_too(compared):
+    report([compared])
+    text = (compared / "report.html").read_text()
+    named = re.findall(r"<code>(figures/\w+\.pdf)</code>", text)
+    assert set(named) == {f"figures/{p.name}" for p in (compared / "figures").glob("*.pdf")}
+    assert {"figures/differences.pdf", "figures/accuracy_by_distance.pdf"} <= set(named)
+    assert all((compared / name).with_suffix(kind).stat().st_size > 2000 for name in named for kind in (".pdf", ".png"))
+
+
+def test_markdown_shows_names_as_they_are(compared):
+    write_run(compared / "odd", ["loss=<b>*x*|y</b> [z](http://a.b)"], [True] * 200)
+    report([compared])
+    text = (compared / "report.md").read_text()
+    assert r"loss=\<b>\*x\*\|y\</b> [z\](http://a.b)" in text
+    assert "<b>" not in text.replace(r"\<b>", "")
+
+
+def test_without_a_folder_the_newest_sweep_is_reported(compared, monkeypatch, capsys):
+    monkeypatch.chdir(compared.parent)
+    with pytest.raises(UserError, match="rmbench report DIR"):
+        newest(Path("outputs"))
+    sweep = Path("outputs/sweep/one")
+    shutil.copytree(compared / "bt-0", sweep / "a")
+    (sweep / "a" / "checkpoint").mkdir()
+    assert newest() == sweep / "a"
+    (sweep / "multirun.yaml").touch()
+    assert newest() == sweep
+    assert "report of outputs/sweep/one (the newest sweep)" in capsys.readouterr().out
+
+
+def test_a_run_is_named_by_what_it_is(tmp_path):
+    write_run(tmp_path / "one", ["seed=3"], [True] * 40)
+    group = group_runs(find_runs(tmp_path))[0]
+    assert group.label == "bt-tiny-synthetic"
+    assert group.runs[0].title == "bt-tiny-synthetic-seed3"
 
 
 def test_a_runs_own_errors_do_not_place_its_pairs(tmp_path):
@@ -312,12 +451,12 @@ def test_a_runs_own_errors_do_not_place_its_pairs(tmp_path):
             ]
             (folder / "eval" / "pairs" / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     groups = group_runs(find_runs(tmp_path))
-    _, caption = plots.by_distance(groups)
+    caption = plots.by_distance(groups).caption
     assert "under the runs of the other seeds" in caption
     # seed 0 loses pairs 0 to 19, which seed 1 places at 60 to 79; seed 1 loses 40 to 59, where seed 0 places them
     drawn = plots.accuracies_by_distance(groups)[1]
     assert drawn == {0: [[1, 1, 1, 0, 1], [1, 1, 0, 1, 1]], 1: [[1, 1, 1, 0, 1], [1, 1, 0, 1, 1]]}
-    _, caption = plots.by_distance([Group(g.overrides, g.runs[:1]) for g in groups])
+    caption = plots.by_distance([Group(g.overrides, g.runs[:1]) for g in groups]).caption
     assert "under all runs" in caption
 
 
@@ -329,7 +468,7 @@ def test_a_benchmark_scored_during_the_runs_is_a_curve(compared):
     groups = group_runs(find_runs(compared))
     drawn = plots.curve(groups, "benchmark/score")
     assert drawn is not None
-    assert "benchmark/score over training" in drawn[1]
+    assert "benchmark/score over training" in drawn.caption
     report([compared])
     assert "benchmark/score over training" in (compared / "report.html").read_text()
 

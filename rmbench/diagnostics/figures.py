@@ -78,7 +78,15 @@ def top_of(panels: Iterable[np.ndarray]) -> float:
 
 
 def gradient_panel(ax: Axes, distance: np.ndarray, norm: np.ndarray, error: np.ndarray, limit: float) -> None:
-    """Norms against distance, coloured by prediction error; those above `limit` are marked at the edge and counted."""
+    """Norms against distance, coloured by prediction error; those above the top are marked at the edge and counted.
+
+    Args:
+        ax: the axes.
+        distance: of each pair `(pairs,)`.
+        norm: the same.
+        error: prediction error, the same.
+        limit: the top of the axes.
+    """
     above = cut(ax, distance, norm, limit)
     inside = np.flatnonzero(norm <= limit)
     shown = inside[np.linspace(0, len(inside) - 1, min(len(inside), SHOWN_PAIRS)).astype(int)]
@@ -112,7 +120,14 @@ def distance_by_section(columns: Columns, name: str) -> Figure:
 
 
 def by_section_boxes(ax: Axes, names: list[str], sections: np.ndarray, values: np.ndarray) -> None:
-    """A box for each section: quartiles, whiskers at 5 and 95 %."""
+    """A box for each section: quartiles, whiskers at 5 and 95 %.
+
+    Args:
+        ax: the axes.
+        names: the sections, from the top.
+        sections: of each pair `(pairs,)`.
+        values: the same.
+    """
     groups = [values[sections == name] for name in names]
     ax.boxplot(
         groups,
@@ -174,7 +189,14 @@ def points_of(history: Sequence[Json], key: str) -> list[tuple[int, float]]:
 
 
 def curve_of(ax: Axes, points: Sequence[tuple[int, float]], series: int, label: str) -> None:
-    """A smoothed line over the points as they are; nothing where none is finite."""
+    """A smoothed line over the points as they are; nothing where none is finite.
+
+    Args:
+        ax: the axes.
+        points: (step, value) of each.
+        series: picks colour, dashes and marker.
+        label: for the legend.
+    """
     known = [(step, value) for step, value in points if np.isfinite(value)]
     if not known:
         return

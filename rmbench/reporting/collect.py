@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import yaml
 from omegaconf import OmegaConf
 from scipy.stats import t as student
-from yaml import YAMLError
 
-from rmbench.files import Json, read_json
+from rmbench.files import Json, flat, read_json
+from rmbench.naming import run_title, setting
 from rmbench.tracking import seen_online
 
 # Overrides that name a repetition or a place, not what is compared.
@@ -38,6 +40,19 @@ class Run:
     def seed(self) -> str:
         """The run's seed; 0 is the default."""
         return self.overrides.get("seed", "0")
+
+    @cached_property
+    def config(self) -> Json:
+        """Dotted key -> value of its config.yaml; empty if that cannot be read."""
+        try:
+            return flat(yaml.safe_load((self.folder / "config.yaml").read_text("utf-8")))
+        except (*TORN, yaml.YAMLError):
+            return {}
+
+    @property
+    def title(self) -> str:
+        """Loss, backbone, data and seed: `normbt-tiny-synthetic-seed0`."""
+        return run_title(self.config, self.overrides)
 
     @property
     def online(self) -> dict[str, str]:
@@ -67,8 +82,13 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The overrides as they were typed."""
-        return ", ".join(f"{key}={value}" for key, value in self.overrides.items()) or "defaults"
+        """The overrides as they were typed; without any, what its runs are: `bt-tiny-synthetic`."""
+        return ", ".join(f"{key}={value}" for key, value in self.overrides.items()) or self.setting
+
+    @property
+    def setting(self) -> str:
+        """Loss, backbone and data of its runs."""
+        return setting(self.runs[0].config, self.runs[0].overrides)
 
     def summary(self, table: str, column: str) -> Summary | None:
         """Over the finished runs, one for each seed; None if none of them has this number."""
@@ -140,7 +160,7 @@ def read_run(folder: Path) -> Run:
         if failure is not None:
             reason = f"{failure['type']}: {(failure['message'].splitlines() or [''])[0]}"
             return Run(folder, "failed", pairs, reason=reason)
-    except (*TORN, YAMLError) as error:
+    except (*TORN, yaml.YAMLError) as error:
         return Run(folder, "unfinished", {}, reason=f"cannot be read: {type(error).__name__}: {error}")
     return Run(folder, "unfinished", pairs, reason="no metrics.json")
 

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-import json
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
 
-from rmbench.files import Json, read_json
+from rmbench import plotting
+from rmbench.files import Json, flat, read_json
 from rmbench.reporting.collect import Group, Run, columns, compared_overrides, provenance, shared_overrides, table_names
 from rmbench.reporting.paper import HEADER, HOW_PUBLISHED, beside_published
-from rmbench.reporting.plots import figures
+from rmbench.reporting.plots import Chart
 from rmbench.reporting.text import HOW_VERDICTS
 from rmbench.reporting.verdicts import Verdict, headlines
 
 
 def as_html(
-    found: Sequence[Run], groups: Sequence[Group], verdicts: Sequence[Verdict], notes: Sequence[str] = ()
+    found: Sequence[Run],
+    groups: Sequence[Group],
+    verdicts: Sequence[Verdict],
+    notes: Sequence[str],
+    charts: Mapping[Path, Chart],
 ) -> str:
     """The page of a set of runs.
 
     Args:
         found: all runs.
-        groups: those that differ only in the seed.
-        verdicts: of their comparisons.
-        notes: what else there is to say.
+        groups: those that are compared.
+        verdicts: on each group against the baseline.
+        notes: what else is to be known of them.
+        charts: PNG -> its figure; the SVG beside it goes into the page. They are in `figures` below the page's folder.
     """
+    home = next((file.parent.parent for file in charts), None)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
     finished = [run for run in found if run.state == "finished"]
@@ -45,8 +53,8 @@ def as_html(
         beside=[row.cells() for row in beside_published(groups)],
         beside_header=HEADER,
         how_published=HOW_PUBLISHED,
-        figures=[{"svg": Markup(svg), "caption": caption} for svg, caption in figures(groups, verdicts)],
-        runs=[_run(run, compared_overrides(found)) for run in found],
+        figures=[_figure(file, chart) for file, chart in charts.items()],
+        runs=[_run(run, compared_overrides(found), home) for run in found],
         shared=shared_overrides(found),
         missing=[run for run in found if run.state != "finished"],
         provenance=provenance(found),
@@ -79,8 +87,13 @@ def _table(found: Sequence[Run], groups: Sequence[Group], name: str) -> Json:
     return {"name": name, "columns": names, "rows": rows}
 
 
-def _run(run: Run, compared: Sequence[str]) -> Json:
-    """What is shown of one run when it is opened."""
+def _figure(file: Path, chart: Chart) -> Json:
+    svg = Markup(plotting.inline(file.with_suffix(".svg").read_text("utf-8")))
+    return {"svg": svg, "caption": chart.caption, "wide": chart.wide, "name": chart.name}
+
+
+def _run(run: Run, compared: Sequence[str], home: Path | None) -> Json:
+    """What is shown of one run when it is opened; its folder is linked from the page's."""
     metrics = read_json(run.folder / "metrics.json") if run.state == "finished" else {}
     return {
         "name": run.folder.name,
@@ -90,5 +103,16 @@ def _run(run: Run, compared: Sequence[str]) -> Json:
         "tables": run.tables,
         "reason": run.reason,
         "online": run.online.get("url"),
-        "metrics": json.dumps(metrics, indent=1),
+        "title": run.title if run.config or run.overrides else run.folder.name,
+        "link": quote(os.path.relpath(run.folder, home)) if home else "",
+        "metrics": {key: _shown(value) for key, value in flat(metrics).items()},
     }
+
+
+def _shown(value: object) -> str:
+    """A number with four digits, an interval as its two ends, anything else as it is."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    return "-" if value is None else str(value)

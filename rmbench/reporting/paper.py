@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from yaml import YAMLError
 
 from rmbench.config import RegularizerConfig
-from rmbench.files import Json, flat
+from rmbench.files import Json
 from rmbench.reporting.collect import Group, Summary
 
 COLUMNS = {"Reasoning": "Reasoning", "average": "score"}  # the paper's name -> ours
@@ -74,13 +73,7 @@ def published_cell(config: Mapping[str, object]) -> Json | None:
 
 def _config(group: Group) -> Json:
     """Of a finished run of the group, as they differ only in the seed; empty if it cannot be read."""
-    file = next((run.folder / "config.yaml" for run in group.runs if run.state == "finished"), None)
-    if file is None:
-        return {}
-    try:
-        return flat(yaml.safe_load(file.read_text("utf-8")))
-    except (OSError, ValueError, YAMLError):
-        return {}
+    return next((run.config for run in group.runs if run.state == "finished"), {})
 
 
 def _says(config: Mapping[str, object], conditions: Mapping[str, object]) -> bool:

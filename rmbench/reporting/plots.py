@@ -1,63 +1,133 @@
-"""What the charts of a report show: differences from the baseline, accuracy by distance, curves over training."""
+"""What the figures of a report show: differences from the baseline, gradients, accuracy by distance, curves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from rmbench.benchmarks.scores import HELD_OUT_FOLDER
-from rmbench.files import read_jsonl
+from rmbench.diagnostics.equal_error import correlation_of_steps
+from rmbench.files import Json, read_json, read_jsonl
 from rmbench.history import read_history
-from rmbench.reporting.charts import Bar, Line, forest, lines
-from rmbench.reporting.collect import Group, Run
+from rmbench.reporting import drawing
+from rmbench.reporting.collect import TORN, Group, Run
+from rmbench.reporting.drawing import Bar, Line, Panel
 from rmbench.reporting.verdicts import Verdict
 
-# a curve of each, under the first of its names that was logged
-CURVES = (("benchmark/score", "benchmark/micro_accuracy"), ("eval/accuracy", "train/accuracy"), ("train/loss",))
+# a curve of each, under the first of its names that was logged, with what it is
+CURVES: dict[tuple[str, ...], str] = {
+    ("benchmark/score", "benchmark/micro_accuracy"): "benchmark/score",
+    ("eval/accuracy",): "held-out accuracy",
+    ("eval/loss",): "held-out loss, -log σ(margin) for every run",
+}
 DISTANCE_BINS = 5
+BIN_NAMES = ("closest fifth", "2nd", "3rd", "4th", "farthest fifth")
 PAIRS_PER_BIN = 10  # fewer are too noisy
+MOST_PANELS = 12  # of gradient against distance
 
-Figure = tuple[str, str]  # SVG, caption
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure of a report: the name of its files, how it is drawn, what it shows; `wide` takes the page's width."""
+
+    name: str
+    draw: Callable[[], Figure]
+    caption: str
+    wide: bool = False
 
 
-def figures(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[Figure]:
+def figures(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[Chart]:
     """Those for which there are numbers."""
-    curves = (curve(groups, key) for key in _logged(groups))
-    return [chart for chart in (differences(verdicts), by_distance(groups), *curves) if chart is not None]
+    charts = [differences(verdicts), gradients(groups), by_distance(groups)]
+    charts += [curve(groups, key) for key in _logged(groups)]
+    return [chart for chart in (*charts, *training_losses(groups)) if chart is not None]
 
 
-def differences(verdicts: Sequence[Verdict]) -> Figure | None:
+def differences(verdicts: Sequence[Verdict]) -> Chart | None:
     """A forest of all verdicts."""
-    if not any(v.known for v in verdicts):
+    known = [v for v in verdicts if v.known]
+    if not known:
         return None
     names = list(dict.fromkeys(v.group for v in verdicts))
     bars = []
-    for v in (v for v in verdicts if v.known):
+    for v in known:
         low, high = v.difference.interval()
-        place = names.index(v.group)
-        bars.append(Bar(f"{v.group}: {v.place}", 100 * v.difference.value, 100 * low, 100 * high, place, v.word))
+        text = f"{v.group}: {v.place}"
+        bars.append(Bar(text, 100 * v.difference.value, 100 * low, 100 * high, names.index(v.group), v.word))
     baselines = " and ".join(dict.fromkeys(v.baseline for v in verdicts))
-    svg = forest(bars, f"Difference from {baselines}", f"points of accuracy, less {baselines}")
-    return svg, f"Difference from {baselines}, with 95 % intervals over seeds and items."
+    draw = partial(drawing.forest, bars, f"points of accuracy, less {baselines}")
+    return Chart("differences", draw, f"Difference from {baselines}, with 95 % intervals over seeds and items.", True)
 
 
-def by_distance(groups: Sequence[Group]) -> Figure | None:
+def gradients(groups: Sequence[Group]) -> Chart | None:
+    """Gradient norm against distance of one run of each group, side by side on one scale."""
+    found = [(group, *recorded) for group in groups if (recorded := _recorded(group)) is not None]
+    if not found:
+        return None
+    # exact norms only where every run measured them
+    exact = all(np.isfinite(columns["gradient_norm"]).all() for _, _, columns in found)
+    norm, part = ("gradient_norm", "all parameters") if exact else ("head_gradient_norm", "head")
+    panels = [
+        Panel(
+            group.label,
+            columns["distance"],
+            columns[norm],
+            columns["prediction_error"],
+            correlation_of_steps(columns, norm),
+        )
+        for group, _, columns in found[:MOST_PANELS]
+        if np.isfinite(columns[norm]).all()
+    ]
+    if not panels:
+        return None
+    seeds = " and ".join(dict.fromkeys(run.seed for _, run, _ in found[:MOST_PANELS]))
+    left_out = f" The first {MOST_PANELS} of {len(found)} settings." if len(found) > MOST_PANELS else ""
+    caption = (
+        f"Gradient norm of each recorded pair ({part}) against the distance of its two embeddings, as trained, seed "
+        f"{seeds}; all panels on one scale, pairs above it marked and counted. In the titles: rank correlation at "
+        f"equal prediction error, 0 where distance plays no part.{left_out}"
+    )
+    return Chart("gradient_against_distance", partial(drawing.gradients, panels, part), caption, True)
+
+
+def _recorded(group: Group) -> tuple[Run, dict[str, np.ndarray]] | None:
+    """The pairs that the group's first run with such a record left behind."""
+    for run in group.by_seed().values():
+        file = run.folder / "diagnostics" / "pairs.parquet"
+        try:
+            table = pq.read_table(
+                file, columns=["step", "distance", "prediction_error", "head_gradient_norm", "gradient_norm"]
+            )
+        except TORN:  # pyarrow's errors are among them
+            continue
+        columns = {name: table[name].to_numpy(zero_copy_only=False).astype(float) for name in table.column_names}
+        if len(table) and np.isfinite(columns["head_gradient_norm"]).all():
+            return run, columns
+    return None
+
+
+def by_distance(groups: Sequence[Group]) -> Chart | None:
     """Accuracy by fifths of the distance between the two embeddings."""
     placed, by_group = accuracies_by_distance(groups)
     if not by_group:
         return None
-    x = range(1, DISTANCE_BINS + 1)
-    series = [_line(groups[place].label, x, np.array(bins).T, place) for place, bins in by_group.items()]
-    svg = lines(series, "Accuracy by distance", "fifth of the pairs, closest first", "accuracy")
-    return svg, (
+    series = [
+        _line(groups[place].label, range(DISTANCE_BINS), np.array(bins).T, place) for place, bins in by_group.items()
+    ]
+    caption = (
         "Accuracy by the distance between the two responses' embeddings; pairs are grouped by their mean rank under "
-        f"{placed}, every loss alike, since a run's errors are among its own closest pairs. Line: mean over seeds, "
-        "band: range."
+        f"{placed}, every loss alike, since a run's errors are among its own closest pairs. Point: mean over seeds, "
+        "bar: range."
     )
+    return Chart("accuracy_by_distance", partial(drawing.fifths, series, BIN_NAMES), caption)
 
 
 def accuracies_by_distance(groups: Sequence[Group]) -> tuple[str, dict[int, list[list[float]]]]:
@@ -81,23 +151,70 @@ def accuracies_by_distance(groups: Sequence[Group]) -> tuple[str, dict[int, list
     return placed, by_group
 
 
-def curve(groups: Sequence[Group], key: str) -> Figure | None:
-    """A logged number over the steps."""
+def curve(groups: Sequence[Group], key: str) -> Chart | None:
+    """A logged number over the steps; of the held-out accuracy also that after the last step."""
+    label = next((label for names, label in CURVES.items() if key in names), key)
     series = []
     for place, group in enumerate(groups):
-        by_step: dict[float, list[float]] = {}
-        for run in group.runs:
-            for row in read_history(run.folder):
-                if isinstance(row.get(key), (int, float)) and math.isfinite(row[key]) and "step" in row:
-                    by_step.setdefault(row["step"], []).append(row[key])
+        by_step = values_by_step(group, key)
         if by_step:
             series.append(_line(group.label, sorted(by_step), [by_step[step] for step in sorted(by_step)], place))
-    if not series:
+    if not any(len(line.x) > 1 for line in series):
         return None
-    return lines(series, key, "step", key), f"{key} over training; line: mean over seeds, band: range."
+    name = re.sub(r"\W+", "_", key)
+    return Chart(
+        name, partial(drawing.lines, series, label), f"{label} over training; line: mean over seeds, band: range."
+    )
 
 
-def _line(label: str, x: Sequence[float], columns: Sequence[Sequence[float]] | np.ndarray, series: int) -> Line:
+def values_by_step(group: Group, key: str) -> dict[int, list[float]]:
+    """Step -> the value of each run that logged one there."""
+    by_step: dict[int, list[float]] = {}
+    for run in group.runs:
+        rows = read_history(run.folder)
+        known = {row["step"]: float(row[key]) for row in rows if "step" in row and _finite(row.get(key))}
+        if key == "eval/accuracy" and known and run.state == "finished":
+            metrics = read_json(run.folder / "metrics.json")
+            known[metrics["steps"]] = metrics["eval"]["accuracy"]
+        for step, value in known.items():
+            by_step.setdefault(step, []).append(value)
+    return by_step
+
+
+def training_losses(groups: Sequence[Group]) -> list[Chart]:
+    """Training loss over the steps, smoothed; a chart for each definition, as their values cannot be compared."""
+    by_definition: dict[str, list[Line]] = {}
+    for place, group in enumerate(groups):
+        by_step = values_by_step(group, "train/loss")
+        if len(by_step) > 1:
+            steps = sorted(by_step)
+            line = _line(group.label, steps, [by_step[step] for step in steps], place)
+            by_definition.setdefault(_definition(group), []).append(line)
+    charts = []
+    for i, (definition, series) in enumerate(by_definition.items()):
+        name = "training_loss" + (f"_{i + 1}" if len(by_definition) > 1 else "")
+        caption = f"Training loss, {definition}, smoothed; line: mean over seeds, band: range."
+        charts.append(Chart(name, partial(drawing.lines, [line.smooth() for line in series], "training loss"), caption))
+    return charts
+
+
+def _definition(group: Group) -> str:
+    """What the loss of its runs is, in words; as typed where a run does not say it."""
+    for run in group.runs:
+        try:
+            loss: Json = (read_json(run.folder / "environment.json") or {})["loss"]
+            weight = f" with w = {loss['weight']}" if loss.get("weight") else ""
+            return f"{loss['formula']}{weight}"
+        except TORN:
+            continue
+    return ", ".join(f"{key}={value}" for key, value in group.overrides.items() if key.startswith("loss")) or "bt"
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _line(label: str, x: Iterable[float], columns: Sequence[Sequence[float]] | np.ndarray, series: int) -> Line:
     """Mean and range over seeds at each x."""
     means, lows, highs = ([float(f(column)) for column in columns] for f in (np.mean, np.min, np.max))
     return Line(label, list(x), means, lows, highs, series)
@@ -124,6 +241,6 @@ def _pairs(run: Run) -> Pairs | None:
 
 
 def _logged(groups: Sequence[Group]) -> list[str]:
-    first = next((run for group in groups for run in group.runs if run.state == "finished"), None)
-    keys = {key for row in read_history(first.folder) for key in row} if first else set()
+    finished = [run for group in groups for run in group.runs if run.state == "finished"]
+    keys = {key for run in finished for row in read_history(run.folder) for key in row}
     return [next(name for name in names if name in keys) for names in CURVES if keys.intersection(names)]

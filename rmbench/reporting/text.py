@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import time
 from collections.abc import Sequence
 
@@ -54,25 +55,30 @@ def as_markdown(
     ]
     if verdicts:
         lines += ["## Verdicts", "", HOW_VERDICTS, ""]
-        lines += [f"- {v.sentence()}" for v in headlines(verdicts)]
+        lines += [f"- {escaped(v.sentence())}" for v in headlines(verdicts)]
         lines += ["", *_verdict_table(verdicts), ""]
     if left_out:
-        lines += ["## Notes", "", *(f"- {reason}" for reason in left_out), ""]
+        lines += ["## Notes", "", *(f"- {escaped(reason)}" for reason in left_out), ""]
     for name in table_names(found):
-        lines += [f"## {name}", "", *markdown_table(*rows_of(found, groups, name)), ""]
+        lines += [f"## {escaped(name)}", "", *markdown_table(*rows_of(found, groups, name)), ""]
     beside = [row.cells() for row in beside_published(groups)]
     if beside:
         lines += ["## Published and measured", "", HOW_PUBLISHED, "", *markdown_table(HEADER, beside), ""]
     online = [(run.folder.name, run.online["url"]) for run in found if run.online]
     if online:
-        lines += ["## Runs at W&B", "", *(f"- [`{name}`]({url})" for name, url in online), ""]
+        lines += ["## Runs at W&B", "", *(f"- [{code(name)}]({url})" for name, url in online), ""]
     shared = shared_overrides(found)
     if shared:
-        lines += ["## The same in all runs", "", *(f"- `{key}={value}`" for key, value in shared.items()), ""]
+        lines += ["## The same in all runs", "", *(f"- {code(f'{key}={value}')}" for key, value in shared.items()), ""]
     missing = [run for run in found if run.state != "finished"]
     if missing:
-        lines += ["## Not finished", "", *(f"- `{r.folder.name}`: {r.state}, {r.reason}" for r in missing), ""]
-    facts = [f"- {name}: {'; '.join(values)}" for name, values in provenance(found).items()]
+        lines += [
+            "## Not finished",
+            "",
+            *(f"- {code(r.folder.name)}: {r.state}, {escaped(r.reason)}" for r in missing),
+            "",
+        ]
+    facts = [f"- {name}: {escaped('; '.join(values))}" for name, values in provenance(found).items()]
     lines += ["## Provenance", "", *facts, f"- written {time.strftime('%Y-%m-%d %H:%M')}", ""]
     return "\n".join(lines)
 
@@ -148,7 +154,24 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
     """The lines of a table whose first column is text and whose others are numbers."""
 
     def line(cells: Sequence[str]) -> str:
-        """One row of the table; a bar inside a cell is escaped."""
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        """One row of the table."""
+        return "| " + " | ".join(map(escaped, cells)) + " |"
 
     return [line(header), "|---|" + "---:|" * (len(header) - 1), *map(line, rows)]
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is: no markup, no link, no table's bar, no second line.
+
+    >>> escaped("a|b <i>*x*</i> [y](z) training.learning_rate=1")
+    'a\\\\|b \\\\<i>\\\\*x\\\\*\\\\</i> [y\\\\](z) training.learning_rate=1'
+    """
+    one_line = " ".join(text.split())
+    return re.sub(r"[\\`*<|~]|(?<!\w)_|_(?!\w)|\](?=[(\[:])|&(?=[#\w])", r"\\\g<0>", one_line)
+
+
+def code(text: str) -> str:
+    """A code span, fenced by more backticks than the text has in a row."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence, room = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{room}{' '.join(text.split())}{room}{fence}"

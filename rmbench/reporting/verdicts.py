@@ -38,6 +38,7 @@ class Verdict:
     number: str  # score, or the name of a section
     difference: Difference
     p_adjusted: float
+    label: str = ""  # the whole label of the group
 
     @property
     def place(self) -> str:
@@ -53,13 +54,14 @@ class Verdict:
         if self.difference.clusters < FEWEST:
             return "too few items: no verdict"
         if not self.known:
-            return f"the models differ on {self.difference.differing} items: no verdict"
+            few = self.difference.differing < FEWEST_DIFFERING
+            return f"the models differ on {self.difference.differing} items{'' if few else ' alike'}: no verdict"
         return ""
 
     @property
     def known(self) -> bool:
-        """Whether enough items differ for an interval."""
-        return self.difference.differing >= FEWEST_DIFFERING
+        """Whether enough items differ, and not all alike, for an interval."""
+        return self.difference.differing >= FEWEST_DIFFERING and self.difference.standard_error > 0
 
     @property
     def word(self) -> str:
@@ -80,6 +82,8 @@ class Verdict:
             f"{self.group} - {self.baseline} on {self.place}: {100 * d.value:+.1f} points{interval},"
             f" {seeds}, {self.items()}: {self.word}"
         )
+        if not self.known:
+            return f"{text}; how far apart they are on other items cannot be said"
         if self.word != "not distinguishable":
             return text
         corrected = " after Holm's correction" if d.p_value < 1 - LEVEL else ""  # the interval does not hold zero
@@ -247,14 +251,16 @@ def _compared(
         if weights
     }
     names = _short(group, baseline), _short(other, baseline)
-    compared = [Verdict(*names, benchmark, number, difference, 1.0) for number, difference in found.items()]
+    compared = [
+        Verdict(*names, benchmark, number, difference, 1.0, group.label) for number, difference in found.items()
+    ]
     return compared, sum(side.nan for pair in pairs for side in pair)
 
 
 def _short(group: Group, baseline: Mapping[str, str]) -> str:
     """The overrides without the key that is compared: `loss=normbt` -> `normbt`."""
     shown = [value if key in baseline else f"{key}={value}" for key, value in group.overrides.items()]
-    return ", ".join(shown) or "defaults"
+    return ", ".join(shown) or group.setting
 
 
 def _file(run: Run, benchmark: str) -> Path:
