@@ -114,7 +114,11 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "place",
-    ["rmbench.train.run_benchmark", "rmbench.train.figures.write_diagnostics", "rmbench.train.model_card.write_card"],
+    [
+        "rmbench.train.run_benchmark",
+        "rmbench.diagnostics.figures.write_diagnostics",
+        "rmbench.train.model_card.write_card",
+    ],
 )
 def test_an_error_after_the_last_step_costs_no_step(small, tmp_path, monkeypatch, whole, place):
     config = small()

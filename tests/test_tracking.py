@@ -76,7 +76,7 @@ def no_login(request, tmp_path, monkeypatch):
 
 def used(tracker, folder):
     tracker.log(1, {"loss": 0.5})
-    tracker.images(1, write_diagnostics(TABLE, folder))
+    tracker.images(1, write_diagnostics(TABLE, folder, [], "run"))
     tracker.pair_table(1, TABLE)
     tracker.summary({"eval/accuracy": 0.75})
 
@@ -265,7 +265,7 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path):
     with open_tracker(TrackingConfig(name="tensorboard"), tmp_path, {}, Named("a run")) as tracker:
         tracker.log(1, {"train/loss": 0.5, "eval/accuracy": 0.75})
         tracker.log(2, {"train/loss": 0.25})
-        tracker.images(2, write_diagnostics(TABLE, tmp_path))
+        tracker.images(2, write_diagnostics(TABLE, tmp_path, [], "run"))
         tracker.pair_table(2, TABLE)
         tracker.summary({"eval/accuracy": 0.75})
     events = reader.EventAccumulator(str(tmp_path / "tensorboard"))

@@ -4,6 +4,7 @@ import io
 import logging
 import shlex
 
+import numpy as np
 import pytest
 import yaml
 from rich.console import Console
@@ -14,11 +15,14 @@ from rmbench import console
 from rmbench.cli import app
 from rmbench.commands import launch
 from rmbench.commands.compose import composed, config_object, without_hydra
+from rmbench.config import TrainingConfig
+from rmbench.diagnostics.curves import curves
+from rmbench.plotting import smoothed
 from rmbench.train import _show_end
 from rmbench.training import watch
 from rmbench.training.metrics_window import TrainState
 from rmbench.training.run import Run
-from rmbench.training.watch import Watch, training_numbers
+from rmbench.training.watch import Watch, evaluation_steps, training_numbers
 
 WINDOW = {"train/loss": 0.5, "train/accuracy": 0.75, "throughput/pairs_per_second": 1234.5}
 
@@ -180,3 +184,45 @@ def test_the_end_names_figures_and_commands_that_are_understood(tmp_path, capsys
     if alone:
         assert read["eval"]["checkpoint"] == read["diagnose"]["checkpoint"] == str(folder)
         assert (read["train"]["seed"], read["train"]["loss"]["weighting"]) == (5, "distance")
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps", "held_out", "every"),
+    [
+        (None, 100, 40, 10),  # a tenth evaluation would be the last step's
+        (None, 100, 160, 34),  # 480 forward passes fit into 5 %, three evaluations: two are less
+        (None, 100, 600, 0),
+        (None, 1, 1, 0),
+        (None, 100, 0, 10),
+        (7, 100, 600, 7),
+        (0, 100, 1, 0),
+    ],
+)
+def test_evaluations_in_between_cost_less_than_a_twentieth_of_the_run(asked, steps, held_out, every):
+    config = TrainingConfig(batch_size=32, eval_steps=asked)
+    found = evaluation_steps(config, steps, held_out)
+    assert found == every
+    if asked is None and found:
+        assert ((steps - 1) // found) * held_out < 0.05 * 3 * steps * 32
+
+
+def test_a_runs_curves_by_hand():
+    rows = [
+        {"step": step, "train/loss": 1 / step, "train/accuracy": 0.5, "train/learning_rate": 0.1, "train/grad_norm": 2}
+        for step in (1, 2, 3)
+    ] + [{"step": 2, "eval/accuracy": 0.6}]
+    figure = curves(rows, "normbt-tiny-synthetic-seed0", (3, 0.7))
+    loss, accuracy, rate, norm = figure.axes
+    assert loss.lines[1].get_xydata().tolist() == [[1, 1], [2, 0.5], [3, 1 / 3]]
+    assert accuracy.lines[3].get_xydata().tolist() == [[2, 0.6], [3, 0.7]]
+    assert rate.lines[0].get_ydata().tolist() == [0.1] * 3
+    assert norm.lines[1].get_ydata().tolist() == [2] * 3
+    assert "normbt-tiny-synthetic-seed0" in figure.get_suptitle()
+
+
+def test_smoothing_keeps_lines_and_lags_nowhere():
+    x = np.arange(300.0)
+    found = smoothed(x)
+    assert np.abs(found - x)[50:-50].max() < 1e-9
+    assert found.shape == x.shape
+    assert smoothed([3.0, 1.0]).tolist() == [3.0, 1.0]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rmbench.diagnostics.figures import DISTANCE, ERROR, gradient_panel, panel_title, top_of
 from rmbench.plotting import QUIET, ending, in_bins, line_style, plain, point_style, show_bins, smoothed
 
-SHOWN_PAIRS = 600  # of a panel
+SHOWN_PAIRS = 600  # of a panel, evenly spread over the training
 COLUMNS = 3  # of panels
 
 
@@ -116,7 +116,8 @@ def gradients(panels: Sequence[Panel], part: str) -> Figure:
     limit = top_of([panel.norm for panel in panels])
     for ax, panel in zip(axes.flat, panels, strict=False):
         n = len(panel.distance)
-        shown = np.unique(np.linspace(0, n - 1, min(n, SHOWN_PAIRS)).astype(int))
+        evenly = np.linspace(0, n - 1, min(n, SHOWN_PAIRS)).astype(int)
+        shown = np.union1d(evenly, np.flatnonzero(panel.norm > limit))  # all that are cut are counted
         gradient_panel(ax, panel.distance[shown], panel.norm[shown], panel.error[shown], limit)
         panel_title(ax, plain(ending(panel.label, 34)), panel.inside)
     for ax in axes.flat[len(panels) :]:

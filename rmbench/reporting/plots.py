@@ -91,7 +91,8 @@ def gradients(groups: Sequence[Group]) -> Chart | None:
     seeds = " and ".join(dict.fromkeys(run.seed for _, run, _ in found[:MOST_PANELS]))
     left_out = f" The first {MOST_PANELS} of {len(found)} settings." if len(found) > MOST_PANELS else ""
     caption = (
-        f"Gradient norm of each recorded pair ({part}) against the distance of its two embeddings, as trained, seed "
+        f"Gradient norm of the recorded pairs ({part}; about {drawing.SHOWN_PAIRS} are drawn) against the distance of "
+        "their two embeddings, as trained, seed "
         f"{seeds}; all panels on one scale, pairs above it marked and counted. In the titles: rank correlation at "
         f"equal prediction error, 0 where distance plays no part.{left_out}"
     )

@@ -32,7 +32,7 @@ def evaluation_steps(config: TrainingConfig, steps: int, held_out: int) -> int:
     if config.eval_steps is not None:
         return config.eval_steps
     fit = COST_SHARE * FORWARD_AND_BACKWARD * steps * config.batch_size / max(held_out, 1)
-    evaluations = min(MOST_EVALUATIONS, math.ceil(fit) - 1, steps - 1)
+    evaluations = min(MOST_EVALUATIONS, math.ceil(round(fit, 9)) - 1, steps - 1)
     return math.ceil(steps / (evaluations + 1)) if evaluations > 0 else 0
 
 
