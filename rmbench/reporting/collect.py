@@ -14,13 +14,17 @@ from omegaconf import OmegaConf
 from scipy.stats import t as student
 
 from rmbench.files import Json, flat, read_json
-from rmbench.naming import run_title, setting
+from rmbench.titles import parts_of
 from rmbench.tracking import seen_online
 
 # Overrides that name a repetition or a place, not what is compared.
 NOT_COMPARED = ("seed", "run_dir", "sweep_dir", "sweep", "training.resume")
 HELD_OUT = "evaluation pairs"
 
+NAMING: Json = {
+    "loss.pairwise": "bt", "loss.weighting": "none", "backbone.name_or_path": None,
+    "dataset.path": None, "dataset.name": "synthetic",
+}  # fmt: skip
 TORN = (ValueError, OSError, KeyError, TypeError, AttributeError)  # what a file that is not as we write it raises
 
 Numbers = dict[str, float | None]
@@ -52,7 +56,16 @@ class Run:
     @property
     def title(self) -> str:
         """Loss, backbone, data and seed: `normbt-tiny-synthetic-seed0`."""
-        return run_title(self.config, self.overrides)
+        return f"{self.setting}-seed{self.seed}"
+
+    @property
+    def setting(self) -> str:
+        """Loss, backbone and data; what its config.yaml does not say is the default."""
+        known = {key: value for key, value in self.config.items() if key in NAMING}
+        plain = OmegaConf.create()
+        for key, value in (NAMING | known).items():
+            OmegaConf.update(plain, key, value)
+        return "-".join(parts_of(plain, [f"{key}={value}" for key, value in self.overrides.items()]))
 
     @property
     def online(self) -> dict[str, str]:
@@ -88,7 +101,7 @@ class Group:
     @property
     def setting(self) -> str:
         """Loss, backbone and data of its runs."""
-        return setting(self.runs[0].config, self.runs[0].overrides)
+        return self.runs[0].setting
 
     def summary(self, table: str, column: str) -> Summary | None:
         """Over the finished runs, one for each seed; None if none of them has this number."""

@@ -15,6 +15,7 @@ from rmbench.reporting.collect import Group, Run, columns, compared_overrides, p
 from rmbench.reporting.paper import HEADER, HOW_PUBLISHED, beside_published
 from rmbench.reporting.verdicts import Verdict, headlines
 
+ROOMY = 100  # columns; below, a table's cells have no space around them
 NAME_WIDTH = 24  # of a run's name in a table on a narrow terminal, before it is folded
 
 
@@ -107,7 +108,7 @@ def show(
     """
     for name in table_names(found):
         header, rows = rows_of(found, groups, name)
-        table = Table(title=name)
+        table = Table(title=name, padding=(0, int(terminal.width >= ROOMY)))
         for i, column in enumerate(header):
             whole = min(NAME_WIDTH, max(len(row[0]) for row in rows)) if i == 0 else None
             table.add_column(column, justify="right" if i else "left", overflow="fold", min_width=whole)
