@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rmbench.config import TrainConfig
@@ -41,6 +40,8 @@ def parts_of(config: TrainConfig | DictConfig, overrides: Sequence[str] | None =
 
 def _choices() -> tuple[dict[str, str], dict[str, str]]:
     """The option of each group, and the overrides; empty where Hydra did not start the run."""
+    from hydra.core.hydra_config import HydraConfig  # `rmbench runs` needs no Hydra
+
     if not HydraConfig.initialized():
         return {}, {}
     hydra = HydraConfig.get()

@@ -77,8 +77,8 @@ def test_a_command_that_starts_no_processes_says_how_it_gets_some(tmp_path):
 
 
 def test_data_are_inspected_by_one_process(monkeypatch):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="rmbench inspect works in one process"):
         launch.run("inspect", [])
 

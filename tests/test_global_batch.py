@@ -62,4 +62,4 @@ def test_two_processes_learn_what_one_does_under_every_loss(tmp_path):
         for rank in range(2):
             assert_same(torch.load(tmp_path / name / f"rank-{rank}.pt"), expected)
         history = read_history(tmp_path / name / "two")
-        assert history[-1]["loss"] == pytest.approx(read_history(tmp_path / name / "one")[-1]["loss"])
+        assert history[-1]["train/loss"] == pytest.approx(read_history(tmp_path / name / "one")[-1]["train/loss"])

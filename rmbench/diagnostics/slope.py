@@ -12,7 +12,6 @@ from rmbench.config import LossConfig
 from rmbench.data.text import TokenPair
 from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.measure import MeasuringPass, Rows
-from rmbench.diagnostics.study import elasticities_at_fixed_error
 from rmbench.losses import PairLoss
 from rmbench.modeling.layout import Layout
 from rmbench.modeling.model import RewardModel
@@ -65,4 +64,6 @@ def slope_of(rows: Rows) -> float:
     kept = {name: values[usable] for name, values in columns.items()}
     if len(np.unique(kept["distance"])) < 3:
         return math.nan
+    from rmbench.diagnostics.study import elasticities_at_fixed_error  # scipy: not at the start of every run
+
     return elasticities_at_fixed_error(kept, ["gradient_norm"])["gradient_norm"]

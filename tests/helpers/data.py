@@ -32,7 +32,7 @@ def system(text):
 
 def check_pair(pair):
     """What every pair promises to those who render it."""
-    assert pair.prompt[-1]["role"] == "user"
+    assert pair.prompt[-1]["role"] in ("user", "tool")  # a tool's result is answered too
     for response in (pair.chosen, pair.rejected):
         assert response[0]["role"] == response[-1]["role"] == "assistant"
     for message in [*pair.prompt, *pair.chosen, *pair.rejected]:
