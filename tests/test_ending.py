@@ -253,8 +253,8 @@ def test_a_disk_too_small_for_the_weights_is_refused_before_the_first_step(train
 
 
 def test_what_cannot_be_exported_is_refused_before_the_first_step(train_config, tmp_path, monkeypatch):
-    def with_odd_config(config, accelerator):
-        inputs = setup.prepare(config, accelerator)
+    def with_odd_config(config, accelerator, *threads):
+        inputs = setup.prepare(config, accelerator, *threads)
         inputs.model.network.config.odd = {1, 2}  # JSON has no sets
         return inputs
 
