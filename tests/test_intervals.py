@@ -219,7 +219,7 @@ def test_coverage(case):
     """93 to 97 % of scores and differences, where an interval is given as a rule.
 
     Shares of 50 items at 0.95, and differences that rest on fewer than about ten items, are coarse: their intervals
-    hold the truth more often than they say, never less.
+    hold the truth more often than they say. With few large clusters near 0.95 the shares' are held in 92.5 %.
     """
     trials = 400
     held, given = coverage(*case, trials=trials, rng=np.random.default_rng(sum(map(int, case))))

@@ -10,6 +10,9 @@ within subsets collapses. Scores near 0 or 1, and differences that rest on few i
 
 `tests/test_intervals.py` simulates how often 95 % intervals hold the truth. Where too few clusters, or too few that
 differ, say anything, there is no interval.
+
+Known limits, of 2,000 simulations each: shares near 0.95 in ten clusters of 20, or in 50 such over five subsets, are
+held in 92.5 to 93 %; scores of 50 items in up to 99 %.
 """
 
 from __future__ import annotations
