@@ -87,7 +87,14 @@ def _scored(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: str) -
 
 
 def _record_in_card(prepared: Prepared, scorer: Scorer, checkpoint: str, results: Json) -> None:
-    """The numbers of a local reward model, in rmbench's own text path, go into its card."""
+    """The numbers of a local reward model, in rmbench's own text path, go into its card.
+
+    Args:
+        prepared: the benchmark, and whether it was read in another text path.
+        scorer: its model.
+        checkpoint: where the model came from.
+        results: the numbers.
+    """
     if prepared.compat or not isinstance(scorer.model, RewardModel) or not hub.is_local(checkpoint):
         return
     folder = Path(checkpoint).expanduser()

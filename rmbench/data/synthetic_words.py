@@ -63,7 +63,6 @@ class Draft:
 
 
 def one_wrong(prompt: list[str], right: list[str], place: int, wrong: str, margin: float) -> Draft:
-    """A right response, and the same with another word at `place`."""
     """A pair whose rejected response differs in one word.
 
     Args:

@@ -148,9 +148,13 @@ def accuracy_by_distance(distance: np.ndarray, margins: dict[str, np.ndarray]) -
 
 
 def paired(only_first: int, only_second: int, n: int, z: float = 1.96) -> tuple[float, float, float]:
-    """The difference of two proportions of the same `n` items, and its 95 % interval (Agresti and Min 2005).
+    """The difference of two proportions of the same items, and its 95 % interval (Agresti and Min 2005).
 
-    `only_first` items are right only under the first, `only_second` only under the second.
+    Args:
+        only_first: items that are right only under the first.
+        only_second: those that are right only under the second.
+        n: items in all.
+        z: quantile of the normal distribution.
     """
     b, c, size = only_first + 0.5, only_second + 0.5, n + 2
     half = z * (b + c - (b - c) ** 2 / size) ** 0.5 / size

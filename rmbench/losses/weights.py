@@ -177,7 +177,14 @@ WEIGHTS: dict[str, type[Weight]] = {
 
 
 def pair_weight(denominator: Tensor, mu: Tensor, config: DistanceConfig, exponent: float) -> Tensor:
-    """(mu / (denominator + eps))^exponent, at most `max_weight`: 1 throughout for exponent 0, the paper's for 1."""
+    """(mu / (denominator + eps))^exponent, at most `max_weight`: 1 throughout for exponent 0, the paper's for 1.
+
+    Args:
+        denominator: what each pair is divided by, `(pairs,)`.
+        mu: its running mean, or the batch's.
+        config: eps, normalize and max_weight.
+        exponent: of the ratio.
+    """
     if config.normalize:  # mu cancels; of a batch that has no distance at all it would leave 0 / 0
         mu = torch.where(mu == 0, torch.ones_like(mu), mu)
     return limited((mu / (denominator + config.eps)) ** exponent, config)

@@ -18,12 +18,13 @@ from rmbench.data.protocols import Tokenizer
 from rmbench.errors import UserError
 from rmbench.files import Json, write_text
 from rmbench.modeling import adapters, heads, lora, value_heads
+from rmbench.modeling.head_placing import place_head
 from rmbench.modeling.model import RewardModel, head_of
 from rmbench.modeling.reading import how_it_reads, refuse_unknown_tokens, report
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 from rmbench.modeling.tokenizer import complete_tokenizer, refuse_without_class, stated_pad_id
 from rmbench.modeling.usage import NOTE, usage
-from rmbench.modeling.weights import Weights, head_rows, quiet_loading, read_weights, value_head
+from rmbench.modeling.weights import Weights, head_rows, quiet_loading, read_weights
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 
@@ -58,7 +59,7 @@ def new_reward_model(config: BackboneConfig, attention: str | None, seed: int) -
         source = Source(config.name_or_path, config.revision, config.trust_remote_code, attention, config.lora.bits)
         weights, tokenizer = load_weights(source, num_labels=1)
     network = weights.network
-    head = _place_head(network, config, weights, seed)
+    head = place_head(network, config, weights, seed)
     own_template = tokenizer.chat_template is not None
     complete_tokenizer(tokenizer, network, keep_pad=head == weights.head)
     adapters = None
@@ -81,10 +82,17 @@ def load_reward_model(
     attention: str | None = None,
     bits: int | None = None,
 ) -> tuple[RewardModel, Tokenizer]:
-    """A trained reward model and its tokenizer, from a local folder or the Hub; `bits`: 4, 8, or float32.
+    """A trained reward model and its tokenizer, from a local folder or the Hub.
 
     Its rewards are those of its own class in transformers, one text at a time: the pad id of its config says where a
     decoder is read.
+
+    Args:
+        name_or_path: a local folder, or an id on the Hub.
+        revision: branch, tag or commit on the Hub.
+        trust_remote_code: run Python code that comes with the model.
+        attention: implementation; None is what transformers picks.
+        bits: of the weights, 4 or 8; None is float32.
 
     Raises:
         UserError: nothing can be loaded from there, or it has no trained head with one output.
@@ -117,7 +125,13 @@ def save_reward_model(
     """A plain transformers folder in float32: loading it with transformers alone gives the same rewards.
 
     With a head that transformers does not know, a folder that it refuses. Adapters are merged into the weights, and are
-    in the folder `adapter` inside as well. `whole`: all weights of `model`, if its own are sharded among devices.
+    in the folder `adapter` inside as well.
+
+    Args:
+        model: with its head.
+        tokenizer: that it was trained with.
+        folder: where it goes.
+        whole: all weights of `model`, if its own are sharded among devices.
     """
     network, state = model.network, None
     network.config.problem_type = "regression"  # of what reads it, none puts a sigmoid on the reward
@@ -141,28 +155,6 @@ def save_reward_model(
         write_text(
             folder / NOTE, f"# How to score with this folder\n\n{usage(tokenizer).markdown('PATH/TO/checkpoint')}"
         )
-
-
-def _place_head(network: Any, config: BackboneConfig, weights: Weights, seed: int) -> str:
-    """The head that the config asks for, unless the network came with it; says which it is."""
-    name = heads.head_name(network)
-    if name is None:
-        head_of(network)  # says what is missing
-        return "none"
-    there = network.get_submodule(name)
-    if not weights.new_head and heads.kind_of(there) is config.head:
-        return weights.head
-    old = heads.last_linear(there)
-    if heads.kind_of(there) is not config.head:
-        there = heads.new_head(config.head, old.in_features, config.head_width)
-        network.set_submodule(name, there)
-    heads.initialise(there, config.head_init, seed)
-    value = config.name_or_path and value_head(config.name_or_path, weights, config.revision)
-    return (
-        (weights.head if weights.new_head else f"replaced: {weights.head.removeprefix('kept: ')} is not used")
-        + (f"; its value head ({value}) is not used" if value else "")
-        + f"; starts as {config.head.name}, {config.head_init.name}, from seed {seed}"
-    )
 
 
 @dataclass(frozen=True)

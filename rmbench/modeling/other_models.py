@@ -76,7 +76,13 @@ def context_config(model: ScoringModel) -> object:
 
 
 def layout_of(asked: LayoutName, model: ScoringModel, groups: Sequence[TokenGroup], device: torch.device) -> Layout:
-    """The layout in which a model, which is on `device`, scores `groups`.
+    """The layout in which a model scores texts.
+
+    Args:
+        asked: the key `layout`.
+        model: of any kind.
+        groups: the texts.
+        device: where the model is.
 
     Raises:
         UserError: as `choose_layout`.

@@ -116,7 +116,14 @@ def adopt(weights: Weights, found: ValueHead) -> Weights:
 
 
 def _openrlhf(name: str, prefix: str, config: dict[str, Any], revision: str | None) -> ValueHead:
-    """OpenRLHF normalises a reward, (reward - mean) / std, only where its config says so."""
+    """OpenRLHF normalises a reward, (reward - mean) / std, only where its config says so.
+
+    Args:
+        name: folder or Hub id.
+        prefix: the head's name among the weights.
+        config: config.json.
+        revision: on the Hub.
+    """
     found = _read("OpenRLHF", name, prefix, revision)
     mean, std = float(config.get("mean", 0.0)), float(config.get("std", 1.0))
     if (mean, std) == (0.0, 1.0):

@@ -130,7 +130,14 @@ def _column(verdict: Verdict) -> tuple[str, str]:
 
 
 def _tabular(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    """Columns of text on the left, then numbers; the caption stands above as a comment."""
+    """Columns of text on the left, then numbers; the caption stands above as a comment.
+
+    Args:
+        caption: plain text.
+        header: plain text of each column.
+        rows: LaTeX of each cell.
+        text_columns: how many columns are text.
+    """
     columns = "l" * text_columns + "r" * (len(header) - text_columns)
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(map(escaped, header)) + r" \\", r"\midrule"]
     lines += [" & ".join(row) + r" \\" for row in rows]

@@ -216,7 +216,14 @@ def _finite(value: object) -> bool:
 
 
 def _line(label: str, x: Iterable[float], columns: Sequence[Sequence[float]] | np.ndarray, series: int) -> Line:
-    """Mean and range over seeds at each x."""
+    """Mean and range over seeds at each x.
+
+    Args:
+        label: in the legend.
+        x: of each point.
+        columns: the values of every seed at each point.
+        series: which colour, marker and dashes.
+    """
     means, lows, highs = ([float(f(column)) for column in columns] for f in (np.mean, np.min, np.max))
     return Line(label, list(x), means, lows, highs, series)
 

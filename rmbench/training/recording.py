@@ -41,7 +41,14 @@ def _spread_pairs(run: Run, inputs: Inputs, size: int) -> list[TokenPair]:
 
 
 def write_diagnostics(run: Run, recorder: PairRecorder, probe: Probe | None, metrics: Json) -> None:
-    """The tables and figures of what was recorded, here and to the tracker; none with diagnostics=off."""
+    """The tables and figures of what was recorded, here and to the tracker; none with diagnostics=off.
+
+    Args:
+        run: its folder and tracker.
+        recorder: of the pairs of the steps.
+        probe: of the probe set, if there is one.
+        metrics: of the run: steps, kept_step and eval.
+    """
     probed, step = None if probe is None else probe.merge(), metrics["steps"]
     if probed is not None:
         run.tracker.pair_table(step, probed, "probe")

@@ -1,4 +1,4 @@
-"""Weights & Biases and TensorBoard behind a few calls. W&B goes offline by itself and never stops a run."""
+"""Weights & Biases: goes offline by itself and never stops a run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from rmbench.config import TrackingConfig
-from rmbench.errors import UserError
 from rmbench.files import Json, read_json, write_json, write_text
+from rmbench.tracking.base import Named, Tracker, flat_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -30,50 +29,6 @@ RUN_ID_FILE = "run-id.txt"
 ONLINE_FILE = "online.json"
 SAFE_ADDRESS = re.compile(r"https://[\w.:-]+/[\w./%~=+&$@-]+", re.ASCII)  # W&B quotes what else names may hold
 TABLE_ROWS = 2000  # of the recorded pairs
-
-
-class Tracker:
-    """Tracks nothing; the base of those that do. Use as a context manager: it is closed whatever happens."""
-
-    def log(self, step: int, values: Json) -> None:
-        """Scalars of one step."""
-
-    def images(self, step: int, files: dict[str, Path]) -> None:
-        """PNG files under their names."""
-
-    def pair_table(self, step: int, table: pa.Table, name: str = "pairs", norm: str | None = None) -> None:
-        """Recorded pairs: a table, and the scatter of gradient norm against distance.
-
-        Args:
-            step: of the run.
-            table: the pairs.
-            name: of the table.
-            norm: the norm's column; None for that over all parameters where it was measured, else the head's.
-        """
-
-    def summary(self, values: Json) -> None:
-        """The run's final numbers, a tree of them."""
-
-    def model(self, folder: Path) -> None:
-        """The trained model's folder, where `tracking.log_model` asks for it."""
-
-    def close(self, failed: bool = False) -> None:
-        """Flush what is left."""
-
-    def __enter__(self) -> Tracker:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close(failed=kind is not None)
-
-
-@dataclass(frozen=True)
-class Named:
-    """What a run is called: its name, what kind of work it is, and tags to find it by."""
-
-    name: str
-    job: str = "train"
-    tags: tuple[str, ...] = ()
 
 
 class WandbTracker(Tracker):
@@ -201,7 +156,7 @@ class WandbTracker(Tracker):
 
     def summary(self, values: Json) -> None:
         """The run's final numbers, under their paths in the tree."""
-        self._attempt(lambda: self._run.summary.update(_flat(values)))
+        self._attempt(lambda: self._run.summary.update(flat_numbers(values)))
 
     def model(self, folder: Path) -> None:
         """As an artifact of the run, named after it."""
@@ -236,109 +191,6 @@ class WandbTracker(Tracker):
         self._run = None
 
 
-class TensorBoardTracker(Tracker):
-    """Event files in `folder`/tensorboard, by torch's writer.
-
-    Raises:
-        UserError: the package tensorboard is not there.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UserError("tracking=tensorboard needs a package: pip install tensorboard") from error
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
-
-    def log(self, step: int, values: Json) -> None:
-        """Scalars of one step."""
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
-                self._writer.add_scalar(name, value, step)
-
-    def images(self, step: int, files: dict[str, Path]) -> None:
-        """PNG files under their names."""
-        from matplotlib.image import imread
-
-        for name, file in files.items():
-            self._writer.add_image(name, imread(file)[..., :3], step, dataformats="HWC")
-
-    def summary(self, values: Json) -> None:
-        """The run's final numbers, as a text."""
-        self._writer.add_text("summary", "\n".join(f"- {name}: {value}" for name, value in _flat(values).items()))
-
-    def close(self, failed: bool = False) -> None:
-        """Write what is left."""
-        self._writer.close()
-
-
-class Trackers(Tracker):
-    """Several at once."""
-
-    def __init__(self, *trackers: Tracker) -> None:
-        self.trackers = trackers
-
-    def log(self, step: int, values: Json) -> None:
-        """Scalars of one step."""
-        for tracker in self.trackers:
-            tracker.log(step, values)
-
-    def images(self, step: int, files: dict[str, Path]) -> None:
-        """PNG files under their names."""
-        for tracker in self.trackers:
-            tracker.images(step, files)
-
-    def pair_table(self, step: int, table: pa.Table, name: str = "pairs", norm: str | None = None) -> None:
-        """As `Tracker.pair_table`, of each.
-
-        Args:
-            step: of the run.
-            table: the pairs.
-            name: of the table.
-            norm: the norm's column.
-        """
-        for tracker in self.trackers:
-            tracker.pair_table(step, table, name, norm)
-
-    def summary(self, values: Json) -> None:
-        """The run's final numbers, a tree of them."""
-        for tracker in self.trackers:
-            tracker.summary(values)
-
-    def model(self, folder: Path) -> None:
-        """The trained model's folder."""
-        for tracker in self.trackers:
-            tracker.model(folder)
-
-    def close(self, failed: bool = False) -> None:
-        """Flush what is left."""
-        for tracker in self.trackers:
-            tracker.close(failed)
-
-
-def open_tracker(config: TrackingConfig, folder: Path, run_config: Json, name: Named) -> Tracker:
-    """The trackers that the config names.
-
-    Args:
-        config: project, entity and group.
-        folder: of the run.
-        run_config: the run's config, resolved.
-        name: of the run.
-
-    Raises:
-        UserError: there is no tracker of that name, or its package is missing.
-    """
-    opened: list[Tracker] = []
-    for one in config.name.split("+"):
-        if one == "wandb":
-            opened.append(WandbTracker(config, folder, run_config, name))
-        elif one == "tensorboard":
-            opened.append(TensorBoardTracker(folder))
-        elif one != "none":
-            raise UserError(f"tracking.name={config.name}: no such tracker. There are: wandb, tensorboard, none.")
-    return opened[0] if len(opened) == 1 else Trackers(*opened) if opened else Tracker()
-
-
 def seen_online(folder: Path) -> dict[str, str]:
     """Where W&B shows the run in `folder`: url, entity, project, group; empty if nowhere, or the file is broken."""
     try:
@@ -348,13 +200,6 @@ def seen_online(folder: Path) -> dict[str, str]:
     if not isinstance(record, dict) or not SAFE_ADDRESS.fullmatch(str(record.get("url"))):
         return {}
     return {key: str(value) for key, value in record.items() if value}
-
-
-def _flat(tree: Json, prefix: str = "") -> Json:
-    flat: Json = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _answers() -> bool:
