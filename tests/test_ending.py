@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -175,7 +176,9 @@ def test_a_run_that_is_killed_once_its_weights_are_written_is_not_trained_again(
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
-def test_a_signal_during_the_export_waits_for_it(small, tmp_path, monkeypatch, whole, number):
+def test_a_signal_during_the_export_waits_for_it(small, tmp_path, monkeypatch, whole, number, request):
+    if number == signal.SIGHUP:  # below nohup it is ignored
+        request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.SIG_DFL)))
     config = small()
     export = Trainer.export
 

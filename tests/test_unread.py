@@ -41,7 +41,10 @@ def message(command, *words):
         ("loss=bt loss.rating_scale=raw", "read by loss.pairwise=bt_margin or bt_margin_out;"),
         ("loss=bt loss.text_beta=1", "read by loss.regularizer.sft=... or loss.regularizer.dpo=...;"),
         ("loss=bt loss.regularizer.own_coefficient=2", "read by loss.regularizer.own=...;"),
-        ("tracking=none tracking.project=p", "read by tracking.name=wandb; tracking.name=none does not"),
+        (
+            "tracking=none tracking.project=p",
+            "read by tracking.name=wandb or wandb+tensorboard; tracking.name=none does not",
+        ),
         ("training.max_steps=3 training.epochs=2", "training.max_steps=null; training.max_steps=3 does not"),
     ],
 )
