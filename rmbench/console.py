@@ -130,6 +130,7 @@ def progress(label: str, total: int | None, done: int = 0, shown: bool = True) -
         task = bars.add_task(label, total=total, completed=done, numbers="", first=done)
 
         def advance(done: int, numbers: str = "") -> None:
+            """The bar at `done`, with these numbers beside it."""
             bars.update(task, completed=done, numbers=numbers)
 
         try:

@@ -133,6 +133,7 @@ def ranges(limits: Sequence[tuple[float, float]]) -> list[str]:
     """
 
     def written(digits: int) -> list[tuple[str, str]]:
+        """The limits with so many digits."""
         return [(f"{low:.{digits}f}", f"{high:.{digits}f}") for low, high in limits]
 
     chosen = next((d for d in range(2, 7) if all(low != high for low, high in written(d))), 6)
@@ -209,6 +210,7 @@ def smoothed(values: Sequence[float]) -> np.ndarray:
     kernel = np.exp(-0.5 * (reach / width) ** 2)
 
     def summed(of: np.ndarray) -> np.ndarray:
+        """Sums under the kernel, of zeros beyond both ends."""
         return np.convolve(np.pad(of, len(reach) // 2), kernel, mode="valid")
 
     return summed(found) / summed(np.ones_like(found))

@@ -226,6 +226,7 @@ def _show(metrics: Json) -> None:
         table.add_column(column, justify="left" if column == "section" else "right")
 
     def add(name: str, accuracy: float, distance: float, style: str = "") -> None:
+        """A row of the table."""
         table.add_row(name, f"{_shown(accuracy, distance):.3f}", f"{distance:.3f}", style=style)
 
     for name, accuracy in evaluation["sections"].items():
