@@ -175,6 +175,9 @@ def losses(
 def main() -> None:
     """The `rmbench` program."""
     bound_spinning()
+    os.environ.pop(
+        "MPLBACKEND", None
+    )  # figures are written, never shown; a name that is gone fails matplotlib's import
     app()
 
 

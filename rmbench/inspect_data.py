@@ -54,7 +54,8 @@ def inspect(config: InspectConfig) -> Json:
         dataset = stratified(dataset, config.dataset, config.backbone, gpu, make_accelerator(gpu))
     tokenizer, network_config, own_pad_id, reads_last = load_tokenizer(config.backbone)
     max_length = resolve_max_length(config.dataset.max_length, tokenizer, network_config, "dataset.max_length")
-    reading = Reading(tokenizer, own_pad_id, reads_last, max_length, config.dataset.length_policy)
+    rows = getattr(network_config.get_text_config(), "vocab_size", None)
+    reading = Reading(tokenizer, own_pad_id, reads_last, max_length, config.dataset.length_policy, rows)
 
     # what is found
     tokens, findings, numbers = _tokens(dataset.train, reading, config)

@@ -32,6 +32,7 @@ from rmbench.modeling.layout_choice import choose_layout, pairs_of_all_lengths
 from rmbench.modeling.loading import new_reward_model
 from rmbench.modeling.memory import first_budget
 from rmbench.modeling.model import RewardModel, compile_backbone, freeze_backbone
+from rmbench.modeling.reading import refuse_unreadable
 from rmbench.modeling.strata import stratified
 from rmbench.modeling.threads import use_threads
 
@@ -90,6 +91,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator, threads: int | None =
     (train_pairs, train_counts), (eval_pairs, eval_counts) = _token_ids(dataset, tokenizer, max_length, config.dataset)
     _refuse_too_few(len(train_pairs), config, accelerator.num_processes)
     benchmark = prepare_benchmark(config.benchmark, items, tokenizer, model) if items else None
+    refuse_unreadable(model, eval_pairs)
     model.to(accelerator.device)
     eval_layout = choose_layout(config.layout, model, train_pairs, accelerator.device)
     layout = WithLikelihood(eval_layout) if loss.needs_likelihood else eval_layout
