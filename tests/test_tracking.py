@@ -293,7 +293,7 @@ def test_both_trackers_and_no_package(tmp_path, no_login, monkeypatch):
 
 @needs_checkout
 def test_every_key_of_the_documented_panels_is_logged(train_config, tmp_path, no_login):
-    config = train_config("distance", max_grad_norm=1.0)
+    config = train_config("distance", max_grad_norm=1.0, eval_steps=4)
     config.tracking.name = "wandb"
     config.diagnostics = DiagnosticsConfig(every=4, gradient=Gradient.exact, probe_pairs=12)
     train(config, tmp_path / "run")
