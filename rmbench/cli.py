@@ -77,7 +77,14 @@ def options(
 
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Results, warnings and errors alone.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="More messages; of a sweep those of every run.")]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "-v",
+        "--verbose",
+        help="Also messages of transformers, datasets and huggingface_hub; of a sweep those of every run.",
+    ),
+]
 
 
 def _with_overrides(name: str) -> Callable[[list[str] | None, bool, bool], None]:

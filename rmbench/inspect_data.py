@@ -85,7 +85,7 @@ def inspect(config: InspectConfig) -> Json:
     write_json(folder / "inspection.json", report)
     write_text(folder / "inspection.html", as_html(report))
     terminal = console()
-    for part in as_tables(report):
+    for part in as_tables(report, terminal.width):
         terminal.print(part)
     if config.export:
         for path, pairs in export_pairs(dataset.train, dataset.eval, Path(config.export)):
