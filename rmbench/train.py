@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, set_seed
 from omegaconf import OmegaConf
 from rich.table import Table
-from transformers import set_seed
 
 from rmbench import board, model_card, runs
 from rmbench.benchmarks.run import Scorer, benchmark_layout, forget_other_scores, numbers_now, run_benchmark

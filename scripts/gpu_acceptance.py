@@ -98,7 +98,7 @@ def needs_cuda(place: Place) -> None:
 
 def agreement(place: Place) -> str:
     """Rewards and gradients of both layouts against float64 on the CPU, padded."""
-    options = argparse.Namespace(layers=2, hidden=128, max_length=512)
+    options = argparse.Namespace(backbone=None, layers=2, hidden=128, max_length=512)
     exact = small_decoder(options).double()
     draw = torch.Generator().manual_seed(0)
 
