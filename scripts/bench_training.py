@@ -173,7 +173,7 @@ def one(options: argparse.Namespace) -> None:
         else:
             ends, mib = run_trl(options, TRL[options.one], tokens, tokenizer, Path(folder))
     rate = len(tokens) / (ends[-1] - ends[-1 - epoch_steps])
-    cost = model_cost(small_decoder(options).network)
+    cost = model_cost(small_decoder(argparse.Namespace(**{**vars(options), "device": "meta"})).network)
     rows = Shared(0).inputs(tokens)
     flops = rate * cost.flops(rows.tokens, rows.attended, FORWARD_AND_BACKWARD) / len(tokens)
     fast = "bf16" in options.one or options.precision == "bf16"

@@ -96,7 +96,8 @@ def small_decoder(options: argparse.Namespace, seed: int = 0) -> RewardModel:
         num_labels=1,
     )
     transformers.set_seed(seed)
-    return RewardModel(AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa"))
+    with torch.device(options.device):  # billions of weights are drawn in seconds on a GPU, in minutes on a CPU
+        return RewardModel(AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa"))
 
 
 def report(title: str, columns: list[str], rows: list[list[str]], out: Path | None, numbers: dict) -> None:
