@@ -18,9 +18,8 @@ choose() { rmbench sweep experiment="study_$2" seed=$validation sweep_dir="$out/
 
 # final NAME EXPERIMENT [WORD ...]: every loss at its best rate, judged on test pairs
 final() {
-    python scripts/study.py rates "$out/$1/rates" | while read -r loss rate; do
-        rmbench sweep experiment="study_$2" loss="$loss" training.learning_rate="$rate" seed=$seeds \
-            sweep_dir="$out/$1/final" "${@:3}" </dev/null
+    python scripts/study.py rates "$out/$1/rates" | while read -r chosen; do
+        rmbench sweep experiment="study_$2" $chosen seed=$seeds sweep_dir="$out/$1/final" "${@:3}" </dev/null
     done
 }
 
