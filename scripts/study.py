@@ -1,7 +1,7 @@
 """What scripts/study.sh needs besides rmbench: each loss's best learning rate, and the tables of STUDY.md.
 
 python scripts/study.py rates FOLDER     # one line of overrides for each loss, at the best rate on the validation pairs
-python scripts/study.py write [FOLDER]   # the pages' tables, of docs/study/*.json and, given FOLDER, of the runs below it
+python scripts/study.py write [FOLDER]   # the pages' tables, of docs/study/*.json and of the runs below FOLDER
 python scripts/study.py check            # fails where a page says another number than what is stored
 """
 
@@ -29,7 +29,6 @@ from rmbench.reporting.selection import best_of
 from rmbench.reporting.text import markdown_table
 from rmbench.reporting.verdicts import Verdict, headlines, verdicts
 from rmbench.training.setup import prepare
-
 
 RATE = "training.learning_rate"
 THIRDS = ("closest third", "middle third", "farthest third")
@@ -217,7 +216,7 @@ def main() -> None:
     options.add_argument("folder", type=Path, nargs="?")
     chosen = options.parse_args()
     if chosen.what == "check":
-        sys.exit("\n".join(study_store.faults()))
+        sys.exit("\n".join(study_store.faults()) or 0)
     if not (chosen.folder or Path()).is_dir() or (chosen.folder is None and chosen.what == "rates"):
         options.error(f"{chosen.folder}: no such folder; scripts/study.sh makes it")
     if chosen.what == "write":

@@ -1,6 +1,6 @@
 """The study's stored results, docs/study/*.json, and the pages that show them.
 
-A page has blocks `<!-- FORM SETTING -->` ... `<!-- / -->`. What is in one is made of docs/study/PART.json, where PART is
+A page has blocks `<!-- FORM SETTING -->` ... `<!-- / -->`. What is in one is made of docs/study/PART.json, PART being
 the first part of SETTING: setting -> form -> header and rows of its table, and verdicts as sentences. `measured.json`
 holds what other commands measured, and the names of the settings that the summary lists.
 """
