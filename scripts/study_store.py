@@ -57,20 +57,21 @@ def store(setting: str, form: str, text: str) -> None:
     file.write_text(json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
 
-def lines_of(results: dict[str, Json]) -> Iterator[tuple[str, str, re.Match[str]]]:
-    """(title of the setting, setting, verdict on its own held-out pairs) of the study's main comparisons."""
+def lines_of(results: dict[str, Json]) -> Iterator[tuple[str, re.Match[str]]]:
+    """(title of the setting, verdict on its own held-out pairs) of the study's main comparisons."""
     for setting, title in json.loads((STORE / "measured.json").read_text())["settings"].items():
         for sentence in results[setting]["results"]["verdicts"]:
             match = SENTENCE.fullmatch(sentence)
             if match and match["place"] == "held-out pairs" and match["baseline"] == "bt":
-                yield title, setting, match
+                yield title, match
 
 
 def summary(results: dict[str, Json]) -> str:
-    """Every loss of every setting against BT."""
+    """NormBT and its forms against BT in every setting."""
     rows = [
         [title, m["group"], m["value"], f"[{m['low']}, {m['high']}]", m["seeds"], m["verdict"]]
-        for title, _, m in lines_of(results)
+        for title, m in lines_of(results)
+        if m["group"].startswith("normbt")
     ]
     header = ["setting", "loss", "difference from BT, points", "95 % interval", "seeds", "verdict"]
     return "\n".join(markdown_table(header, rows))
@@ -80,7 +81,7 @@ def readme(results: dict[str, Json]) -> str:
     """NormBT alone."""
     rows = [
         [title, f"{m['value']} [{m['low']}, {m['high']}]", m["verdict"].replace("Holm's correction", "correction")]
-        for title, _, m in lines_of(results)
+        for title, m in lines_of(results)
         if m["group"] == "normbt"
     ]
     return "\n".join(markdown_table(["setting", "NormBT - BT, points [95 %]", "verdict"], rows))
@@ -98,7 +99,7 @@ def page_of(text: str, results: dict[str, Json]) -> str:
             shown = rendered(results[setting][form])
         else:
             return match[0]
-        return match[0].replace(match["shown"], shown + "\n")
+        return f"<!-- {form}{match['settings']} -->\n{shown}\n<!-- / -->"
 
     return BLOCK.sub(block, text)
 
