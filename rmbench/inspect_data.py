@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmbench.benchmarks.registry import find
+from rmbench.benchmarks.synthetic import like_the_data
 from rmbench.config import GpuConfig, InspectConfig, LengthPolicy, OnBadRow
 from rmbench.console import console
 from rmbench.data.cache import data_cache
@@ -117,7 +118,7 @@ def _overlaps(dataset: Dataset, config: InspectConfig) -> tuple[list[Finding], J
     """Of the evaluation pairs' prompts, and of a benchmark's, with the training prompts."""
     tested = {"eval": [pair.prompt for pair in dataset.eval]}
     if config.benchmark.name != "none":
-        items = find(config.benchmark.name).load(config.benchmark)
+        items = find(config.benchmark.name).load(like_the_data(config.benchmark, config.dataset))
         tested[config.benchmark.name] = [item.prompt for item in items]
     findings, numbers = [], {}
     for name, prompts in tested.items():
