@@ -24,9 +24,9 @@ from omegaconf import OmegaConf, open_dict
 
 from rmbench import runs
 from rmbench.config import GpuConfig, Strategy, TrainConfig
-from rmbench.cpus import usable_cpus
 from rmbench.errors import Stopped, UserError
 from rmbench.files import Json
+from rmbench.machine import cores
 
 PARENT = "RMBENCH_PARENT"  # the process that started a group, for its ranks
 SAVING_SECONDS = 600  # that the ranks have for a last checkpoint after a signal
@@ -105,7 +105,7 @@ def train_in_group(config: TrainConfig, folder: Path) -> None:
             shutdown_timeout=SAVING_SECONDS,
         )
         started_by = {PARENT: str(os.getpid())}
-        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cpus() // count)))}
+        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // count)))}
         try:
             with patch.dict(os.environ, threads | started_by):
                 elastic_launch(launch, sys.executable)("-m", "rmbench.commands.ranks", str(job), str(folder))

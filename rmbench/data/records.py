@@ -72,7 +72,8 @@ class Tally:
 
     def report(self, name: str, ranked: Ranked) -> None:
         """Log it."""
-        log.info("%s: %d rows read, %d pairs used, dropped: %s", name, self.rows, self.pairs, listed(self.dropped))
+        rows, pairs = counted(self.rows, "row"), counted(self.pairs, "pair")
+        log.info("%s: %s read, %s used, dropped: %s", name, rows, pairs, listed(self.dropped))
         if self.prompts:
             log.info(
                 "%s: %d prompts with %d responses, pairs by dataset.ranked=%s; compared without a pair: %s;"
@@ -80,6 +81,15 @@ class Tally:
                 name, self.prompts, self.responses, ranked.name, listed(self.comparisons),
                 self.dropped["one_side_only"],
             )  # fmt: skip
+
+
+def counted(n: int, noun: str) -> str:
+    """With its plural.
+
+    >>> counted(1, "row"), counted(2, "row")
+    ('1 row', '2 rows')
+    """
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def listed(counts: Counter[str]) -> str:

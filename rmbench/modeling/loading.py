@@ -43,7 +43,8 @@ def new_reward_model(config: BackboneConfig, attention: str | None, seed: int) -
     Raises:
         UserError: the name is no model that can be loaded, or what would be trained cannot be saved.
     """
-    from transformers import AutoModelForSequenceClassification, set_seed
+    from accelerate.utils import set_seed
+    from transformers import AutoModelForSequenceClassification
 
     set_seed(seed)
     if config.name_or_path is None:
