@@ -61,8 +61,9 @@ def train(config: TrainConfig, folder: Path) -> Json:
 def _train(run: Run) -> Json:
     if runs.claim(run.folder, run.config):
         logger.info("%s is finished already", run.folder)
+        metrics = dict(read_json(run.folder / "metrics.json", "eval"))
         _push(run)
-        return dict(read_json(run.folder / "metrics.json"))
+        return metrics
     run.wait()  # every rank has seen the folder as it was
 
     if run.is_main and (run.config.gpu.strategy is not Strategy.none or run.device.type == "cuda"):

@@ -1,0 +1,141 @@
+"""Files of a run that somebody edited, truncated or removed: one message with a way out, or the same run as before."""
+
+import dataclasses
+import errno
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from helpers.runs import with_training
+from rmbench import runs
+from rmbench.benchmarks.scores import ScoreLog, ScoreRow
+from rmbench.cli import app
+from rmbench.errors import UserError, unwritable
+from rmbench.files import Unreadable, read_json, write_bytes, write_text
+from rmbench.history import History, read_history
+from rmbench.train import train
+from rmbench.training import ending
+
+BROKEN = ["", "{", "[]", "7", "\x00", "[" * 100_000]
+
+
+@pytest.mark.parametrize("text", [*BROKEN, "{}"])
+def test_an_object_of_a_run_is_read_whole_or_refused(tmp_path, text):
+    path = tmp_path / "metrics.json"
+    assert read_json(path, "eval") is None
+    path.write_text(text)
+    with pytest.raises(Unreadable, match=r"metrics\.json is not as it was written .* Bring it back, or remove it"):
+        read_json(path, "eval")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError):
+        read_json(path)
+
+
+def test_a_run_goes_on_only_from_files_that_say_which_it_is(train_config, tmp_path, caplog):
+    config = train_config(max_steps=4, save_steps=2)
+    folder = tmp_path / "run"
+    train(config, folder)
+    shutil.copytree(folder, tmp_path / "whole")
+    resumed = with_training(config, resume=True)
+
+    # without config.yaml nobody knows whether this is the same run: another learning rate would go on with its weights
+    (folder / "config.yaml").unlink()
+    for other in (resumed, with_training(resumed, learning_rate=1.0)):
+        with pytest.raises(UserError, match=r"holds a run \(metrics\.json, .*without its config\.yaml"):
+            train(other, folder)
+    shutil.copy(tmp_path / "whole" / "config.yaml", folder)  # the remedy
+
+    # metrics of nothing are no end
+    (folder / "metrics.json").write_text("{}")
+    with pytest.raises(UserError, match=r"metrics\.json is not as it was written"):
+        train(resumed, folder)
+    (folder / "metrics.json").unlink()  # the remedy
+
+    (folder / "environment.json").write_text("{")
+    with pytest.raises(UserError, match=r"environment\.json is not as it was written"):
+        train(resumed, folder)
+    (folder / "environment.json").unlink()
+
+    # a trained.json that says nothing is passed over; a history that is gone is said
+    (folder / "trained.json").write_text('{"results": {}}')
+    (folder / "history.jsonl").unlink()
+    with caplog.at_level(logging.WARNING):
+        train(resumed, folder)
+    assert "trained.json cannot be read" in caplog.text
+    assert "history.jsonl is gone, and with it the lines of 4 steps" in caplog.text
+    ours, theirs = (load_file(tmp_path / f / "checkpoint" / "model.safetensors") for f in ("run", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    before, after = (read_json(tmp_path / f / "metrics.json")["eval"] for f in ("whole", "run"))
+    assert before == after
+
+
+def test_what_training_left_is_taken_only_where_the_file_says_what_it_is(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    for text in ("[]", "{}", '{"results": {}, "checksums": {}}', '{"results": {"steps": 4}, "checksums": []}'):
+        (tmp_path / "trained.json").write_text(text)
+        assert ending._read(tmp_path) is None, text
+
+
+def test_a_history_that_is_no_text_is_one_message_for_whoever_reads_it(tmp_path):
+    (tmp_path / "history.jsonl").write_bytes(b"\xff\xff\n")
+    for read in (read_history, lambda folder: History(folder, 2)):
+        with pytest.raises(UserError, match=r"history\.jsonl is not a text .* Bring it back, or remove it"):
+            read(tmp_path)
+
+
+def test_lines_of_a_score_log_that_are_no_scores_are_scored_again(tmp_path):
+    log = ScoreLog(tmp_path)
+    log.append([ScoreRow("a", "s", (1.0, 0.0))])
+    with log.part.open("a") as file:
+        file.write('[1]\n7\n{"id": 1}\n')
+    assert [row.id for row in ScoreLog(tmp_path).known()] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "loop"])
+def test_names_that_no_disk_takes_are_one_message(tmp_path, name):
+    Path("loop").symlink_to("loop")
+    Path("p.jsonl").write_text(json.dumps({"prompt": "q", "chosen": "a", "rejected": "b"}) + "\n")
+    for words in (
+        ["inspect", "dataset=local", f"dataset.path={name}"],
+        ["inspect", "dataset=local", "dataset.path=p.jsonl", f"dataset.cache={name}"],
+        ["eval", f"checkpoint={name}"],
+        ["compare", name, name],
+        ["report", name],
+        ["runs", name],
+        ["config", "train", f"{name}.yaml"],
+        ["train", f"from={name}"],
+    ):
+        said = CliRunner().invoke(app, words)
+        assert said.exit_code == 2, (words, said.output, said.exception)
+
+
+def test_a_full_disk_is_one_message_that_names_the_file_and_keeps_nothing_of_it(tmp_path, monkeypatch):
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_text(tmp_path / "a.json", "before")
+    monkeypatch.setattr("rmbench.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_bytes(tmp_path / "a.json", b"after")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "before"
+    message = str(unwritable(caught.value))
+    assert message == f"{tmp_path / 'a.json'}: No space left on device. Make room, or write to another disk."
+
+
+def test_the_message_of_a_folder_without_a_config_names_a_copy_that_works(train_config, tmp_path):
+    config = dataclasses.replace(train_config(), seed=3)
+    runs.start(tmp_path / "run", config, {})
+    (tmp_path / "run" / "history.jsonl").write_text("")
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    (tmp_path / "run" / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"\.hydra/config\.yaml beside it is a copy"):
+        runs.claim(tmp_path / "run", with_training(config, resume=True))
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    assert runs.claim(tmp_path / "run", with_training(config, resume=True)) is False
