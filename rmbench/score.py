@@ -148,7 +148,12 @@ def write_rows(rows: list[Row], target: str) -> None:
     """JSON lines or parquet, written atomically; JSON lines on standard output for `-`."""
     written = as_bytes(rows, target)
     if target == STREAM:
-        sys.stdout.write(written.decode())
+        try:
+            sys.stdout.write(written.decode())
+            sys.stdout.flush()
+        except OSError as error:
+            error.filename = "standard output"
+            raise
         return
     write_bytes(Path(target), written)
 

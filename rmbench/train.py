@@ -256,7 +256,7 @@ def _show_end(run: Run, metrics: Json) -> None:
             f"  rmbench train from={place} seed={run.config.seed + 1}",
         ]
     lines.append(f"run folder: {run.folder}")
-    console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    console().print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _shown(accuracy: float, distance: float) -> float:

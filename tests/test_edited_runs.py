@@ -5,8 +5,11 @@ import errno
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,6 +19,7 @@ from helpers.runs import with_training
 from rmbench import runs
 from rmbench.benchmarks.scores import ScoreLog, ScoreRow
 from rmbench.cli import app
+from rmbench.diagnostics.shards import Parts
 from rmbench.errors import UserError, unwritable
 from rmbench.files import Unreadable, read_json, write_bytes, write_text
 from rmbench.history import History, read_history
@@ -139,3 +143,28 @@ def test_the_message_of_a_folder_without_a_config_names_a_copy_that_works(train_
         runs.claim(tmp_path / "run", with_training(config, resume=True))
     (tmp_path / "run" / "config.yaml").write_text(text)
     assert runs.claim(tmp_path / "run", with_training(config, resume=True)) is False
+
+
+def test_recorded_pairs_that_are_damaged_are_set_aside_and_said(tmp_path, caplog):
+    schema = pa.schema([("step", pa.int64())])
+    parts = Parts(tmp_path, "pairs", schema)
+    for step in (1, 2, 3):
+        parts.write(step, pa.table({"step": [step]}, schema))
+    (tmp_path / "pairs" / "step-00000002.parquet").write_bytes(b"PAR1xx")
+    assert parts.merge()["step"].to_pylist() == [1, 3]
+    assert "damaged-pairs-step-00000002.parquet: its rows are in no figure" in caplog.text
+    (tmp_path / "pairs.parquet").write_bytes(b"")
+    parts.rewind(3)
+    assert parts.merge() is None
+    assert (tmp_path / "damaged-pairs-pairs.parquet").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("words", [["--version"], ["losses", "--help"], ["config", "train"]])
+def test_a_standard_output_that_is_full_is_one_message(tmp_path, words):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "rmbench", *words], stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: standard output: No space left on device."), done.stderr

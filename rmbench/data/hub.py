@@ -21,6 +21,8 @@ from rmbench.foreign.datasets import go_offline
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3.0
+ONLINE = ("0", "OFF", "NO", "FALSE")  # values of HF_HUB_OFFLINE that forbid to go offline
+OFFLINE = ("1", "ON", "YES", "TRUE")
 LFS_POINTER = b"version https://git-lfs"
 _UNREACHABLE = {
     "OfflineModeIsEnabled",
@@ -36,12 +38,15 @@ def prepare() -> None:
     """Call before anything is fetched by a Hub id: where the Hub is out of reach, only cached files are used.
 
     The check opens one TCP connection, to the proxy if the environment names one. Offline mode then holds for this
-    process; a HF_HUB_OFFLINE that the user has set is left as it is.
+    process; a HF_HUB_OFFLINE that the user has set is left as it is, unless huggingface_hub knows no such value.
     """
     from huggingface_hub import constants
 
-    if "HF_HUB_OFFLINE" in os.environ or constants.is_offline_mode():
+    asked = os.environ.get("HF_HUB_OFFLINE", "")
+    if asked.upper() in ONLINE or constants.is_offline_mode():
         return
+    if asked:
+        log.warning("HF_HUB_OFFLINE=%s is neither 1 nor 0 and changes nothing.", asked)
     if not reachable(constants.ENDPOINT, CONNECT_SECONDS):
         log.warning("%s does not answer within %g s: only cached files are used.", constants.ENDPOINT, CONNECT_SECONDS)
         _go_offline()
@@ -191,7 +196,7 @@ def _go_offline() -> None:
 def _why_offline() -> str:
     from huggingface_hub import constants
 
-    asked_for = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE")
+    asked_for = any(os.environ.get(name, "").upper() in OFFLINE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
     return "offline mode is on" if asked_for and constants.is_offline_mode() else f"no answer from {_endpoint()}"
 
 
