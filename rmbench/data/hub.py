@@ -15,6 +15,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from safetensors import SafetensorError, safe_open
+
 from rmbench.errors import UserError
 from rmbench.foreign.datasets import go_offline
 
@@ -99,6 +101,8 @@ def explain(kind: str, name: str, error: BaseException, remedy: str) -> UserErro
     if place.exists():
         if isinstance(error, KeyError):
             detail = f"a file in it names {detail}, which the installed transformers does not know"
+        elif "Padding_idx" in detail:
+            detail = "pad_token_id in config.json is no row of the embedding; correct it, or write null"
         return UserError(f"{name}: cannot be read as a {kind}: {_broken_file(place) or _pickled(place) or detail}")
     if "GatedRepoError" in names or ("DatasetNotFoundError" in names and "gated" in text):
         return UserError(
@@ -143,6 +147,15 @@ def _broken_file(folder: Path) -> str:
                 return f"{file.name} only points to a file of Git LFS; fetch that one: git lfs pull"
             if file.suffix == ".json" and not isinstance(json.loads(file.read_bytes()), dict):
                 return f"{file.name} holds no JSON object"
+            if file.name == "model.safetensors.index.json" and not (folder / "model.safetensors").is_file():
+                parts = sorted(set(json.loads(file.read_bytes()).get("weight_map", {}).values()))
+                if absent := [part for part in parts if not (folder / part).is_file()]:
+                    return f"{file.name} names {', '.join(absent[:3])}, not in the folder; fetch what is missing"
+            if file.suffix == ".safetensors":
+                with safe_open(file, "numpy"):
+                    pass
+        except SafetensorError as error:
+            return f"{file.name} is cut off or damaged ({error}); fetch it again"
         except ValueError as error:
             return f"{file.name} is not a valid JSON file: {error}"
         except OSError:
