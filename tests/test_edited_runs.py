@@ -19,8 +19,9 @@ from helpers.runs import with_training
 from rmbench import runs
 from rmbench.benchmarks.scores import ScoreLog, ScoreRow
 from rmbench.cli import app
+from rmbench.commands import jobs, launch
 from rmbench.diagnostics.shards import Parts
-from rmbench.errors import UserError, unwritable
+from rmbench.errors import RunFailed, UserError, unwritable
 from rmbench.files import Unreadable, read_json, write_bytes, write_text
 from rmbench.history import History, read_history
 from rmbench.train import train
@@ -168,3 +169,23 @@ def test_a_standard_output_that_is_full_is_one_message(tmp_path, words):
         )
     assert done.returncode == 2
     assert done.stderr.startswith("Error: standard output: No space left on device."), done.stderr
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"- [a\n", b"a: b\n", b"[1]\n", b""])
+def test_overrides_of_a_run_that_are_broken_leave_its_config(train_config, tmp_path, content):
+    runs.start(tmp_path / "run", dataclasses.replace(train_config(), seed=3), {})
+    (tmp_path / "run" / ".hydra").mkdir()
+    (tmp_path / "run" / ".hydra" / "overrides.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=r"overrides\.yaml is not a list of overrides.\nA copy of .*config\.yaml is"):
+        launch.show("train", ["from=run"])
+    shutil.copy(tmp_path / "run" / "config.yaml", "copy.yaml")  # the remedy
+    assert "seed: 3\n" in launch.show("train", ["copy.yaml"])
+
+
+def test_a_sweep_with_a_refused_run_does_not_end_well(monkeypatch, tmp_path):
+    """Its folder holds another run's metrics, and so no failed.json."""
+    refused = jobs.Outcome(tmp_path / "a", UserError("a holds a run with another configuration"))
+    monkeypatch.setattr(jobs, "_outcomes", [refused, jobs.Outcome(tmp_path / "b")])
+    monkeypatch.setattr(jobs.SweepCallback, "folder", tmp_path)
+    with pytest.raises(RunFailed, match=r"1 run of the sweep failed.\na holds a run with another configuration"):
+        jobs._raise_for_sweep(tmp_path, 0)
