@@ -16,8 +16,8 @@ from typer.core import TyperCommand
 
 from rmbench import __version__
 from rmbench.commands.registry import COMMANDS
-from rmbench.cpus import bound_spinning
 from rmbench.errors import RunFailed, Stopped, UserError, unwritable
+from rmbench.machine import bound_spinning
 
 TOPICS = "rmbench.topics"  # of a help page
 
@@ -182,6 +182,9 @@ def losses(
 def main() -> None:
     """The `rmbench` program."""
     bound_spinning()
+    os.environ.pop(
+        "MPLBACKEND", None
+    )  # figures are written, never shown; a name that is gone fails matplotlib's import
     app()
 
 

@@ -52,7 +52,8 @@ class Results(Console):
 def console() -> Console:
     """Results, on standard output."""
     plain = Results()
-    return plain if plain.is_terminal or "COLUMNS" in os.environ else Results(width=FILE_WIDTH)
+    told = os.environ.get("COLUMNS", "").isdigit() and int(os.environ["COLUMNS"]) > 0  # rich shows nothing at 0
+    return plain if told or (plain.is_terminal and plain.width > 0) else Results(width=FILE_WIDTH)
 
 
 @cache

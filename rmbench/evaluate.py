@@ -229,13 +229,20 @@ def find_checkpoint(asked: str | None, revision: str | None = None) -> str:
 
 
 def resolve_auto(benchmark: BenchmarkConfig, checkpoint: str) -> BenchmarkConfig:
-    """`benchmark=auto`: synthetic for a checkpoint trained on the synthetic set, else rewardbench."""
-    if benchmark.name != "auto":
-        return benchmark
-    trained_on = runs.recorded(Path(checkpoint).parent, "dataset.name")
-    name = "synthetic" if trained_on == "synthetic" else "rewardbench"
-    logger.info("benchmark=%s", name)
-    return dataclasses.replace(benchmark, name=name)
+    """`benchmark=auto`: synthetic for a checkpoint trained on the synthetic set, else rewardbench.
+
+    The synthetic benchmark is of the version that the checkpoint was trained on, unless another is named.
+    """
+    run = Path(checkpoint).parent
+    trained_on = runs.recorded(run, "dataset.name")
+    if benchmark.name == "auto":
+        name = "synthetic" if trained_on == "synthetic" else "rewardbench"
+        logger.info("benchmark=%s", name)
+        benchmark = dataclasses.replace(benchmark, name=name)
+    if benchmark.name == trained_on == "synthetic" and benchmark.version is None:
+        version = runs.recorded(run, "dataset.synthetic.version") or 1  # runs before there was a second do not say
+        benchmark = dataclasses.replace(benchmark, version=version)
+    return benchmark
 
 
 def default_folder(checkpoint: str, benchmark: str) -> Path:

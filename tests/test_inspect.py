@@ -1,5 +1,6 @@
 """Planted faults are all found, clean data are not accused, and what is said of real files is true."""
 
+import dataclasses
 import json
 import logging
 import random
@@ -223,6 +224,21 @@ def test_a_bos_that_stays_doubled_ruins_a_run():
     tokens, _ = tokenize_pairs(some_pairs(), tokenizer, 64)
     found = {f.name: f for f in check_tokens(tokens, reading(tokenizer))[0]}
     assert (found["double_bos"].count, found["double_bos"].severity.value) == (4, "ruin")
+
+
+def test_tokens_without_a_row_in_the_embedding_ruin_a_run():
+    from rmbench.data.text import tokenize_pairs
+
+    tokenizer = tiny_tokenizer()
+    tokens, _ = tokenize_pairs(some_pairs(), tokenizer, 64)
+    highest = [max(*pair.chosen, *pair.rejected) for pair in tokens]
+    rows = max(highest)  # one too few
+    few = dataclasses.replace(reading(tokenizer), embedding_rows=rows)
+    found = {f.name: f for f in check_tokens(tokens, few)[0]}["tokens_beyond"]
+    assert (found.count, found.severity.value) == (highest.count(rows), "ruin")
+    assert f"{tokenizer.convert_ids_to_tokens(rows)} ({rows})" in found.example
+    enough = dataclasses.replace(reading(tokenizer), embedding_rows=rows + 1)
+    assert "tokens_beyond" not in {f.name for f in check_tokens(tokens, enough)[0]}
 
 
 @pytest.mark.parametrize("own", ["none", "eos"])

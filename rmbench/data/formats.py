@@ -39,7 +39,7 @@ RATINGS = (
 # Columns of rows with one response, or several, and of their ratings: see `rmbench.data.ranking`.
 ONE_RESPONSE, RESPONSES = ("completion", "response"), ("responses", "completions")
 ONE_RATING, RATED = ("score", "rating", "rank"), ("scores", "ratings", "ranks")
-_NO_TEXT = ("images", "image", "videos", "audios")
+_NO_TEXT = ("images", "image", "videos", "video", "audios", "audio")
 _PART_OF_THE_PROMPT = ("system", "system_prompt", "history", "documents", *_NO_TEXT)
 _TEMPLATE = ("tools", "chat_template_kwargs")
 # What each cell of csv, which knows only text, is read as: a number, true or false, a list or an object.

@@ -149,10 +149,14 @@ def from_program(config: DatasetConfig, split: str) -> Split:
     size = config.train_size if split == "train" else config.eval_size
     if size is None:
         raise UserError(f"dataset=synthetic makes as many pairs as are asked for: give dataset.{split}_size.")
-    made = make_rows(config.synthetic, size, "train" if split == "train" else "test")
-    rows = ((f"synthetic {split} row {number}", row) for number, row in enumerate(made, start=1))
+
+    def rows() -> Iterator[Placed]:
+        """Made when they are read: kept pairs need none."""
+        made = make_rows(config.synthetic, size, "train" if split == "train" else "test")
+        yield from ((f"synthetic {split} row {number}", row) for number, row in enumerate(made, start=1))
+
     state = [VERSION, asdict(config.synthetic), size]
-    return _kept(Source(rows, state, f"synthetic {split}", None, {"made": "by rmbench"}), config, split)
+    return _kept(Source(rows(), state, f"synthetic {split}", None, {"made": "by rmbench"}), config, split)
 
 
 @dataclass(frozen=True)
