@@ -433,3 +433,24 @@ def test_decimals_are_numbers(tmp_path):
 def test_the_remedy_for_a_column_fits_it(column, way):
     with pytest.raises(BadRow, match=f"'{column}' would not be read; {way}"):
         parse_row(pair(0) | {column: ["x"]})
+
+
+def test_columns_that_no_form_reads_are_named(tmp_path, caplog):
+    rows = [
+        {"prompt": f"q {i}", "context": "the table", "chosen": f"yes {i}", "rejected": "no", "margn": 2.0, **more}
+        for i, more in enumerate([{"lang": "en"}, {}, {"lang": "de"}])
+    ]
+    config = DatasetConfig(name="local", path=str(write_jsonl(tmp_path / "a.jsonl", rows)), eval_size=1)
+    for _ in range(2):  # read, and kept from before
+        with caplog.at_level(logging.INFO):
+            dataset = load_dataset(config)
+        assert "a.jsonl: columns not read: context, margn, lang" in caplog.text
+        caplog.clear()
+    assert dataset.counts["train"]["unread"] == {"context": 3, "margn": 3, "lang": 2}
+
+
+def test_a_name_in_dataset_columns_that_nothing_reads_is_refused(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "q", "chosen": "yes", "rejected": "no", "gap": 2.0}])
+    config = DatasetConfig(name="local", path=str(path), columns={"margn": "gap"})
+    with pytest.raises(UserError, match=r"'margn' is no column that rmbench reads\. Did you mean margin\?"):
+        load_dataset(config)

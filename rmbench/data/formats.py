@@ -14,7 +14,7 @@ A message may have more fields than role and content (tool_calls, reasoning_cont
 and of one, are read by `rmbench.data.ranking`.
 
 `source` comes from the column source or subset, `section` from section, subset or source. The rating margin comes from
-the first of `RATINGS` that is there. Other columns are ignored, except those that would change what the model reads.
+the first of `RATINGS` that is there. Other columns are counted as not read, or refused if the model would read them.
 """
 
 from __future__ import annotations
