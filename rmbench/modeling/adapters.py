@@ -67,6 +67,14 @@ def own_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> T
     return found
 
 
+def brings(adapter: Adapter, head: str) -> bool:
+    """Whether the head's weight `head` is among the adapter's."""
+    from safetensors import safe_open
+
+    with safe_open(adapter.folder / ADAPTER_WEIGHTS, framework="pt") as weights:
+        return any(name.endswith(f".{head}") for name in weights.keys())  # noqa: SIM118
+
+
 def merged(network: Any, adapter: Adapter, head: str | None) -> Any:
     """`network`, the adapter's base, with the adapter's changes in its weights and the adapter's trained head.
 
@@ -79,11 +87,8 @@ def merged(network: Any, adapter: Adapter, head: str | None) -> Any:
         UserError: the adapter does not fit the network, or brings no weight named `head`.
     """
     import peft
-    from safetensors import safe_open
 
-    with safe_open(adapter.folder / ADAPTER_WEIGHTS, framework="pt") as weights:
-        names = list(weights.keys())
-    if head is not None and not any(name.endswith(f".{head}") for name in names):
+    if head is not None and not brings(adapter, head):
         raise UserError(
             f"{adapter.folder}: the adapter brings no trained head ({head}); it is no reward model's."
             " Of a policy trained by DPO: reference=MODEL."
