@@ -8,8 +8,8 @@ within subsets collapses. Scores near 0 or 1, and differences that rest on few i
 - to a difference, two items are added, half of one in favour of either side (Agresti and Min, Statistics in Medicine
   24, 2005).
 
-`tests/test_intervals.py` simulates how often 95 % intervals hold the truth. Where too few clusters, or too few that
-differ, say anything, there is no interval.
+Where too few clusters, or too few that differ, say anything, there is no interval. `tests/test_intervals.py` simulates
+how often 95 % intervals hold the truth; docs/evaluate.md says where they do not.
 """
 
 from __future__ import annotations
