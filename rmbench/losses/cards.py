@@ -25,7 +25,7 @@ else:
 
 SYMBOLS = (
     "d = r_w - r_l is the margin, σ the logistic function, h_w and h_l the two embeddings, m the rating margin, μ the"
-    " running mean of what the weight divides by"
+    " running mean of the weight's denominator"
 )
 
 
