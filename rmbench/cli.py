@@ -27,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode="rich" if sys.stdout and sys.stdout.isatty() else None,  # plain text for files and pipes
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train reward models, evaluate them, compare them.",
-    epilog="Start with `rmbench train` (offline, under a minute), then `rmbench train --help`.",
+    epilog="Start with `rmbench train` (no network, about a minute), then `rmbench train --help`.",
 )
 
 

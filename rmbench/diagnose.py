@@ -152,7 +152,7 @@ def _model(config: DiagnoseConfig, checkpoint: str | None) -> tuple[RewardModel,
     backbone, run = config.backbone, Path(checkpoint or "").parent
     if is_address(checkpoint or ""):
         raise UserError(
-            f"checkpoint={checkpoint}: a study needs gradients, which a server does not give; name a folder."
+            f"checkpoint={checkpoint}: a study needs gradients, which a server does not return; name a folder."
         )
     if checkpoint is None:
         model, tokenizer = new_reward_model(backbone, config.gpu.attention, config.seed)
@@ -163,7 +163,7 @@ def _model(config: DiagnoseConfig, checkpoint: str | None) -> tuple[RewardModel,
     if backbone.freeze or (checkpoint and runs.recorded(run, "backbone.freeze")):
         freeze_backbone(model)
     if checkpoint and runs.recorded(run, "backbone.lora.r"):
-        logger.warning("the run trained adapters; its gradients here are those of all weights of the merged model")
+        logger.warning("the run trained adapters; the gradients here are over all weights of the merged model")
     return model, tokenizer
 
 

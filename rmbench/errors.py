@@ -30,4 +30,4 @@ def unwritable(error: OSError, place: object = None) -> Exception:
     where = error.filename if place is None else place
     if where is None or error.errno not in CANNOT_WRITE:
         return error
-    return UserError(f"{where}: {error.strerror}. A file or folder that can be written is needed here.")
+    return UserError(f"{where}: {error.strerror}. Choose a writable file or folder.")

@@ -59,7 +59,7 @@ def claim(folder: Path, config: TrainConfig) -> bool:
     changed = _differences(stored_config(folder), config)
     if changed:
         raise UserError(
-            f"{folder} holds a run with another configuration ({', '.join(changed[:6])}).\nChoose another run_dir."
+            f"{folder} contains a run with another configuration ({', '.join(changed[:6])}).\nChoose another run_dir."
         )
     if not config.training.resume:
         state = "a finished run" if finished(folder) else "an unfinished run: go on with training.resume=true"
@@ -109,9 +109,7 @@ def locked(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         if not _lock(descriptor):
-            raise UserError(
-                f"{folder}: another process is at work in it.\nWait for its end, or choose another run_dir."
-            )
+            raise UserError(f"{folder}: another process is using it.\nWait until it ends, or choose another run_dir.")
         yield
     finally:
         os.close(descriptor)
@@ -159,7 +157,7 @@ def refuse_changed_data(folder: Path, facts: Json) -> None:
     if before not in (None, now) and can_go_on(folder):
         raise UserError(
             f"{folder}: the data have changed since this run began (fingerprint {before} -> {now}).\n"
-            "Bring the old data back, or choose another run_dir."
+            "Restore the old data, or choose another run_dir."
         )
 
 

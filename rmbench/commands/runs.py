@@ -60,7 +60,7 @@ def show(folder: Path, sort: str = "age", as_json: bool = False) -> None:
         )
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: no such folder. `rmbench train` makes outputs/; `rmbench runs DIR` lists another one."
+            f"{folder}: no such folder. `rmbench train` creates outputs/; `rmbench runs DIR` lists another folder."
         )
     found = sorted_by(sort, [listed(path) for path in run_folders(folder)])
     if as_json:

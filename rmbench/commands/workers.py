@@ -63,7 +63,7 @@ def side_by_side(screen: Screen, single_thread: bool) -> Iterator[None]:
     if received and received[0] == signal.SIGINT:
         raise KeyboardInterrupt
     if received:
-        raise Stopped(f"{signal.Signals(received[0]).name}: stopped; what the runs have learnt is saved.", received[0])
+        raise Stopped(f"{signal.Signals(received[0]).name}: stopped; the progress of the runs is saved.", received[0])
 
 
 _follows_parent = False

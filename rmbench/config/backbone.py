@@ -24,7 +24,7 @@ class LoraConfig(Checked):
     def check(self) -> None:
         """Quantised weights cannot be trained themselves."""
         if self.bits not in (None, 4, 8):
-            raise UserError(f"backbone.lora.bits={self.bits}: there are 4, 8 and null.")
+            raise UserError(f"backbone.lora.bits={self.bits}: must be 4, 8 or null.")
         if self.bits and not self.r:
             raise UserError(f"backbone.lora.bits={self.bits} needs adapters to train: backbone.lora.r=16 is usual.")
         if not self.target_modules:
@@ -56,6 +56,6 @@ class BackboneConfig(Checked):
         if self.freeze and self.lora.r:
             raise UserError("backbone.freeze=true trains only the head, backbone.lora.r trains adapters: choose one.")
         if self.name_or_path is None and self.lora.bits:
-            raise UserError("backbone.lora.bits is for pretrained weights; name some: backbone.name_or_path=...")
+            raise UserError("backbone.lora.bits is for pretrained weights; set backbone.name_or_path=...")
         if self.head is not HeadKind.linear and self.lora.r:
             raise UserError(f"backbone.head={self.head.name}: adapters (backbone.lora.r) need head=linear.")

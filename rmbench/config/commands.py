@@ -101,7 +101,7 @@ class ScoreConfig(ScoredModelConfig):
 
 def _check_evaluated(dataset: DatasetConfig) -> None:
     if dataset != MISSING and dataset.eval_size == 0:  # a config made in Python may leave the group out
-        raise UserError("dataset.eval_size=0: evaluation pairs are needed here; only `rmbench inspect` does without.")
+        raise UserError("dataset.eval_size=0: evaluation pairs are needed; only `rmbench inspect` works without them.")
 
 
 @dataclass

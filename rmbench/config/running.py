@@ -90,9 +90,9 @@ class GpuConfig(Checked):
     def check(self) -> None:
         """Several processes share a run in one of the named ways; threads are counted."""
         if self.threads != "auto" and not (self.threads.isdecimal() and int(self.threads)):
-            raise UserError(f"gpu.threads={self.threads}: auto, or a number of threads.")
+            raise UserError(f"gpu.threads={self.threads}: must be auto or a number of threads.")
         if self.strategy is Strategy.none and (self.count or 1) > 1:
-            raise UserError(f"gpu.count={self.count} needs a way to share the run: gpu=ddp (or fsdp, deepspeed_zero2).")
+            raise UserError(f"gpu.count={self.count} needs a strategy: gpu=ddp (or fsdp, deepspeed_zero2).")
 
 
 @dataclass

@@ -65,4 +65,4 @@ class ScoredModelConfig(Checked):
     def check(self) -> None:
         """bitsandbytes knows two widths."""
         if self.bits not in (None, 4, 8):
-            raise UserError(f"bits={self.bits}: there are 4, 8 and null.")
+            raise UserError(f"bits={self.bits}: must be 4, 8 or null.")

@@ -148,7 +148,7 @@ def from_program(config: DatasetConfig, split: str) -> Split:
 
     size = config.train_size if split == "train" else config.eval_size
     if size is None:
-        raise UserError(f"dataset=synthetic makes as many pairs as are asked for: give dataset.{split}_size.")
+        raise UserError(f"dataset=synthetic generates its pairs; set their number with dataset.{split}_size.")
     made = make_rows(config.synthetic, size, "train" if split == "train" else "test")
     rows = ((f"synthetic {split} row {number}", row) for number, row in enumerate(made, start=1))
     state = [VERSION, asdict(config.synthetic), size]
@@ -249,7 +249,7 @@ def _kept(of: Source, config: DatasetConfig, split: str) -> Split:
     entry = cache.data_cache(config).entry(cache.entry_name("pairs", versions, *follows_from), build)
     pairs, counts = PairTable(entry), json.loads((entry.path / "counts.json").read_text(encoding="utf-8"))
     if not entry.new:
-        log.info("%s: %d pairs read before, from %s", name, len(pairs), entry.path)
+        log.info("%s: %d pairs from the cache, %s", name, len(pairs), entry.path)
         Tally.from_dict(counts).report(name, config.ranked)
     return Split(pairs, counts["dropped"], of.origin, counts)
 

@@ -66,7 +66,7 @@ class WandbTracker(Tracker):
             if mode == "online" or (answers and _has_login()):
                 return self._init("online", config, folder, run_config, name)
         except Exception as error:
-            logger.warning("W&B goes offline: %s", str(error).partition("\n")[0])
+            logger.warning("W&B logs offline: %s", str(error).partition("\n")[0])
         return self._init("offline" if mode in (None, "online") else mode, config, folder, run_config, name)
 
     def _init(self, mode: str, config: TrackingConfig, folder: Path, run_config: Json, name: Named) -> object:
