@@ -179,7 +179,10 @@ def test_a_list_of_files_and_another_for_evaluation(folders):
     write_jsonl(folders / "more.jsonl", [pair(100)])
     dataset = load_dataset(local([*shards, str(folders / "more.jsonl")], eval_path=str(folders / "cloned")))
     assert (len(dataset.train), len(dataset.eval)) == (41, 10)
-    for path, needle in ((folders / "no*.jsonl", "no file match"), (folders / "cloned/data/nothing.parquet", "no such")):
+    for path, needle in (
+        (folders / "no*.jsonl", "no file match"),
+        (folders / "cloned/data/nothing.parquet", "no such"),
+    ):
         with pytest.raises(UserError, match=needle):
             load_dataset(local(path))
 
