@@ -125,7 +125,9 @@ def compare(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...", show_default=False)] = None,
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", show_default=False, help="Run or sweep folders.")
+    ] = None,
     baseline: Annotated[
         list[str] | None,
         typer.Option(
@@ -152,7 +154,9 @@ def report(
 
 @app.command()
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", show_default=False)] = Path("outputs"),
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", show_default=False, help="Folder to search.")] = Path(
+        "outputs"
+    ),
     sort: Annotated[
         str, typer.Option(metavar="COLUMN", help="Sort by accuracy (best first), loss, status, folder, ...")
     ] = "age",
@@ -167,7 +171,7 @@ def runs(
 
 @app.command()
 def losses(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False, help="Loss to show.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
 ) -> None:
     """List the losses, or show formula, source, defaults and weight curve of one."""
