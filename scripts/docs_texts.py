@@ -86,10 +86,9 @@ METRICS = {
 
 LAYERS = """A command passes through these layers from top to bottom. Imports go downwards only, which a test checks.
 
-
 | layer | what it does |
 |---|---|
-| `cli.py`, `commands/` | Typer commands, strict Hydra overrides, recipes, sweeps, help; torch is imported only when needed |
+| `cli.py`, `commands/` | Typer commands, strict Hydra overrides, recipes, sweeps, help; torch is imported late |
 | `train.py`, `evaluate.py`, `diagnose.py`, ... | one job per file |
 | `reporting/` | run folders -> tables, verdicts, figures, one HTML page |
 | `training/` | the loop on Accelerate: which pairs when, the step, checkpoints |
@@ -105,9 +104,9 @@ LAYERS = """A command passes through these layers from top to bottom. Imports go
 Decisions that explain most of the code:
 
 - Accelerate handles devices and processes; the training loop is short and in this repository.
-- One item of the data loader has this process's pairs of one optimiser step. Results do not depend on the micro-batch size.
-- A pair is one sample. For a causal backbone, one row contains `[prompt | chosen | rejected]`, and the prompt is computed
-  once. A check at the start compares this with padded rows and falls back to them if the results differ.
+- One item of the data loader is the pairs of a step of one process. Results do not depend on the micro-batch size.
+- A pair is one sample. For a causal backbone, one row contains `[prompt | chosen | rejected]`, and the prompt is
+  computed once. A check at the start compares this with padded rows and falls back to them if the results differ.
 - Losses return per-pair values; the caller reduces them once.
 - One backward pass gives the gradient norm of every pair: grad(loss_i) = loss_slope_i * grad(r_w - r_l).
 - Scores are stored in files, and metrics are computed from these files.
