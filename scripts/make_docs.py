@@ -105,7 +105,7 @@ def draw() -> None:
 
 
 def reference_page() -> str:
-    """Every key by group: type, default, text, commands; and every option of a group."""
+    """Every key by group: text, type, default, commandss; and every option of a group."""
     found: dict[tuple[str, str], Key] = {}  # by key and text: commands may say different things of a key
     commands = {command.config: name for name, command in reversed(COMMANDS.items())}
     for config, name in reversed(commands.items()):
@@ -130,7 +130,7 @@ def reference_page() -> str:
             text += "\n" + table((f"`{name}=`", "what it is"), rows)
         if name in by_group:
             rows = [key_row(key, found[key, about]) for key, about in by_group[name]]
-            text += "\n" + table(("key", "type", "default", "what it does", "commands"), rows)
+            text += "\n" + table(("key", "what it does", "type", "default", "commands"), rows)
     return text
 
 
@@ -138,9 +138,9 @@ def key_row(key: str, entry: Key) -> tuple[str, ...]:
     """A line of the reference."""
     return (
         f"`{key}`",
+        entry.about,
         entry.kind,
         f"`{entry.default}`" if entry.default else "-",
-        entry.about,
         ", ".join(entry.commands),
     )
 
@@ -161,7 +161,7 @@ def columns_page() -> str:
         " only it and the probe fill the last six.\n\n"
     )
     text += table(
-        ("column", "type", "what it is"), [(f"`{c}`", str(SCHEMA.field(c).type), COLUMNS[c]) for c in SCHEMA.names]
+        ("column", "what it is", "type"), [(f"`{c}`", COLUMNS[c], str(SCHEMA.field(c).type)) for c in SCHEMA.names]
     )
     text += "\n## Names in history.jsonl and W&B\n\nOne object per logged step, with `step` in each.\n"
     for family, about in FAMILIES.items():
