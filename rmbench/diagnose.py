@@ -54,7 +54,7 @@ def diagnose(config: DiagnoseConfig) -> Json:
     """Measure every pair, write pairs.parquet, study.json and the figures, print what was found.
 
     Raises:
-        UserError: the model or the data cannot be had, or the folder holds another study.
+        UserError: the model or the data cannot be loaded, or the folder contains another study.
     """
     # the model and its pairs
     accelerator = make_accelerator(config.gpu)
@@ -179,7 +179,7 @@ def _pairs(
         accelerator: for the passes of strata.
 
     Raises:
-        UserError: the data cannot be had, or strata are asked for beside a checkpoint and nothing says whose.
+        UserError: the data cannot be loaded, or strata beside a checkpoint lack `dataset.strata.embeddings`.
     """
     if config.benchmark.name != "none":
         benchmark = benchmarks.find(config.benchmark.name)
@@ -214,7 +214,7 @@ def _pairs(
 
 
 def _provenance(config: DiagnoseConfig, model: str, pairs: list[TokenPair], precision: str) -> Json:
-    """What a study follows from; a folder holds one study.
+    """The inputs of a study; a folder contains one study.
 
     Args:
         config: of the command.

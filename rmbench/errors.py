@@ -4,7 +4,7 @@ import errno
 
 
 class UserError(Exception):
-    """What was wrong and the way out, in words for the person at the terminal. The program exits with 2."""
+    """A message for the user: what is wrong and how to fix it. The program exits with 2."""
 
 
 class RunFailed(Exception):

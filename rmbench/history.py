@@ -72,7 +72,7 @@ class History:
         return rows
 
     def append(self, row: Json) -> None:
-        """One line; where the disk is full it waits for the next one, and the run goes on."""
+        """Append one line; if the disk is full, it is kept until the next call, and the run continues."""
         self._waiting += json.dumps(row) + "\n"
         size = self.path.stat().st_size
         try:

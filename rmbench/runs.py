@@ -48,10 +48,10 @@ def can_go_on(folder: Path) -> bool:
 
 
 def claim(folder: Path, config: TrainConfig) -> bool:
-    """Make the folder this run's own; True if it holds this very run, finished.
+    """Claim the folder for this run; True if it contains this run, finished.
 
     Raises:
-        UserError: the folder holds another run, or an unfinished one and `training.resume` is off.
+        UserError: the folder contains another run, or an unfinished one and `training.resume` is off.
     """
     stored = folder / "config.yaml"
     if not stored.is_file():
@@ -79,7 +79,7 @@ def title_of(folder: Path) -> str:
 
 
 def stored_config(folder: Path) -> DictConfig:
-    """What config.yaml of a run's folder holds.
+    """The config of a run folder.
 
     Raises:
         UserError: it is broken.
@@ -147,7 +147,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def refuse_changed_data(folder: Path, facts: Json) -> None:
-    """A run goes on with the data that it began with.
+    """A resumed run must have the same data.
 
     Raises:
         UserError: there are checkpoints of other data.

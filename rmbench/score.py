@@ -1,4 +1,4 @@
-"""rmbench score: prompts and responses in, rewards out; the best of N, and what choosing it is worth."""
+"""rmbench score: rewards for prompts and responses; the best of N and its gold score."""
 
 from __future__ import annotations
 

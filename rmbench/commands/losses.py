@@ -47,7 +47,7 @@ def all_cards() -> list[Card]:
 
 
 def card(name: str) -> Card:
-    """The card of an option, or of a part of a user's own: `module:name`, or `loss.KEY=module:name` for a function.
+    """The card of an option, or of a custom part: `module:name`, or `loss.KEY=module:name` for a function.
 
     A plain `module:function` is taken for a pairwise loss.
 
@@ -75,7 +75,7 @@ def _schema() -> DictConfig:
 
 
 def _own_card(name: str) -> Card:
-    """Bradley-Terry with the part of one's own, or the pairwise loss of one's own."""
+    """Bradley-Terry with the custom part, or the custom pairwise loss."""
     key, _, target = name.rpartition("=")
     key = key or own_key(target)
     configs = {

@@ -62,7 +62,7 @@ def _suite(override: str) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """`text` as one value of Hydra's grammar, whatever characters it holds."""
+    """`text` as one value of Hydra's grammar, with any characters."""
     return "'" + text.replace("'", "\\'") + "'"
 
 

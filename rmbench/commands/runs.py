@@ -137,7 +137,7 @@ def page(found: list[Listed]) -> Text:
 
 
 def way_on(folder: Path) -> str:
-    """The command that goes on with a run, or starts it again where nothing was learnt; empty if it recorded none."""
+    """The command that resumes a run, or restarts it without a checkpoint; empty if no overrides were recorded."""
     if not (folder / ".hydra" / "overrides.yaml").is_file():
         return ""
     place = shlex.quote(str(folder))

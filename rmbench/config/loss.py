@@ -32,7 +32,7 @@ class DistanceConfig(Checked):
 
 @dataclass
 class RegularizerConfig(Checked):
-    """Coefficient of each regularizer; 0 is off. `own` names one of a user's own."""
+    """Coefficient of each regularizer; 0 disables it. `own` names a custom one."""
 
     prefix: ClassVar[str] = "loss.regularizer."
     centring: float = knob(0.0, "coefficient of (r_w + r_l)^2 (arXiv 2312.09244); 0.01 is usual", low=0)

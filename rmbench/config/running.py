@@ -158,7 +158,7 @@ class TrackingConfig(Checked):
 
 @dataclass
 class HubConfig(Checked):
-    """What is uploaded: nothing, unless it is asked for."""
+    """What is uploaded to the Hub; nothing by default."""
 
     prefix: ClassVar[str] = "hub."
     push: str | None = knob(None, "ORG/NAME: upload the checkpoint at the end, as a private repository on the Hub")

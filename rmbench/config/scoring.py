@@ -14,7 +14,7 @@ BITS = "load in 8 or 4 bits (bitsandbytes), which changes the scores; null: floa
 
 @dataclass
 class OwnCodeConfig(Checked):
-    """A model with code of its own."""
+    """A model with custom code."""
 
     prefix: ClassVar[str] = "backbone."
     score_method: str | None = knob(
@@ -33,7 +33,7 @@ class PolicyConfig(Checked):
 
 @dataclass
 class ServerConfig(Checked):
-    """How a server is asked for rewards."""
+    """How rewards are requested from a server."""
 
     prefix: ClassVar[str] = "server."
     model: str | None = knob(None, "name under which vLLM serves the model; null: the first one in its list")

@@ -1,4 +1,4 @@
-"""Rows of Arrow's record batches and files, and of parquet. A cell that Python cannot hold stops only who reads it."""
+"""Rows of Arrow and parquet files. A cell that Python cannot represent fails only when it is read."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Dataset:
 
 
 def load_dataset(config: DatasetConfig) -> Dataset:
-    """The dataset that `dataset=NAME` stands for.
+    """The dataset of `dataset=NAME`.
 
     Raises:
         UserError: unknown name, missing or unusable file, a malformed row, nothing left to use.

@@ -81,7 +81,7 @@ def _data_files(folder: Path) -> str:
 
 
 def _refuse_other_content(path: Path, kind: str) -> None:
-    """Name what a file holds where its name suggests something else."""
+    """Refuse a file whose content does not match its name."""
     with _open(path) as file:
         start = file.read(256)
     if start.startswith(LFS_POINTER):

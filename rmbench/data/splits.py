@@ -51,7 +51,7 @@ class Asked:
 
 
 def files_of(asked: Asked) -> tuple[str, list[Path]] | None:
-    """Name and files of the split that is asked for; None where none is, and there is none of the usual ones.
+    """Name and files of the selected split; None if none is selected and no usual one exists.
 
     Raises:
         UserError: nothing is there, no such split, or several that may be meant.

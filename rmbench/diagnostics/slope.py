@@ -1,4 +1,4 @@
-"""How the gradient norm grows with the distance while a run goes on, for the weights that depend on it."""
+"""How the gradient norm grows with the distance during a run, for the weights that depend on it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ SYMBOLS = (
 
 @dataclass(frozen=True)
 class Card:
-    """A named loss: an option of the group `loss`, or one of a user's own."""
+    """A named loss: an option of the group `loss`, or a custom one."""
 
     name: str
     about: str

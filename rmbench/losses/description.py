@@ -21,7 +21,7 @@ TERMS = "loss.regularizer."
 
 @dataclass(frozen=True)
 class Description:
-    """A loss in words and formulas."""
+    """A loss as text and formulas."""
 
     summary: str  # in a sentence after "the loss"
     formula: str  # of one pair; `w` is its weight

@@ -1,4 +1,4 @@
-"""Parts of a user's own, without a fork: a name `package.module:attribute` where a named part would stand.
+"""Custom parts without a fork: `package.module:attribute` in the place of a name.
 
 `loss.pairwise=`: a function of the margins r_w - r_l, `(pairs,) -> (pairs,)`, or of the margins and the pairs' rating
 margins; or a `Pairwise`, with a derivative, a formula and a source of its own.

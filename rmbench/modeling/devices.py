@@ -106,7 +106,7 @@ def wrapped(accelerator: Accelerator, strategy: Strategy, model: nn.Module, opti
         optimizer: of the model's trained parameters.
 
     Raises:
-        RuntimeError: Accelerate made something else of the model than was asked for.
+        RuntimeError: Accelerate did not wrap the model as requested.
     """
     if isinstance(model, FSDPModule):
         return accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare_optimizer(optimizer)

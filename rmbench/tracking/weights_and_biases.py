@@ -32,7 +32,7 @@ TABLE_ROWS = 2000  # of the recorded pairs
 
 
 class WandbTracker(Tracker):
-    """A W&B run in `folder`/wandb, online or offline. After a first failure it is silent and the job goes on.
+    """A W&B run in `folder`/wandb, online or offline. After a failure it logs nothing more, and the job continues.
 
     Args:
         config: project, entity and group.

@@ -89,7 +89,7 @@ def load_newest(accelerator: Accelerator, folder: Path) -> tuple[Json, dict[str,
     """Restore the newest undamaged checkpoint below `folder`; its state and tensors, or None if there is none.
 
     Raises:
-        UserError: a checkpoint is of another model, or none can be read and the model holds a part of one.
+        UserError: a checkpoint is of another model, or none is readable and the model is partly loaded.
     """
     touched = False
     for path in reversed(_complete(folder)):

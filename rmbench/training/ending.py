@@ -1,4 +1,4 @@
-"""From the last step to a folder that holds all that was learnt: RUN/.checkpoint.new, RUN/trained.json, RUN/checkpoint.
+"""From the last step to a folder with the trained model: RUN/.checkpoint.new, RUN/trained.json, RUN/checkpoint.
 
 trained.json says that no step has to be done again. It holds what training alone knows of metrics.json, and checksums
 of the weights; it goes when metrics.json is there. It is written as soon as the weights are, before they have their
