@@ -16,8 +16,8 @@ from typer.core import TyperCommand
 
 from rmbench import __version__
 from rmbench.commands.registry import COMMANDS
-from rmbench.cpus import bound_spinning
 from rmbench.errors import RunFailed, Stopped, UserError, unwritable
+from rmbench.machine import bound_spinning
 
 TOPICS = "rmbench.topics"  # of a help page
 
@@ -77,7 +77,14 @@ def options(
 
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show only results, warnings and errors.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show more messages; in a sweep, those of every run.")]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "-v",
+        "--verbose",
+        help="Also show messages of transformers, datasets and huggingface_hub; in a sweep, those of every run.",
+    ),
+]
 
 
 def _with_overrides(name: str) -> Callable[[list[str] | None, bool, bool], None]:
@@ -184,6 +191,9 @@ def losses(
 def main() -> None:
     """The `rmbench` program."""
     bound_spinning()
+    os.environ.pop(
+        "MPLBACKEND", None
+    )  # figures are written, never shown; a name that is gone fails matplotlib's import
     app()
 
 

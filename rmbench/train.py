@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, set_seed
 from omegaconf import OmegaConf
 from rich.table import Table
-from transformers import set_seed
 
 from rmbench import board, model_card, runs
 from rmbench.benchmarks.run import Scorer, benchmark_layout, forget_other_scores, numbers_now, run_benchmark
@@ -34,7 +33,7 @@ from rmbench.modeling.model import RewardModel
 from rmbench.modeling.planning import plan
 from rmbench.modeling.scoring import summarize
 from rmbench.modeling.throughput import matrix_rate
-from rmbench.modeling.workload import SHARE, most_work
+from rmbench.modeling.workload import SHARE, gains_from_bf16, most_work
 from rmbench.titles import parts_of, title
 from rmbench.tracking import Named, Tracker, open_tracker
 from rmbench.training import ending
@@ -53,7 +52,7 @@ def train(config: TrainConfig, folder: Path) -> Json:
     Raises:
         UserError: a value, file or name cannot be used; nothing of an earlier run is touched then.
     """
-    accelerator = make_accelerator(config.gpu, config.training.max_grad_norm)
+    accelerator = make_accelerator(config.gpu, config.training.max_grad_norm, partial(gains_from_bf16, config.backbone))
     folder = Path(broadcast_object_list([str(folder)])[0])  # under torchrun each rank was given one of its own
     with runs.locked(folder) if accelerator.is_main_process else nullcontext():
         return _train(Run(config, folder, accelerator))
@@ -95,8 +94,8 @@ def _train(run: Run) -> Json:
             best = run.config.training.keep_best and (run.folder / "checkpoints" / "best").is_dir()
             model = ending.kept_model(run, trainer, best, trained_before=before is not None)
             metrics = trained | {
-                "eval": _evaluate(run, inputs, model),
-                "benchmark": _benchmark(run, inputs, model),
+                "eval": evaluated(run, inputs, model),
+                "benchmark": benchmarked(run, inputs, model),
             }
             # figures, and last of all metrics.json: its presence means "finished"
             if run.is_main:
@@ -167,7 +166,7 @@ def _tracker(run: Run, loss: PairLoss) -> Tracker:
     return open_tracker(run.config.tracking, run.folder, plain, Named(title(run.config), tags=parts_of(run.config)))
 
 
-def _evaluate(run: Run, inputs: Inputs, model: RewardModel) -> Json:
+def evaluated(run: Run, inputs: Inputs, model: RewardModel) -> Json:
     """The held-out pairs' numbers; their scores go to eval/held_out, so that runs can be compared pair by pair.
 
     Pairs of one prompt are a cluster; its name, a hash of the prompt, tells pairs of other files apart.
@@ -196,7 +195,8 @@ def _scorer(run: Run, inputs: Inputs, model: RewardModel) -> Scorer:
     return Scorer(model, run.accelerator, run.config.gpu.eval_tokens, run.config.layout, inputs.store)
 
 
-def _benchmark(run: Run, inputs: Inputs, model: RewardModel) -> Json | None:
+def benchmarked(run: Run, inputs: Inputs, model: RewardModel) -> Json | None:
+    """The benchmark's numbers, written below eval/ too; None without a benchmark."""
     if inputs.benchmark is None:
         return None
     folder = run.folder / "eval" / run.config.benchmark.name

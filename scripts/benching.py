@@ -15,11 +15,12 @@ from rich.table import Table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast
 
-from rmbench.config import DatasetConfig, OnBadRow
+from rmbench.config import BackboneConfig, DatasetConfig, OnBadRow
 from rmbench.data.dataset import load_dataset, load_pairs
 from rmbench.data.formats import Pair
 from rmbench.data.rowfiles import read_rows
 from rmbench.data.text import DEFAULT_TEMPLATE, TokenPair, tokenize_pairs
+from rmbench.modeling.loading import new_reward_model
 from rmbench.modeling.model import RewardModel
 
 VOCABULARY = 8192
@@ -33,6 +34,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
     options.add_argument(
         "--quick", action="store_true", help="a tiny form that takes seconds; its numbers mean nothing"
     )
+    options.add_argument("--backbone", help="folder of a decoder, instead of one of --layers and --hidden")
     options.add_argument("--layers", type=int, default=6)
     options.add_argument("--hidden", type=int, default=256)
     options.add_argument("--max-length", type=int, default=512)
@@ -68,15 +70,19 @@ def byte_pair_tokenizer(pairs: list[Pair]) -> PreTrainedTokenizerFast:
     )
 
 
-def token_pairs(pairs: list[Pair], max_length: int) -> tuple[list[TokenPair], PreTrainedTokenizerFast]:
-    """Token ids of the pairs whose sides differ."""
-    tokenizer = byte_pair_tokenizer(pairs)
+def token_pairs(
+    pairs: list[Pair], max_length: int, backbone: str | None = None
+) -> tuple[list[TokenPair], PreTrainedTokenizerFast]:
+    """Token ids of the pairs whose sides differ, by the backbone's tokenizer or one made for these pairs."""
+    tokenizer = new_reward_model(BackboneConfig(backbone), "sdpa", 0)[1] if backbone else byte_pair_tokenizer(pairs)
     kept, _ = tokenize_pairs(pairs, tokenizer, max_length, drop_identical=True, drop_refused=True)
     return kept, tokenizer
 
 
 def small_decoder(options: argparse.Namespace, seed: int = 0) -> RewardModel:
-    """A Llama with random weights, the same in every process."""
+    """A Llama with random weights, or the backbone of `options` with a new head; the same in every process."""
+    if options.backbone:
+        return new_reward_model(BackboneConfig(options.backbone), "sdpa", seed)[0]
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=options.hidden,
@@ -90,7 +96,8 @@ def small_decoder(options: argparse.Namespace, seed: int = 0) -> RewardModel:
         num_labels=1,
     )
     transformers.set_seed(seed)
-    return RewardModel(AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa"))
+    with torch.device(options.device):  # billions of weights are drawn in seconds on a GPU, in minutes on a CPU
+        return RewardModel(AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa"))
 
 
 def report(title: str, columns: list[str], rows: list[list[str]], out: Path | None, numbers: dict) -> None:

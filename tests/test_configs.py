@@ -30,7 +30,7 @@ LAYERS = """
     __main__ __init__ cli commands report reporting compare score train model_card diagnose evaluate inspect_data
     card_results
     training benchmarks inspection diagnostics statistics losses modeling data tracking runs titles history provenance
-    config plotting knobs console board files machine cpus paths errors foreign
+    config plotting knobs console board files machine paths errors foreign
 """.split()
 
 

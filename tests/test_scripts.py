@@ -66,6 +66,26 @@ def acceptance(script, tmp_path, *only):
     return ended.value.code, {row["check"]: row["verdict"] for row in rows}
 
 
+def test_the_acceptance_run_fails_where_numbers_are_wrong(script, tmp_path, monkeypatch):
+    checks, numbers = paths.script("acceptance_checks"), "rewards and gradients against float64"
+
+    class Exchanged(checks.Padded):
+        """The pairs in the wrong order."""
+
+        def inputs(self, groups):
+            return super().inputs(groups[::-1])
+
+    monkeypatch.setattr(checks, "Shared", lambda pad, _multiple: Exchanged(pad))
+    code, verdicts = acceptance(script, tmp_path, numbers)
+    assert (code, verdicts) == (1, {numbers: "WRONG"})
+
+
+def test_the_acceptance_run_ends_in_time(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths.script("gpu_acceptance"), "SECONDS", 0.5)  # less than any run takes
+    code, verdicts = acceptance(script, tmp_path, "LoRA", "quickstart")
+    assert (code, set(verdicts.values())) == (0, {"skipped"})
+
+
 def test_the_acceptance_run_says_what_it_cannot_check_and_fails_where_something_is_wrong(script, tmp_path):
     numbers = "rewards and gradients against float64"
     code, verdicts = acceptance(script, tmp_path, numbers, "memory runs out")

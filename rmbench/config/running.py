@@ -134,6 +134,9 @@ class BenchmarkConfig(Checked):
     split: str | None = knob(None, "split on the Hub, such as claude of JudgeBench; null: the benchmark's default")
     prior_sets: bool = knob(False, "rewardbench: also download its four prior sets (allenai/pref-test-sets)")
     group_by: str | None = knob(None, "benchmark=pairs: column to group by; null: section, subset or source")
+    version: int | None = knob(
+        None, "synthetic: version of the generator; null: that of the run's data, otherwise the default", low=1, high=2
+    )
     max_length: int | None = knob(
         None,
         "maximum tokens of prompt and response; prompts are truncated from the left; null: min(context, 2048)",

@@ -1,0 +1,28 @@
+"""The optimiser and the schedule of its learning rate."""
+
+import math
+
+import pytest
+import torch
+from transformers import get_scheduler
+
+from rmbench.config import Scheduler, TrainingConfig
+from rmbench.training.optimizer import new_optimizer, new_schedule
+
+
+@pytest.mark.parametrize("kind", list(Scheduler))
+@pytest.mark.parametrize(("warmup", "steps"), [(0, 7), (0.1, 25), (5, 20), (1.0, 4)])
+def test_schedules_are_those_of_transformers_bit_for_bit(kind, warmup, steps):
+    def rates(schedule, optimizer):
+        found = []
+        for _ in range(steps + 2):  # also past the end
+            found.append(schedule.get_last_lr())
+            optimizer.step()
+            schedule.step()
+        return found
+
+    config = TrainingConfig(scheduler=kind, warmup=warmup, learning_rate=3e-4)
+    ours, theirs = (new_optimizer(torch.nn.Linear(2, 1), config) for _ in range(2))
+    warmup_steps = math.ceil(warmup * steps) if warmup < 1 else int(warmup)
+    expected = rates(get_scheduler(kind.name, theirs, warmup_steps, steps), theirs)
+    assert rates(new_schedule(ours, config, steps), ours) == expected
