@@ -126,7 +126,7 @@ def evaluate_suite(config: EvalConfig) -> Json:
             )
         except UserError as error:  # the chat template refuses a conversation
             found.missing[name] = str(error)
-            logger.warning("%s is left out. %s", name, error)
+            logger.warning("%s is skipped. %s", name, error)
             continue
         results[name] = _scored(prepared, scorer, folders[name], checkpoint)
         logger.info("%s: score %s", name, results[name]["score"])
@@ -186,7 +186,7 @@ def from_scores(config: EvalConfig, path: Path) -> Json:
         UserError: the file cannot be read as scores, or the benchmark is not named.
     """
     if config.benchmark.name == "auto":
-        raise UserError("A score file does not say of what: give benchmark=NAME too.")
+        raise UserError("A score file does not name its benchmark; add benchmark=NAME.")
     rows = read_scores(path)
     stored = read_json(path.parent / "results.json") or {}
     results = {
@@ -211,7 +211,7 @@ def find_checkpoint(asked: str | None, revision: str | None = None) -> str:
     if asked is None:
         run = runs.newest_run()
         if run is None:
-            raise UserError("No finished run below outputs/. Name what to score: checkpoint=RUN, a folder or a Hub id.")
+            raise UserError("No finished run in outputs/. Set checkpoint= to a run, a folder or a Hub id.")
         logger.info("checkpoint=%s (the newest finished run)", run)
         return str(run / "checkpoint")
     if is_address(asked):

@@ -355,7 +355,7 @@ def test_score_lines_come_back_and_bad_ones_are_refused(tmp_path):
     ]:
         with pytest.raises(UserError, match=says):
             read_scores(write_jsonl(tmp_path / "bad.jsonl", [bad]))
-    with pytest.raises(UserError, match="stands twice"):
+    with pytest.raises(UserError, match="appears twice"):
         read_scores(write_jsonl(tmp_path / "twice.jsonl", [rows[0].line()] * 2))
     assert from_line({"id": 1, "subset": "a", "score_chosen": None, "score_rejected": 1}).nan
 

@@ -159,7 +159,7 @@ def test_a_folder_of_another_model_or_setting_is_refused(checkpoint, tmp_path):
     other = make_checkpoint(tmp_path / "other", seed=1)
     with pytest.raises(UserError, match=r"holds other scores \(model: "):
         evaluate(eval_config(other, "pairs", file, folder))
-    with runs.locked(folder), pytest.raises(UserError, match="another process is at work"):
+    with runs.locked(folder), pytest.raises(UserError, match="another process is using it"):
         evaluate(eval_config(checkpoint, "pairs", file, folder))
     config = eval_config(checkpoint, "pairs", file, folder)
     config.benchmark.max_length = 20

@@ -317,8 +317,8 @@ def test_own_code_that_gives_no_number_names_the_key(tmp_path):
 @pytest.mark.parametrize(
     ("make", "keys", "message"),
     [
-        (language_model, {}, r"holds no trained reward head.*\nA policy trained by DPO: add reference=MODEL"),
-        (own_code, {}, r"needs Python code that comes with it\. If you trust that: trust_remote_code=true"),
+        (language_model, {}, r"has no trained reward head.*\nA policy trained by DPO: add reference=MODEL"),
+        (own_code, {}, r"needs its own Python code\. If you trust it: trust_remote_code=true"),
         (language_model, {"backbone": OwnCodeConfig("f")}, r"brings no code of its own"),
         (language_model, {"scorer": ScorerName.vllm}, r"scorer=vllm is for a server: checkpoint=http://HOST:PORT"),
     ],

@@ -49,7 +49,7 @@ def find_adapter(name: str, revision: str | None) -> Adapter | None:
     base = (settings := _settings(Path(file))).get("base_model_name_or_path")
     if not base:
         raise UserError(
-            f"{name}: the adapter does not say which model it belongs on.\n"
+            f"{name}: the adapter does not name its base model.\n"
             "rmbench keeps both, merged, in the folder around an adapter: checkpoint=RUN."
         )
     return Adapter(Path(file).parent, base, settings.get("revision"))

@@ -106,7 +106,7 @@ def load_reward_model(
         weights = value_heads.adopt(weights, value)
     if weights.new_head:
         raise UserError(
-            f"{name_or_path} holds no trained reward head (its weights have no {_head_weight(weights.network)}).\n"
+            f"{name_or_path} has no trained reward head (its weights have no {_head_weight(weights.network)}).\n"
             "A policy trained by DPO: add reference=MODEL (or reference=none) to eval or score. A language model: train"
             f" one first: rmbench train backbone.name_or_path={name_or_path}"
         )
@@ -265,7 +265,7 @@ def _not_loaded(source: Source, error: Exception, config: Any = None) -> UserErr
         return _no_attention(source.attention, error, config)
     if "trust_remote_code" in str(error):
         key = "trust_remote_code" if source.trained else "backbone.trust_remote_code"
-        return UserError(f"{source.name} needs Python code that comes with it. If you trust that: {key}=true")
+        return UserError(f"{source.name} needs its own Python code. If you trust it: {key}=true")
     key = "checkpoint" if source.trained else "backbone.name_or_path"
     return hub.explain("model", source.name, error, f"{key}=FOLDER")
 
@@ -284,7 +284,7 @@ def _no_attention(attention: str | None, error: Exception, config: Any) -> UserE
         can.append(name)
     reason = str(error).partition("\n")[0].partition("The only possible")[0].partition("Please request")[0].strip()
     those = " or ".join(f"gpu.attention={name}" for name in can)
-    return UserError(f"gpu.attention={attention}: {reason}\nThis model can: {those}; null takes what it is made for.")
+    return UserError(f"gpu.attention={attention}: {reason}\nThis model supports: {those}; null selects its default.")
 
 
 def _head_weight(network: Any) -> str:
