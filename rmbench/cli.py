@@ -77,7 +77,14 @@ def options(
 
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Results, warnings and errors alone.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="More messages; of a sweep those of every run.")]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "-v",
+        "--verbose",
+        help="Also messages of transformers, datasets and huggingface_hub; of a sweep those of every run.",
+    ),
+]
 
 
 def _with_overrides(name: str) -> Callable[[list[str] | None, bool, bool], None]:
@@ -175,6 +182,9 @@ def losses(
 def main() -> None:
     """The `rmbench` program."""
     bound_spinning()
+    os.environ.pop(
+        "MPLBACKEND", None
+    )  # figures are written, never shown; a name that is gone fails matplotlib's import
     app()
 
 

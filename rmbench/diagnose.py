@@ -58,7 +58,9 @@ def diagnose(config: DiagnoseConfig) -> Json:
     """
     # the model and its pairs
     accelerator = make_accelerator(config.gpu)
-    checkpoint = None if config.checkpoint is None else find_checkpoint(config.checkpoint)
+    revision = config.backbone.revision
+    checkpoint = None if config.checkpoint is None else find_checkpoint(config.checkpoint, revision)
+    against = None if config.against is None else find_checkpoint(config.against, revision)
     model, tokenizer = _model(config, checkpoint)
     pairs = _pairs(config, model, tokenizer, accelerator)
     use_threads(config.gpu.threads, model.network, accelerator.device)
@@ -85,9 +87,9 @@ def diagnose(config: DiagnoseConfig) -> Json:
     name = _short_name(checkpoint or config.backbone.name_or_path or "tiny")
     shown = _title(checkpoint, name)
     margins = {shown: columns["margin"]}
-    if config.against is not None:
-        other = _title(find_checkpoint(config.against), _short_name(config.against))
-        margins[other if other != shown else f"{other} (against)"] = _margins(config, pairs, accelerator)
+    if against is not None:
+        other = _title(against, _short_name(str(config.against)))
+        margins[other if other != shown else f"{other} (against)"] = _margins(config, against, pairs, accelerator)
     if not accelerator.is_main_process:
         return {}
 
@@ -232,12 +234,17 @@ def _provenance(config: DiagnoseConfig, model: str, pairs: list[TokenPair], prec
     }
 
 
-def _margins(config: DiagnoseConfig, pairs: Sequence[TokenPair], accelerator: Accelerator) -> np.ndarray:
-    """Those of the other checkpoint, on the same texts in its own tokens."""
+def _margins(config: DiagnoseConfig, against: str, pairs: Sequence[TokenPair], accelerator: Accelerator) -> np.ndarray:
+    """Those of the other checkpoint, on the same texts in its own tokens.
+
+    Args:
+        config: of the command.
+        against: the checkpoint.
+        pairs: what is studied.
+        accelerator: where it runs.
+    """
     backbone = config.backbone
-    model, tokenizer = load_reward_model(
-        find_checkpoint(config.against), backbone.revision, backbone.trust_remote_code, config.gpu.attention
-    )
+    model, tokenizer = load_reward_model(against, backbone.revision, backbone.trust_remote_code, config.gpu.attention)
     limit = resolve_max_length(None, tokenizer, model.network.config, "max_length")
     theirs, _ = tokenize_pairs([p.pair for p in pairs], tokenizer, limit, config.dataset.length_policy)
     if len(theirs) != len(pairs):

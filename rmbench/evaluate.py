@@ -28,6 +28,7 @@ from rmbench.modeling.lora import ADAPTER_CONFIG
 from rmbench.modeling.model import RewardModel, compile_backbone
 from rmbench.modeling.other_models import budget_of, use_threads_for
 from rmbench.modeling.server import is_address
+from rmbench.modeling.stored import refuse_missing
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def evaluate(config: EvalConfig) -> Json:
     if config.benchmark.name == "suite":
         return evaluate_suite(config)
     # what is scored, on what
-    checkpoint = find_checkpoint(config.checkpoint)
+    checkpoint = find_checkpoint(config.checkpoint, config.revision)
     benchmark = resolve_auto(config.benchmark, checkpoint)
     folder = Path(config.run_dir) if config.run_dir else default_folder(checkpoint, benchmark.name)
     items = find(benchmark.name).load(benchmark)
@@ -108,7 +109,7 @@ def evaluate_suite(config: EvalConfig) -> Json:
     Raises:
         UserError: none of them can be read, there is no such checkpoint, or a folder holds another model's scores.
     """
-    checkpoint = find_checkpoint(config.checkpoint)
+    checkpoint = find_checkpoint(config.checkpoint, config.revision)
     found = suite.members(config.benchmark)  # read before the model: what is missing is reported at once
     scorer, tokenizer = _scorer(config, checkpoint)
     folders = {
@@ -200,11 +201,11 @@ def from_scores(config: EvalConfig, path: Path) -> Json:
     return results
 
 
-def find_checkpoint(asked: str | None) -> str:
+def find_checkpoint(asked: str | None, revision: str | None = None) -> str:
     """The folder or Hub id to load: a run's `checkpoint`, any folder, or by default the newest run's.
 
     Raises:
-        UserError: there is no such folder, the run has no checkpoint yet, or there is no run at all.
+        UserError: there is no such folder or id, the run has no checkpoint yet, or there is no run at all.
     """
     if asked is None:
         run = runs.newest_run()
@@ -212,7 +213,10 @@ def find_checkpoint(asked: str | None) -> str:
             raise UserError("No finished run below outputs/. Name what to score: checkpoint=RUN, a folder or a Hub id.")
         logger.info("checkpoint=%s (the newest finished run)", run)
         return str(run / "checkpoint")
-    if is_address(asked) or not hub.is_local(asked):
+    if is_address(asked):
+        return asked
+    if not hub.is_local(asked):
+        refuse_missing(asked, revision)
         return asked
     folder = Path(asked).expanduser()
     for place in (folder / "checkpoint", folder):
@@ -225,13 +229,20 @@ def find_checkpoint(asked: str | None) -> str:
 
 
 def resolve_auto(benchmark: BenchmarkConfig, checkpoint: str) -> BenchmarkConfig:
-    """`benchmark=auto`: synthetic for a checkpoint trained on the synthetic set, else rewardbench."""
-    if benchmark.name != "auto":
-        return benchmark
-    trained_on = runs.recorded(Path(checkpoint).parent, "dataset.name")
-    name = "synthetic" if trained_on == "synthetic" else "rewardbench"
-    logger.info("benchmark=%s", name)
-    return dataclasses.replace(benchmark, name=name)
+    """`benchmark=auto`: synthetic for a checkpoint trained on the synthetic set, else rewardbench.
+
+    The synthetic benchmark is of the version that the checkpoint was trained on, unless another is named.
+    """
+    run = Path(checkpoint).parent
+    trained_on = runs.recorded(run, "dataset.name")
+    if benchmark.name == "auto":
+        name = "synthetic" if trained_on == "synthetic" else "rewardbench"
+        logger.info("benchmark=%s", name)
+        benchmark = dataclasses.replace(benchmark, name=name)
+    if benchmark.name == trained_on == "synthetic" and benchmark.version is None:
+        version = runs.recorded(run, "dataset.synthetic.version") or 1  # runs before there was a second do not say
+        benchmark = dataclasses.replace(benchmark, version=version)
+    return benchmark
 
 
 def default_folder(checkpoint: str, benchmark: str) -> Path:

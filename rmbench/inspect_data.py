@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmbench.benchmarks.registry import find
+from rmbench.benchmarks.synthetic import like_the_data
 from rmbench.config import GpuConfig, InspectConfig, LengthPolicy, OnBadRow
 from rmbench.console import console
 from rmbench.data.cache import data_cache
@@ -54,7 +55,8 @@ def inspect(config: InspectConfig) -> Json:
         dataset = stratified(dataset, config.dataset, config.backbone, gpu, make_accelerator(gpu))
     tokenizer, network_config, own_pad_id, reads_last = load_tokenizer(config.backbone)
     max_length = resolve_max_length(config.dataset.max_length, tokenizer, network_config, "dataset.max_length")
-    reading = Reading(tokenizer, own_pad_id, reads_last, max_length, config.dataset.length_policy)
+    rows = getattr(network_config.get_text_config(), "vocab_size", None)
+    reading = Reading(tokenizer, own_pad_id, reads_last, max_length, config.dataset.length_policy, rows)
 
     # what is found
     tokens, findings, numbers = _tokens(dataset.train, reading, config)
@@ -85,7 +87,7 @@ def inspect(config: InspectConfig) -> Json:
     write_json(folder / "inspection.json", report)
     write_text(folder / "inspection.html", as_html(report))
     terminal = console()
-    for part in as_tables(report):
+    for part in as_tables(report, terminal.width):
         terminal.print(part)
     if config.export:
         for path, pairs in export_pairs(dataset.train, dataset.eval, Path(config.export)):
@@ -117,7 +119,7 @@ def _overlaps(dataset: Dataset, config: InspectConfig) -> tuple[list[Finding], J
     """Of the evaluation pairs' prompts, and of a benchmark's, with the training prompts."""
     tested = {"eval": [pair.prompt for pair in dataset.eval]}
     if config.benchmark.name != "none":
-        items = find(config.benchmark.name).load(config.benchmark)
+        items = find(config.benchmark.name).load(like_the_data(config.benchmark, config.dataset))
         tested[config.benchmark.name] = [item.prompt for item in items]
     findings, numbers = [], {}
     for name, prompts in tested.items():

@@ -94,8 +94,8 @@ def _train(run: Run) -> Json:
             best = run.config.training.keep_best and (run.folder / "checkpoints" / "best").is_dir()
             model = ending.kept_model(run, trainer, best, trained_before=before is not None)
             metrics = trained | {
-                "eval": _evaluate(run, inputs, model),
-                "benchmark": _benchmark(run, inputs, model),
+                "eval": evaluated(run, inputs, model),
+                "benchmark": benchmarked(run, inputs, model),
             }
             # figures, and last of all metrics.json: its presence means "finished"
             if run.is_main:
@@ -166,7 +166,7 @@ def _tracker(run: Run, loss: PairLoss) -> Tracker:
     return open_tracker(run.config.tracking, run.folder, plain, Named(title(run.config), tags=parts_of(run.config)))
 
 
-def _evaluate(run: Run, inputs: Inputs, model: RewardModel) -> Json:
+def evaluated(run: Run, inputs: Inputs, model: RewardModel) -> Json:
     """The held-out pairs' numbers; their scores go to eval/held_out, so that runs can be compared pair by pair.
 
     Pairs of one prompt are a cluster; its name, a hash of the prompt, tells pairs of other files apart.
@@ -195,7 +195,8 @@ def _scorer(run: Run, inputs: Inputs, model: RewardModel) -> Scorer:
     return Scorer(model, run.accelerator, run.config.gpu.eval_tokens, run.config.layout, inputs.store)
 
 
-def _benchmark(run: Run, inputs: Inputs, model: RewardModel) -> Json | None:
+def benchmarked(run: Run, inputs: Inputs, model: RewardModel) -> Json | None:
+    """The benchmark's numbers, written below eval/ too; None without a benchmark."""
     if inputs.benchmark is None:
         return None
     folder = run.folder / "eval" / run.config.benchmark.name

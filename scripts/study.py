@@ -1,11 +1,12 @@
 """What scripts/study.sh needs besides rmbench: each loss's best learning rate, and the tables of STUDY.md.
 
-python scripts/study.py rates FOLDER     # one line for each loss: LOSS RATE, best on the validation pairs
-python scripts/study.py write FOLDER     # STUDY.md's tables, anew from the runs below FOLDER
+python scripts/study.py rates FOLDER     # one line of overrides for each loss, at the best rate on the validation pairs
+python scripts/study.py write [FOLDER]   # the pages' tables, of docs/study/*.json and of the runs below FOLDER
+python scripts/study.py check            # fails where a page says another number than what is stored
 """
 
 import argparse
-import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import study_store
 from omegaconf import OmegaConf
 
 from rmbench.benchmarks.scores import read_scores
@@ -29,15 +31,15 @@ from rmbench.reporting.verdicts import Verdict, headlines, verdicts
 from rmbench.training.setup import prepare
 
 RATE = "training.learning_rate"
-STUDY = Path(__file__).parent.parent / "STUDY.md"
 THIRDS = ("closest third", "middle third", "farthest third")
 
 
-def rates(folder: Path) -> Iterator[tuple[str, str]]:
-    """Each loss with the rate that is best on the validation pairs of the runs below `folder`."""
+def rates(folder: Path) -> Iterator[str]:
+    """Overrides of each loss at the rate that is best on the validation pairs of the runs below `folder`."""
     chosen, _ = best_of(group_runs(find_runs(folder)), RATE)
     for group in chosen:
-        yield group.overrides["loss"], group.runs[0].overrides[RATE]
+        overrides = group.overrides | {RATE: group.runs[0].overrides[RATE]}
+        yield " ".join(f"{key}={value}" for key, value in overrides.items())
 
 
 def groups_of(folder: Path) -> list[Group]:
@@ -84,7 +86,8 @@ def results(folder: Path) -> str:
         [g.label, g.runs[0].overrides.get(RATE, ""), g.seeds, *(g.cell(name, column) for name, column in columns)]
         for g in groups
     ]
-    return f"{as_table(header, rows)}\n\n{stated(verdicts(groups, {'loss': 'bt'})[0])}"
+    baseline = {key: "" for group in groups for key in group.overrides if key.startswith("loss.")} | {"loss": "bt"}
+    return f"{as_table(header, rows)}\n\n{stated(named(verdicts(groups, baseline)[0]))}"
 
 
 def controls(folder: Path) -> str:
@@ -97,6 +100,11 @@ def controls(folder: Path) -> str:
     shown = {", ".join(group.overrides.values()): group.label.removeprefix("loss=") for group in groups}
     found, _ = verdicts(groups, baseline)
     return stated([replace(v, group=shown[v.group], baseline=shown[v.baseline]) for v in found])
+
+
+def named(found: list[Verdict]) -> list[Verdict]:
+    """The baseline is BT, whatever else its group would be called; a loss with a key is called by both."""
+    return [replace(v, group=v.group.replace(", its default", ""), baseline=v.baseline.split(",")[0]) for v in found]
 
 
 def stated(found: list[Verdict]) -> str:
@@ -189,32 +197,32 @@ def correct(run: Path) -> np.ndarray:
 FORMS = {"results": results, "sections": sections, "distance": by_distance, "dynamics": dynamics, "controls": controls}
 
 
-def write(folder: Path) -> None:
-    """Fill every block `<!-- FORM SETTING -->` of STUDY.md whose runs are there; the others stay as they are."""
-
-    def block(match: re.Match[str]) -> str:
-        """One block, anew."""
-        form, setting = match["form"], match["setting"]
-        if not find_runs(folder / setting):
-            return match[0]
-        return f"<!-- {form} {setting} -->\n{FORMS[form](folder / setting)}\n<!-- / -->"
-
-    pattern = r"<!-- (?P<form>\w+) (?P<setting>[\w/]+) -->\n.*?<!-- / -->"
-    STUDY.write_text(re.sub(pattern, block, STUDY.read_text(), flags=re.DOTALL))
+def write(folder: Path | None) -> None:
+    """Store every block of the pages whose runs are below `folder`, and write all blocks of what is stored."""
+    for page in study_store.PAGES:
+        for match in study_store.BLOCK.finditer(page.read_text()) if folder else ():
+            setting = match["settings"].strip()
+            if match["form"] in FORMS and find_runs(folder / setting):
+                study_store.store(setting, match["form"], FORMS[match["form"]](folder / setting))
+    results = study_store.stored()
+    for page in study_store.PAGES:
+        page.write_text(study_store.page_of(page.read_text(), results))
 
 
 def main() -> None:
-    """One of the two, as the words say."""
+    """One of the three, as the words say."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("what", choices=["rates", "write"])
-    options.add_argument("folder", type=Path)
+    options.add_argument("what", choices=["rates", "write", "check"])
+    options.add_argument("folder", type=Path, nargs="?")
     chosen = options.parse_args()
-    if not chosen.folder.is_dir():
+    if chosen.what == "check":
+        sys.exit("\n".join(study_store.faults()) or 0)
+    if not (chosen.folder or Path()).is_dir() or (chosen.folder is None and chosen.what == "rates"):
         options.error(f"{chosen.folder}: no such folder; scripts/study.sh makes it")
     if chosen.what == "write":
         return write(chosen.folder)
     try:
-        print("\n".join(f"{loss} {rate}" for loss, rate in rates(chosen.folder)))
+        print("\n".join(rates(chosen.folder)))
     except UserError as error:
         options.error(str(error))
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The study of STUDY.md: losses compared on the built-in data and on real pairs, each at its own best learning rate.
 #
-#     bash scripts/study.sh [SETTING ...]        synthetic noise controls unclipped frozen
-#                                             frozen_decoder hh_decoder hh_minilm alpaca_minilm
+#     bash scripts/study.sh [SETTING ...]        synthetic noise controls version2 frozen frozen_decoder
+#                                             hh_decoder hh_minilm alpaca_minilm decoder
 #
 # DATA (default: data) holds hh_harmless_{train,test}, alpaca_eval_{train,test} and rewardbench_v1_partial .jsonl.gz
 # (scripts/rebuild_data.py makes the last three); MINILM is the folder of all-MiniLM-L6-v2, or its name on the Hub, and
@@ -11,6 +11,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 data=${DATA:-data} minilm=${MINILM:-sentence-transformers/all-MiniLM-L6-v2} out=${OUT:-outputs/study}
 decoder=${DECODER:-HuggingFaceTB/SmolLM2-135M-Instruct}
+ten=0,1,2,3,4,5,6,7,8,9
 seeds=0,1,2,3,4 validation=100,101,102  # the rate is chosen with other seeds, on pairs held out of the training file
 
 # choose NAME EXPERIMENT [WORD ...]: every loss at every rate, judged on validation pairs
@@ -18,9 +19,8 @@ choose() { rmbench sweep experiment="study_$2" seed=$validation sweep_dir="$out/
 
 # final NAME EXPERIMENT [WORD ...]: every loss at its best rate, judged on test pairs
 final() {
-    python scripts/study.py rates "$out/$1/rates" | while read -r loss rate; do
-        rmbench sweep experiment="study_$2" loss="$loss" training.learning_rate="$rate" seed=$seeds \
-            sweep_dir="$out/$1/final" "${@:3}" </dev/null
+    python scripts/study.py rates "$out/$1/rates" | while read -r chosen; do
+        rmbench sweep experiment="study_$2" $chosen seed=$seeds sweep_dir="$out/$1/final" "${@:3}" </dev/null
     done
 }
 
@@ -46,11 +46,15 @@ controls() {
     $run loss=bt training.learning_rate=2e-3
 }
 
-# the same without clipping, and with weights of mean one, on the data without cues
-unclipped() {
-    rmbench sweep experiment=study_synthetic loss=bt,normbt,normbt_mean_one,normbt_matched seed=0,1,2,3,4,5,6,7,8,9 \
-        training.learning_rate=5e-4,1e-3,2e-3,4e-3 training.max_grad_norm=0,1 dataset.synthetic.version=2 \
-        sweep_dir="$out/unclipped/runs"
+# the data without cues, ten seeds; weights of mean one; no clipping
+version2() {
+    local seeds=$ten validation=100,101 run="dataset.synthetic.version=2 diagnostics=off training.eval_steps=0"
+    choose version2 synthetic $run loss=bt,normbt training.learning_rate=5e-4,1e-3,2e-3,4e-3 dataset.synthetic.seed=1
+    final version2 synthetic $run
+    rmbench sweep experiment=study_synthetic $run loss=bt,normbt,normbt_mean_one training.learning_rate=1e-3 \
+        seed=$ten sweep_dir="$out/version2/one_rate"
+    rmbench sweep experiment=study_synthetic $run loss=bt,normbt training.learning_rate=1e-3 training.max_grad_norm=0 \
+        seed=$ten sweep_dir="$out/version2/unclipped"
 }
 
 real() {  # real NAME EXPERIMENT FILES [OVERRIDE ...]; `choosing`: overrides for the choice of rates alone
@@ -62,11 +66,28 @@ real() {  # real NAME EXPERIMENT FILES [OVERRIDE ...]; `choosing`: overrides for
 }
 
 frozen() { real frozen frozen alpaca_eval backbone.name_or_path="$minilm"; }
-# embeddings of a pretrained decoder, computed once; ten seeds
+# heads on a pretrained decoder's embeddings, which are computed once; 250 pairs of the training file choose the rates
 frozen_decoder() {
-    local seeds=0,1,2,3,4,5,6,7,8,9 head choosing="loss=bt,normbt,normbt_mean_one,bt_label_smoothing"  # no ratings
+    local rows="$out/frozen_decoder/rows" head exponent chosen folder heads
+    mkdir -p "$rows"
+    zcat "$data/hh_harmless_train.jsonl.gz" | head -250 >"$rows/validation.jsonl"
+    zcat "$data/hh_harmless_train.jsonl.gz" | tail -n +251 >"$rows/train.jsonl"
     for head in linear layernorm_linear; do
-        real "frozen_decoder/$head" frozen hh_harmless backbone.name_or_path="$decoder" backbone.head=$head
+        folder=$out/frozen_decoder/$head
+        heads=(experiment=study_frozen backbone.name_or_path="$decoder" backbone.head=$head diagnostics=off
+            dataset.path="$rows/train.jsonl" dataset.train_size=1000 training.eval_steps=0)
+        python scripts/study_heads.py "$folder/rates" "${heads[@]}" dataset.eval_path="$rows/validation.jsonl" \
+            loss=bt,normbt,normbt_mean_one,bt_label_smoothing,normbt_matched seed=100,101 \
+            training.learning_rate=1e-3,3e-3,1e-2,3e-2
+        for exponent in 0.33 0.66; do
+            python scripts/study_heads.py "$folder/rates/$exponent" "${heads[@]}" loss=normbt seed=100,101 \
+                loss.distance.exponent=$exponent dataset.eval_path="$rows/validation.jsonl" \
+                training.learning_rate=1e-3,3e-3,1e-2,3e-2
+        done
+        python scripts/study.py rates "$folder/rates" | while read -r chosen; do
+            python scripts/study_heads.py "$folder/final/${chosen// /,}" "${heads[@]}" $chosen seed=$ten \
+                dataset.eval_path="$data/hh_harmless_test.jsonl.gz" </dev/null
+        done
     done
 }
 hh_decoder() { real hh_decoder decoder hh_harmless; }
@@ -81,15 +102,27 @@ alpaca_minilm() {
         dataset.eval_path="$data/alpaca_eval_test.jsonl.gz" backbone.name_or_path="$minilm"
 }
 
-all="synthetic noise controls unclipped frozen frozen_decoder hh_decoder hh_minilm alpaca_minilm"
-[ $# -gt 0 ] || set -- $all
+# all weights of the pretrained decoder: days on two cores; called again, it goes on with the runs that are missing
+decoder() {
+    local rewardbench=no validation=100,101 choosing files
+    choosing="loss=bt,normbt,normbt_mean_one,bt_label_smoothing dataset.eval_size=200"
+    for files in hh_harmless alpaca_eval; do
+        real "decoder/$files" minilm "$files" backbone.name_or_path="$decoder" dataset.max_length=256 \
+            dataset.train_size=1000
+    done
+}
+
+all="synthetic noise controls version2 frozen frozen_decoder hh_decoder hh_minilm alpaca_minilm"
+[ $# -gt 0 ] || set -- $all  # decoder is run only where it is named
+all="$all decoder"
 for setting in "$@"; do
     case " $all " in *" $setting "*) ;; *) echo "$setting: no such setting; there are $all" >&2; exit 2 ;; esac
     case $setting in
     frozen) needs="alpaca_eval_train alpaca_eval_test rewardbench_v1_partial" ;;
     alpaca_minilm) needs="alpaca_eval_train alpaca_eval_test" ;;
-    frozen_decoder | hh_decoder) needs="hh_harmless_train hh_harmless_test rewardbench_v1_partial" ;;
-    hh_minilm) needs="hh_harmless_train hh_harmless_test" ;;
+    hh_decoder) needs="hh_harmless_train hh_harmless_test rewardbench_v1_partial" ;;
+    hh_minilm | frozen_decoder) needs="hh_harmless_train hh_harmless_test" ;;
+    decoder) needs="hh_harmless_train hh_harmless_test alpaca_eval_train alpaca_eval_test" ;;
     *) needs= ;;
     esac
     for file in $needs; do

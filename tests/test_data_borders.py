@@ -308,6 +308,16 @@ def test_one_response_a_row_with_a_score(tmp_path):
         ({"prompt": "Q", "completion": "a", "label": 2}, "bad_rating", "label is 2"),
         ({"prompt": "Q", "completion": "a", "score": float("inf")}, "bad_rating", "inf"),
         ({"prompt": "Q", "responses": ["a", "b"], "scores": [1, 1]}, "tie", ""),
+        (
+            {"prompt": "Q", "responses": ["a", "b"], "scores": [1, 2], "ranks": [1, 2]},
+            "bad_rating",
+            "scores and ranks order the responses differently",
+        ),
+        (
+            {"prompt": "Q", "responses": [{"text": t, "score": s, "rank": s} for t, s in (("a", 1), ("b", 2))]},
+            "bad_rating",
+            "score and rank order",
+        ),
     ],
 )
 def test_rows_of_responses_that_fit_no_form(tmp_path, row, rule, needle):
@@ -319,6 +329,12 @@ def test_rows_of_responses_that_fit_no_form(tmp_path, row, rule, needle):
     dataset = load_dataset(local(path, on_bad_row=OnBadRow.drop))
     assert dataset.dropped["train"] == {rule: 1}
     assert len(everything(dataset)) == 4
+
+
+def test_two_columns_of_ratings_that_agree_are_read(tmp_path):
+    row = {"prompt": "Q", "responses": ["a", "b", "c"], "scores": [1, 5, 5], "ranks": [3, 1, 2]}
+    (pair,) = everything(load_dataset(local(write_jsonl(tmp_path / "a.jsonl", [row]), eval_size=0)))
+    assert (pair.chosen[0]["content"], pair.rejected[0]["content"], pair.rating_margin) == ("b", "a", 4)
 
 
 def test_csv_holds_the_same_forms(tmp_path):
@@ -417,3 +433,24 @@ def test_decimals_are_numbers(tmp_path):
 def test_the_remedy_for_a_column_fits_it(column, way):
     with pytest.raises(BadRow, match=f"'{column}' would not be read; {way}"):
         parse_row(pair(0) | {column: ["x"]})
+
+
+def test_columns_that_no_form_reads_are_named(tmp_path, caplog):
+    rows = [
+        {"prompt": f"q {i}", "context": "the table", "chosen": f"yes {i}", "rejected": "no", "margn": 2.0, **more}
+        for i, more in enumerate([{"lang": "en"}, {}, {"lang": "de"}])
+    ]
+    config = DatasetConfig(name="local", path=str(write_jsonl(tmp_path / "a.jsonl", rows)), eval_size=1)
+    for _ in range(2):  # read, and kept from before
+        with caplog.at_level(logging.INFO):
+            dataset = load_dataset(config)
+        assert "a.jsonl: columns not read: context, margn, lang" in caplog.text
+        caplog.clear()
+    assert dataset.counts["train"]["unread"] == {"context": 3, "margn": 3, "lang": 2}
+
+
+def test_a_name_in_dataset_columns_that_nothing_reads_is_refused(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "q", "chosen": "yes", "rejected": "no", "gap": 2.0}])
+    config = DatasetConfig(name="local", path=str(path), columns={"margn": "gap"})
+    with pytest.raises(UserError, match=r"'margn' is no column that rmbench reads\. Did you mean margin\?"):
+        load_dataset(config)

@@ -1,6 +1,7 @@
-"""The study's script: the rate that each loss gets, and tables that are formed of run folders alone."""
+"""The study's scripts: the rate that each loss gets, and tables that are formed of run folders alone."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,10 @@ def test_each_loss_gets_the_rate_that_is_best_on_validation_pairs(study, tmp_pat
         for seed in (100, 101):
             words = [f"loss={loss}", f"training.learning_rate={rate}", f"seed={seed}"]
             finished(tmp_path / f"{loss}-{rate}-{seed}", words, [i < right for i in range(10)], range(10))
-    assert list(study.rates(tmp_path)) == [("bt", "1e-3"), ("normbt", "2e-3")]
+    assert list(study.rates(tmp_path)) == [
+        "loss=bt training.learning_rate=1e-3",
+        "loss=normbt training.learning_rate=2e-3",
+    ]
 
 
 def test_tables_by_hand(study, tmp_path, monkeypatch):
@@ -89,13 +93,22 @@ def distances(run):
     return [row.distances[0] for row in read_scores(run / "eval" / "held_out" / "scores.jsonl")]
 
 
-def test_only_the_blocks_that_have_runs_are_written(study, tmp_path, monkeypatch):
-    for loss, wins in (("bt", [True, False]), ("normbt", [True, True])):
-        finished(tmp_path / "x" / "final" / loss, [f"loss={loss}"], wins, range(2))
-    text = "prose\n<!-- results x/final -->\nold\n<!-- / -->\nmore\n<!-- results y/final -->\nkept\n<!-- / -->\n"
+def stored_beside(study, tmp_path, monkeypatch, text):
+    """A page and a store of its own for the script; the page."""
     page = tmp_path / "STUDY.md"
     page.write_text(text)
-    monkeypatch.setattr(study, "STUDY", page)
+    monkeypatch.setattr(study.study_store, "STORE", tmp_path / "store")
+    monkeypatch.setattr(study.study_store, "PAGES", (page,))
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "measured.json").write_text('{"settings": {"x/final": "X"}, "measurements": {"slope": 0.66}}')
+    return page
+
+
+def test_only_the_blocks_that_have_runs_are_written(study, tmp_path, monkeypatch):
+    for loss, wins in (("bt", [True, False] * 20), ("normbt", [True, True] * 20)):
+        finished(tmp_path / "x" / "final" / loss, [f"loss={loss}"], wins, range(40))
+    text = "prose\n<!-- results x/final -->\nold\n<!-- / -->\nmore\n<!-- results y/final -->\nkept\n<!-- / -->\n"
+    page = stored_beside(study, tmp_path, monkeypatch, text)
     study.write(tmp_path)
     written = page.read_text()
     assert "| loss=normbt |" in written
@@ -104,3 +117,35 @@ def test_only_the_blocks_that_have_runs_are_written(study, tmp_path, monkeypatch
     assert written.endswith("more\n<!-- results y/final -->\nkept\n<!-- / -->\n")
     study.write(tmp_path)
     assert page.read_text() == written
+    shutil.rmtree(tmp_path / "x")
+    page.write_text(text)
+    study.write(None)  # of what is stored, without the runs
+    assert page.read_text() == written
+
+
+def test_a_changed_digit_is_found(study, tmp_path, monkeypatch):
+    for loss, wins in (("bt", [True, False] * 20), ("normbt", [True, True] * 20)):
+        finished(tmp_path / "x" / "final" / loss, [f"loss={loss}"], wins, range(40))
+    text = "A slope of 0.66.\n<!-- results x/final -->\n<!-- / -->\nBT is at 0.50.\n"
+    page = stored_beside(study, tmp_path, monkeypatch, text)
+    study.write(tmp_path)
+    assert study.study_store.faults() == []
+    written = page.read_text()
+    for old, new in (("0.66", "0.67"), ("is at 0.50", "is at 0.51"), ("| 1.000 |", "| 1.001 |"), ("+50.0", "+50.1")):
+        assert old in written
+        page.write_text(written.replace(old, new, 1))
+        assert len(study.study_store.faults()) == 1, new
+
+
+def test_the_pages_say_what_is_stored(study):
+    assert study.study_store.faults() == []
+
+
+def test_a_block_is_data_and_back(study):
+    table = "| a | b |\n|---|---:|\n| loss=bt | 0.5 |"
+    text = f"{table}\n\n- x - bt on held-out pairs: +1.0 points [0.5, 1.5], 5 seeds, 9 items: better"
+    block = study.study_store.parsed(text)
+    assert block["rows"] == [["loss=bt", "0.5"]]
+    assert study.study_store.rendered(block) == text
+    match = study.study_store.SENTENCE.fullmatch(block["verdicts"][0])
+    assert (match["group"], match["value"], match["low"], match["verdict"]) == ("x", "+1.0", "0.5", "better")

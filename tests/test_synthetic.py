@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmbench.config import SyntheticConfig
+from rmbench.benchmarks.synthetic import like_the_data, load
+from rmbench.config import BenchmarkConfig, DatasetConfig, SyntheticConfig
 from rmbench.data import synthetic, synthetic_words
 from rmbench.data.synthetic import make_rows
 from rmbench.data.synthetic_words import TOPICS, WORDS
+from rmbench.evaluate import resolve_auto
 
 SECTION = {"chat": "chat", "avoid": "chat_hard", "use": "chat_hard", "length": "chat_hard"}
 SECTION |= {"request": "safety", "dose": "safety"}
@@ -333,3 +335,23 @@ def test_rows_are_well_formed_and_begin_every_larger_set(knobs, size, split):
         assert row["margin"] > 0
         assert row["section"] in synthetic.TASKS
     assert make_rows(SyntheticConfig(**knobs), size + 3, split)[:size] == made
+
+
+def test_the_benchmark_is_of_the_version_that_a_run_was_trained_on(tmp_path):
+    asked = BenchmarkConfig(name="synthetic")
+    for version in (1, 2):
+        data = DatasetConfig(name="synthetic", synthetic=SyntheticConfig(version=version))
+        followed = like_the_data(asked, data)
+        rows = make_rows(SyntheticConfig(version=version, seed=1), 2000, "test")
+        assert [item.prompt for item in load(followed)] == [row["prompt"] for row in rows]
+        (tmp_path / f"{version}").mkdir()
+        text = f"dataset: {{name: synthetic, synthetic: {{version: {version}}}}}\n"
+        (tmp_path / f"{version}" / "config.yaml").write_text(text)
+        assert resolve_auto(BenchmarkConfig(name="auto"), str(tmp_path / f"{version}" / "checkpoint")) == followed
+    assert like_the_data(BenchmarkConfig(name="synthetic", version=1), data).version == 1
+    assert like_the_data(asked, DatasetConfig(name="local")) == asked
+
+
+def test_a_run_that_does_not_say_its_version_has_the_first(tmp_path):
+    (tmp_path / "config.yaml").write_text("dataset: {name: synthetic, synthetic: {seed: 0}}\n")
+    assert resolve_auto(BenchmarkConfig(name="auto"), str(tmp_path / "checkpoint")).version == 1

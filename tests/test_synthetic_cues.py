@@ -71,20 +71,17 @@ def faults(source, prompt, response):
         return sum(word not in topic for word in response)
     if source == "sort_either":
         return sum(abs(int(a) - int(b)) for a, b in zip(sorted(prompt[1:]), response, strict=True))
-    if source == "steps_either":
-        at, total = int(prompt[2]), 0
-        for move, shown in zip(prompt[3:], response, strict=True):
-            at += {"up": 1, "stay": 0, "down": -1}[move]
-            total += min((at - int(shown)) % 10, (int(shown) - at) % 10)
-        return total
-    a, b = int(prompt[1] + prompt[2]), int(prompt[5] + prompt[6])
-    return 0 if {"<": a < b, ">": a > b}[response[1]] else abs(a - b) / 10
+    if source == "lead":
+        end = sum({"up": 1, "stay": 0, "down": -1}[move] for move in prompt[3:])
+        return 0 if (end > 0) == (response[0] == "up") else abs(end)
+    a, b = int(prompt[1]), int(prompt[5])
+    return 0 if {"<": a < b, ">": a > b}[response[1]] else abs(a - b)
 
 
 def test_every_label_of_version_2_is_found_again():
     seen = Counter()
     for row in make_rows(SyntheticConfig(version=2), 1500, "train"):
-        if row["source"] in ("other_topic", "sort_either", "steps_either", "compare_signs"):
+        if row["source"] in ("other_topic", "sort_either", "lead", "compare_signs"):
             prompt, chosen, rejected = (row[key][0]["content"].split() for key in ("prompt", "chosen", "rejected"))
             assert chosen[0] == rejected[0]
             assert faults(row["source"], prompt, chosen[1:]) == 0

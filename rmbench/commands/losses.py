@@ -23,7 +23,7 @@ from rmbench.paths import conf_dir
 
 FIGURES = Path("outputs/losses")
 SHOWN_MARGINS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
-BAR = 24  # letters
+BAR = 20  # letters
 
 
 def show(name: str | None, as_markdown: bool = False) -> None:
@@ -136,7 +136,7 @@ def weight_table(one: Card) -> Table:
     table.add_column("margin", justify="right")
     for value in found:
         table.add_column(f"{value:g}" if what else "weight", justify="right")
-    table.add_column("")
+    table.add_column("at μ" if what.endswith("/ μ") else "", no_wrap=True)
     weights = [found[value][1].tolist() for value in found]
     middle = weights[len(weights) // 2]
     largest = max(map(abs, middle)) or 1.0

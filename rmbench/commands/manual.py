@@ -26,7 +26,7 @@ SPECIAL = {
 }
 FLAGS = {
     "-q, --quiet": "results, warnings and errors alone",
-    "-v, --verbose": "more messages; of a sweep those of every run",
+    "-v, --verbose": "also messages of transformers, datasets and huggingface_hub; of a sweep those of every run",
     "-m, --multirun": "what `rmbench sweep` sets: a key may have several values",
     "--config-dir DIR": "a folder of your own options (DIR/loss/mine.yaml -> loss=mine)",
     "--cfg job, --info": "print what Hydra composes, and from where",
@@ -36,7 +36,7 @@ FLAGS = {
 
 
 ALL = "all"
-BY_MODEL = "training=auto takes, by the model (of/random: backbone=tiny, as in a bare run)"
+BY_MODEL = "training=auto takes, by the model (of/random: backbone=tiny)"
 MATTER = {  # of the commands with many keys; the others show those of their own
     "train": (
         "seed", "run_dir", "dataset.path", "dataset.max_length", "backbone.name_or_path", "backbone.lora.r",
@@ -122,7 +122,8 @@ def _by_model() -> list[tuple[str, str]]:
 
 
 def _starred(group: Group) -> list[str]:
-    return [f"*{option}" if option == group.default else option for option in group.options]
+    """The options that people name; those in a folder are chosen by others, as by training=auto."""
+    return [f"*{option}" if option == group.default else option for option in group.options if "/" not in option]
 
 
 def _names(group: Group) -> str:

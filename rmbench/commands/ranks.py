@@ -46,13 +46,17 @@ def rank() -> int:
             )
     place, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     missing = [name for name in ("RANK", "MASTER_ADDR") if name not in os.environ]
-    if size > 1 and missing:
+    makes_a_group = "LOCAL_RANK" if "LOCAL_RANK" in os.environ else "WORLD_SIZE" if size > 1 else None
+    if makes_a_group and missing:
         raise UserError(
-            f"WORLD_SIZE={size} in the environment without {' and '.join(missing)}: a launcher such as torchrun sets"
-            " all of them.\nWithout one: unset WORLD_SIZE"
+            f"{makes_a_group}={os.environ[makes_a_group]} in the environment without {' and '.join(missing)}:"
+            f" a launcher such as torchrun sets all of them.\nWithout one: unset {makes_a_group}"
         )
     if in_group() and place >= size:
-        raise UserError(f"RANK={place} and WORLD_SIZE={size} in the environment: ranks count from 0 to {size - 1}.")
+        raise UserError(
+            f"RANK={place} and WORLD_SIZE={size} in the environment: ranks count from 0 to WORLD_SIZE - 1.\n"
+            "Without a launcher: unset RANK WORLD_SIZE"
+        )
     return place
 
 

@@ -39,6 +39,7 @@ READ_WHERE: dict[str, tuple[Where, ...]] = {
     "benchmark.split": (Where("benchmark.name", ("auto", *BENCHMARKS)),),
     "benchmark.prior_sets": (Where("benchmark.name", ("auto", "rewardbench")),),
     "benchmark.group_by": (Where("benchmark.name", ("pairs",)),),
+    "benchmark.version": (Where("benchmark.name", ("auto", "synthetic")),),
     "dataset.path": (Where("dataset.name", ("local", *PUBLISHED)),),
     "dataset.eval_path": (Where("dataset.name", ("local", *PUBLISHED)),),
     "dataset.subset": (Where("dataset.name", PUBLISHED),),

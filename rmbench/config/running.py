@@ -135,6 +135,9 @@ class BenchmarkConfig(Checked):
     split: str | None = knob(None, "split on the Hub, such as claude of JudgeBench; null is the benchmark's usual one")
     prior_sets: bool = knob(False, "rewardbench: fetch its four prior sets too (allenai/pref-test-sets)")
     group_by: str | None = knob(None, "column that benchmark=pairs groups by; null is section, subset or source")
+    version: int | None = knob(
+        None, "synthetic: version of the generator; null is that of the run's data, else the default", low=1, high=2
+    )
     max_length: int | None = knob(
         None, "tokens of prompt and response; longer prompts are cut from the left; null is min(context, 2048)", low=8
     )

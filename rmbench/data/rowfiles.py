@@ -20,6 +20,7 @@ from rmbench.files import Json
 __all__ = ["Placed", "arrow_rows", "json_lines", "kind_of", "read_rows"]
 
 Placed = tuple[str, Row | BadRow]
+_PACKED = {b"\x28\xb5\x2f\xfd": "zstd -d", b"PK\x03\x04": "unzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz"}
 _MAGIC = {
     b"PAR1": ("parquet", ".parquet"),
     b"ARROW1": ("Arrow", ".arrow"),
@@ -89,6 +90,9 @@ def _refuse_other_content(path: Path, kind: str) -> None:
     for magic, (what, name) in _MAGIC.items():
         if start.startswith(magic) and kind != f".{what.lower()}":
             raise UserError(f"{path} is a {what} file by its content: name it {name}")
+    for magic, unpack in _PACKED.items():
+        if start.startswith(magic):
+            raise UserError(f"{path} is compressed, and not by gzip, which alone is read. First: {unpack} {path.name}")
     if kind in (".parquet", ".arrow"):
         return
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or (len(start) > 3 and b"\0" in start[:2]):

@@ -6,10 +6,12 @@ pair differ in exactly one. Each row has its own random stream, named by seed, s
 other row: a larger set begins with the smaller one, and noise leaves the pairs beneath it as they were.
 
 Version 1 has cues that need no prompt: in `sort`, `steps` and `compare` the broken response breaks a rule of its own.
-In version 2 both responses are right answers, to two prompts that are equally likely, and a coin says which is asked.
+In version 2 both responses are right answers, to two prompts that are equally likely, and a coin or a symmetry says
+which is asked.
 
 A hash of the prompt decides its split, whatever the seed: no prompt of one split is ever in the other. Within a split
-prompts repeat by chance, most in the smaller spaces (compare: 59,400 prompts): 0.3 % of 8,000 rows, 4 % of 100,000.
+prompts repeat by chance, most in the smaller spaces (compare: 59,400 prompts; version 2's sort_either: 5,040): in
+version 1 0.3 % of 8,000 rows, 4 % of 100,000.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Callable
 from random import Random
 
 from rmbench.config import SyntheticConfig
-from rmbench.data.synthetic_even import compare_signs, other_topic, sort_either, steps_either
+from rmbench.data.synthetic_even import compare_signs, lead, other_topic, sort_either
 from rmbench.data.synthetic_words import (
     AGAINST,
     COMPLY,
@@ -163,7 +165,7 @@ TASKS: Tasks = {  # a section's sub-tasks are equally likely
 }
 VERSIONS: dict[int, Tasks] = {
     1: TASKS,
-    2: TASKS | {"chat": (other_topic,), "reasoning": (sort_either, steps_either, compare_signs, code)},
+    2: TASKS | {"chat": (other_topic,), "reasoning": (sort_either, lead, compare_signs, code)},
 }
 
 

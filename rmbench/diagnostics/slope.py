@@ -64,6 +64,6 @@ def slope_of(rows: Rows) -> float:
     kept = {name: values[usable] for name, values in columns.items()}
     if len(np.unique(kept["distance"])) < 3:
         return math.nan
-    from rmbench.diagnostics.study import elasticities_at_fixed_error  # scipy: not at the start of every run
+    from rmbench.diagnostics.study import elasticities_at_fixed_error
 
     return elasticities_at_fixed_error(kept, ["gradient_norm"])["gradient_norm"]

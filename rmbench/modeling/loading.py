@@ -20,7 +20,7 @@ from rmbench.files import Json, write_text
 from rmbench.modeling import adapters, heads, lora, value_heads
 from rmbench.modeling.head_placing import place_head
 from rmbench.modeling.model import RewardModel, head_of
-from rmbench.modeling.reading import how_it_reads, refuse_unknown_tokens, report
+from rmbench.modeling.reading import how_it_reads, refuse_unknown_tokens, report, unreadable
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 from rmbench.modeling.tokenizer import complete_tokenizer, refuse_without_class, stated_pad_id
 from rmbench.modeling.usage import NOTE, usage
@@ -70,6 +70,7 @@ def new_reward_model(config: BackboneConfig, attention: str | None, seed: int) -
         adapters = lora.add_adapters(network, config.lora, base, config.revision, seed)
         lora.refuse_what_cannot_be_used(adapters)
     model = RewardModel(network, adapters)
+    model.unreadable = unreadable(tokenizer, network)
     model.assumed = weights.facts() | {"head": head} | how_it_reads(model, tokenizer, own_template)
     if config.name_or_path is not None:
         report(config.name_or_path, model.assumed)
@@ -115,6 +116,7 @@ def load_reward_model(
     complete_tokenizer(tokenizer, weights.network, keep_pad=True)
     model = RewardModel(weights.network)
     model.stated_pad_id, model.pools_last = stated, weights.pools_last
+    model.unreadable = unreadable(tokenizer, weights.network)
     model.assumed = weights.facts() | how_it_reads(model, tokenizer, own_template)
     report(name_or_path, model.assumed)
     return model, tokenizer

@@ -42,9 +42,10 @@ class Verdict:
 
     @property
     def place(self) -> str:
-        """Where they are compared: `rewardbench`, `rewardbench Reasoning`, `held-out pairs`."""
-        name = "held-out pairs" if self.benchmark == HELD_OUT_FOLDER else self.benchmark
-        return name if self.number == "score" else f"{name} {self.number}"
+        """Where they are compared: `rewardbench`, `rewardbench Reasoning`, `held-out pairs of chat`."""
+        if self.benchmark == HELD_OUT_FOLDER:
+            return "held-out pairs" if self.number == "score" else f"held-out pairs of {self.number}"
+        return self.benchmark if self.number == "score" else f"{self.benchmark} {self.number}"
 
     @property
     def open(self) -> str:

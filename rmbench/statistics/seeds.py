@@ -51,9 +51,9 @@ class Difference:
         return math.sqrt(self.seed_variance / self.seeds + self.item_variance)
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Two-sided."""
+        """Two-sided; differences of accuracy are from -1 to 1."""
         half = float(self._bound((1 - level) / 2, self.seeds))
-        return self.value - half, self.value + half
+        return max(-1.0, self.value - half), min(1.0, self.value + half)
 
     @property
     def p_value(self) -> float:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from rmbench.benchmarks.registry import find
 from rmbench.benchmarks.run import Prepared, prepare_benchmark
+from rmbench.benchmarks.synthetic import like_the_data
 from rmbench.config import DatasetConfig, Gradient, HeadKind, OnBadRow, Strategy, TrainConfig
 from rmbench.data.cache import data_cache
 from rmbench.data.dataset import Dataset, load_dataset
@@ -32,6 +33,7 @@ from rmbench.modeling.layout_choice import choose_layout, pairs_of_all_lengths
 from rmbench.modeling.loading import new_reward_model
 from rmbench.modeling.memory import first_budget
 from rmbench.modeling.model import RewardModel, compile_backbone, freeze_backbone
+from rmbench.modeling.reading import refuse_unreadable
 from rmbench.modeling.strata import stratified
 from rmbench.modeling.threads import use_threads
 
@@ -76,8 +78,8 @@ def prepare(config: TrainConfig, accelerator: Accelerator, threads: int | None =
     """
     loss = PairLoss(config.loss)
     dataset = load_dataset(config.dataset)
-    name = config.benchmark.name
-    items = [] if name == "none" else find(name).load(config.benchmark)
+    asked = like_the_data(config.benchmark, config.dataset)
+    items = [] if asked.name == "none" else find(asked.name).load(asked)
     model, tokenizer = new_reward_model(config.backbone, config.gpu.attention, config.seed)
     use_threads(config.gpu.threads, model.network, accelerator.device, threads)
     _refuse_combinations(config, loss, model)
@@ -89,7 +91,8 @@ def prepare(config: TrainConfig, accelerator: Accelerator, threads: int | None =
     max_length = resolve_max_length(config.dataset.max_length, tokenizer, model.network.config, "dataset.max_length")
     (train_pairs, train_counts), (eval_pairs, eval_counts) = _token_ids(dataset, tokenizer, max_length, config.dataset)
     _refuse_too_few(len(train_pairs), config, accelerator.num_processes)
-    benchmark = prepare_benchmark(config.benchmark, items, tokenizer, model) if items else None
+    benchmark = prepare_benchmark(asked, items, tokenizer, model) if items else None
+    refuse_unreadable(model, eval_pairs)
     model.to(accelerator.device)
     eval_layout = choose_layout(config.layout, model, train_pairs, accelerator.device)
     layout = WithLikelihood(eval_layout) if loss.needs_likelihood else eval_layout
