@@ -110,8 +110,9 @@ def test_the_acceptance_run_says_what_it_cannot_check_and_fails_where_something_
 
 
 @pytest.mark.slow
-def test_the_whole_acceptance_run_dry(script, tmp_path):
+def test_the_whole_acceptance_run_dry(script, tmp_path, monkeypatch):
     module = paths.script("gpu_acceptance")
+    monkeypatch.setattr(module, "SECONDS", 3600)  # on a busy machine, every check all the same
     code, verdicts = acceptance(script, tmp_path, *module.CHECKS)
     assert code == 0, verdicts
     assert list(verdicts.values()).count("ok") >= 8

@@ -48,13 +48,13 @@ def _estimate(jobs: Sequence[list[str]], config_dir: str | None, here: bool) -> 
     from rmbench.modeling.planning import plan  # torch and transformers, which a run needs as well
     from rmbench.modeling.workload import SHARE, most_work
 
-    operations, longest, gpus, shapes, plans = 0.0, 0, [], [], []
+    operations, longest, configs, shapes, plans = 0.0, 0, [], [], []
     for overrides, runs in settings.items():
         config = config_object(without_hydra(composed("train", list(overrides), config_dir)))
         assert isinstance(config, TrainConfig)
         work = most_work(config)
         operations, longest = operations + runs * work.operations, max(longest, work.text_tokens)
-        gpus.append(config.gpu)
+        configs.append(config)
         steps = config.training
         shape = (config.backbone, config.gpu, steps.gradient_checkpointing, steps.micro_batch_tokens)
         if config.backbone.name_or_path is not None and shape not in shapes:
@@ -63,9 +63,10 @@ def _estimate(jobs: Sequence[list[str]], config_dir: str | None, here: bool) -> 
     long = f"each text taken to be {longest:,} tokens long, the most that is allowed"
     if plans:
         long += f"; {max(plans, key=lambda one: one.memory.total(one.tokens)).text()}"
-    if not here or gpus[0].strategy is not Strategy.none or any(gpu != gpus[0] for gpu in gpus):
+    gpu = configs[0].gpu
+    if not here or gpu.strategy is not Strategy.none or any(config.gpu != gpu for config in configs):
         return f"with at most {operations:.1e} floating-point operations, {long}"
-    device, rate = _matrix_rate(config)
+    device, rate = _matrix_rate(configs[0])
     return (
         f"for at most {_time(operations / (SHARE * rate))} ({device}), {long}, at {100 * SHARE:.0f} % (assumed) of the "
         f"{rate / 1e12:.2g} TFLOP/s of the device's matrix products"
