@@ -60,7 +60,7 @@ def train(config: TrainConfig, folder: Path) -> Json:
 
 def _train(run: Run) -> Json:
     if runs.claim(run.folder, run.config):
-        logger.info("%s is finished already", run.folder)
+        logger.info("%s is already finished", run.folder)
         _push(run)
         return dict(read_json(run.folder / "metrics.json"))
     run.wait()  # every rank has seen the folder as it was

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back, conversations to text, and the ids with a meaning of their own."""
+    """Text to ids and back, conversations to text, and the special token ids."""
 
     chat_template: str | dict[str, str] | None
     padding_side: str

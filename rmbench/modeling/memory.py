@@ -73,5 +73,5 @@ def halved(budget_tokens: int, tokens: int, pairs: int, remedy: str) -> int:
     gc.collect()  # the error's traceback held the activations
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    logger.info("out of memory; going on with %d tokens per forward pass instead of %d", smaller, budget_tokens)
+    logger.info("out of memory; continuing with %d tokens per forward pass instead of %d", smaller, budget_tokens)
     return smaller
