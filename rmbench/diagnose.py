@@ -54,7 +54,7 @@ def diagnose(config: DiagnoseConfig) -> Json:
     """Measure every pair, write pairs.parquet, study.json and the figures, print what was found.
 
     Raises:
-        UserError: the model or the data cannot be had, or the folder holds another study.
+        UserError: the model or the data cannot be loaded, or the folder contains another study.
     """
     # the model and its pairs
     accelerator = make_accelerator(config.gpu)
@@ -154,7 +154,7 @@ def _model(config: DiagnoseConfig, checkpoint: str | None) -> tuple[RewardModel,
     backbone, run = config.backbone, Path(checkpoint or "").parent
     if is_address(checkpoint or ""):
         raise UserError(
-            f"checkpoint={checkpoint}: a study needs gradients, which a server does not give; name a folder."
+            f"checkpoint={checkpoint}: a study needs gradients, which a server does not return; name a folder."
         )
     if checkpoint is None:
         model, tokenizer = new_reward_model(backbone, config.gpu.attention, config.seed)
@@ -165,7 +165,7 @@ def _model(config: DiagnoseConfig, checkpoint: str | None) -> tuple[RewardModel,
     if backbone.freeze or (checkpoint and runs.recorded(run, "backbone.freeze")):
         freeze_backbone(model)
     if checkpoint and runs.recorded(run, "backbone.lora.r"):
-        logger.warning("the run trained adapters; its gradients here are those of all weights of the merged model")
+        logger.warning("the run trained adapters; the gradients here are over all weights of the merged model")
     return model, tokenizer
 
 
@@ -181,7 +181,7 @@ def _pairs(
         accelerator: for the passes of strata.
 
     Raises:
-        UserError: the data cannot be had, or strata are asked for beside a checkpoint and nothing says whose.
+        UserError: the data cannot be loaded, or strata beside a checkpoint lack `dataset.strata.embeddings`.
     """
     if config.benchmark.name != "none":
         benchmark = benchmarks.find(config.benchmark.name)
@@ -209,7 +209,7 @@ def _pairs(
 
 
 def _provenance(config: DiagnoseConfig, model: str, pairs: list[TokenPair], precision: str) -> Json:
-    """What a study follows from; a folder holds one study.
+    """The inputs of a study; a folder contains one study.
 
     Args:
         config: of the command.

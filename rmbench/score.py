@@ -1,4 +1,4 @@
-"""rmbench score: prompts and responses in, rewards out; the best of N, and what choosing it is worth."""
+"""rmbench score: rewards for prompts and responses; the best of N and its gold score."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def named_checkpoints(asked: Any, revision: str | None) -> dict[str, str]:
     places = [find_checkpoint(one, revision) for one in (asked if isinstance(asked, list) else [asked])]
     names = [name_of_checkpoint(p) if is_address(p) or hub.is_local(p) else p for p in places]
     if len(set(names)) < len(names):
-        raise UserError(f"checkpoint={asked}: the same one twice.")
+        raise UserError(f"checkpoint={asked}: the same checkpoint is given twice.")
     return dict(zip(names, places, strict=True))
 
 

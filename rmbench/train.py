@@ -60,7 +60,7 @@ def train(config: TrainConfig, folder: Path) -> Json:
 
 def _train(run: Run) -> Json:
     if runs.claim(run.folder, run.config):
-        logger.info("%s is finished already", run.folder)
+        logger.info("%s is already finished", run.folder)
         metrics = dict(read_json(run.folder / "metrics.json", "eval"))
         _push(run)
         return metrics

@@ -70,7 +70,7 @@ def test_an_output_of_scores_that_cannot_be_written_is_found_before_the_model_is
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": "a", "response": "b"}) + "\n")
     config = ScoreConfig(score=ScoringConfig(input=str(rows), output=str(no_folder / "x.jsonl")), checkpoint="nowhere")
-    with pytest.raises(UserError, match="can be written is needed here"):
+    with pytest.raises(UserError, match="Choose a writable file or folder"):
         score(config)
 
 
@@ -291,5 +291,5 @@ def test_an_online_run_without_a_network_is_recorded_offline_within_fifteen_seco
         assert time.monotonic() - started < 15
         tracker.log(1, {"loss": 0.5})
         assert tracker._run is not None, "given up"
-    assert "W&B goes offline" in caplog.text
+    assert "W&B logs offline" in caplog.text
     assert list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))

@@ -197,7 +197,7 @@ def test_input_output_and_checkpoints_are_checked_first(checkpoint, tmp_path):
     for source, target, models, says in [
         (tmp_path / "none.jsonl", "out.jsonl", checkpoint, "no such file"),
         (file, "out.txt", checkpoint, r"\.jsonl, \.parquet"),
-        (file, "out.jsonl", [checkpoint, checkpoint], "the same one twice"),
+        (file, "out.jsonl", [checkpoint, checkpoint], "the same checkpoint is given twice"),
         (file, "out.jsonl", str(tmp_path / "no" / "model"), "no such file or folder"),
     ]:
         with pytest.raises(UserError, match=says):

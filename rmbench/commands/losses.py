@@ -47,7 +47,7 @@ def all_cards() -> list[Card]:
 
 
 def card(name: str) -> Card:
-    """The card of an option, or of a part of a user's own: `module:name`, or `loss.KEY=module:name` for a function.
+    """The card of an option, or of a custom part: `module:name`, or `loss.KEY=module:name` for a function.
 
     A plain `module:function` is taken for a pairwise loss.
 
@@ -75,7 +75,7 @@ def _schema() -> DictConfig:
 
 
 def _own_card(name: str) -> Card:
-    """Bradley-Terry with the part of one's own, or the pairwise loss of one's own."""
+    """Bradley-Terry with the custom part, or the custom pairwise loss."""
     key, _, target = name.rpartition("=")
     key = key or own_key(target)
     configs = {
@@ -84,7 +84,7 @@ def _own_card(name: str) -> Card:
         "loss.regularizer.own": lambda: LossConfig(regularizer=RegularizerConfig(own=target)),
     }
     if key not in configs:
-        raise UserError(f"{name}: no part of a loss can be your own by this key. These can: {', '.join(configs)}.")
+        raise UserError(f"{name}: this key does not take your own function. These do: {', '.join(configs)}.")
     return Card(name, "a part of your own", configs[key]())
 
 
@@ -99,7 +99,7 @@ def show_list(cards: list[Card]) -> None:
         table.add_row(one.name, Text(described.formula + weight), "ratings" if one.loss.needs_rating else "")
     terminal = console()
     terminal.print(table)
-    terminal.print(f"{SYMBOLS}.\nloss.weighting=distance gives any of them NormBT's weight.", highlight=False)
+    terminal.print(f"{SYMBOLS}.\nloss.weighting=distance adds NormBT's weight to any of them.", highlight=False)
 
 
 def show_card(one: Card) -> None:

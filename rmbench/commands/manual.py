@@ -18,20 +18,20 @@ from rmbench.errors import UserError
 from rmbench.paths import conf_dir
 
 SPECIAL = {
-    "FILE.yaml": "a recipe: keys and groups in a file; overrides on the line win",
-    "from=RUN": "repeat a run: the overrides it recorded, then the new ones; its folder is not inherited",
-    "hydra/launcher=parallel": "rmbench sweep: a run on each GPU; runs of small models on a CPU go side by side anyway",
-    "hydra.launcher.n_jobs=N": "rmbench sweep: so many runs at once; 1 is one after the other",
-    "hydra/launcher=slurm": "rmbench sweep: each run a job of a Slurm cluster; hydra.launcher.partition=NAME",
+    "FILE.yaml": "a recipe: keys and groups in a file; later overrides take precedence",
+    "from=RUN": "repeat a run: its recorded overrides, then the new ones, in a new folder",
+    "hydra/launcher=parallel": "rmbench sweep: one run per GPU; on a CPU, runs of small models are parallel by default",
+    "hydra.launcher.n_jobs=N": "rmbench sweep: number of parallel runs; 1: one after another",
+    "hydra/launcher=slurm": "rmbench sweep: one Slurm job per run; hydra.launcher.partition=NAME",
 }
 FLAGS = {
-    "-q, --quiet": "results, warnings and errors alone",
-    "-v, --verbose": "also messages of transformers, datasets and huggingface_hub; of a sweep those of every run",
-    "-m, --multirun": "what `rmbench sweep` sets: a key may have several values",
+    "-q, --quiet": "show only results, warnings and errors",
+    "-v, --verbose": "also show messages of transformers, datasets and huggingface_hub; in a sweep, those of every run",
+    "-m, --multirun": "set by `rmbench sweep`: a key may have several values",
     "--config-dir DIR": "a folder of your own options (DIR/loss/mine.yaml -> loss=mine)",
     "--cfg job, --info": "print what Hydra composes, and from where",
     "--hydra-help": "every flag of Hydra",
-    "-h, --help [GROUP | all]": "two screens; a group's options and keys; this page",
+    "-h, --help [GROUP | all]": "short help; options and keys of a group; this page",
 }
 
 

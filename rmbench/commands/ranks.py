@@ -41,7 +41,7 @@ def rank() -> int:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
         if not os.environ.get(name, "0").isdecimal():
             raise UserError(
-                f"{name}={os.environ[name]} in the environment: a launcher such as torchrun puts a number there.\n"
+                f"{name}={os.environ[name]} in the environment: a launcher such as torchrun sets it to a number.\n"
                 f"Without one: unset {name}"
             )
     place, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

@@ -28,7 +28,7 @@ class OnTie(Enum):
 
 
 class Ranked(Enum):
-    """Which pairs are made of several rated responses to one prompt: the best against the worst, each against each, or
+    """Pairs to make of several rated responses to one prompt: the best against the worst, each against each, or
     each against the next one down.
     """
 

@@ -144,7 +144,7 @@ def _broken_file(folder: Path) -> str:
             with file.open("rb") as stream:
                 start = stream.read(len(LFS_POINTER))
             if start == LFS_POINTER:
-                return f"{file.name} only points to a file of Git LFS; fetch that one: git lfs pull"
+                return f"{file.name} is a Git LFS pointer; download the file: git lfs pull"
             if file.suffix == ".json" and not isinstance(json.loads(file.read_bytes()), dict):
                 return f"{file.name} holds no JSON object"
             if file.name == "model.safetensors.index.json" and not (folder / "model.safetensors").is_file():

@@ -59,12 +59,12 @@ class Responses:
 
 
 def is_ranking(row: Row) -> bool:
-    """Whether a row holds several responses."""
+    """Whether a row has several responses."""
     return _no_pair(row) and any(name in row for name in RESPONSES)
 
 
 def is_single(row: Row) -> bool:
-    """Whether a row holds one response with its label or rating."""
+    """Whether a row has one response with its label or rating."""
     return (
         _no_pair(row)
         and any(name in row for name in ONE_RESPONSE)

@@ -200,7 +200,7 @@ def _leave_out(bad: BadRow, place: str, rules: Rules) -> None:
         UserError: with the reason and the way out.
     """
     if rules.on_bad_row is OnBadRow.error:
-        hint = "\nMend the row, or leave such rows out: dataset.on_bad_row=drop" if rules.for_training else ""
+        hint = "\nFix the row, or leave such rows out: dataset.on_bad_row=drop" if rules.for_training else ""
         raise UserError(f"{place}: {bad}.{hint}") from bad
 
 

@@ -148,7 +148,7 @@ def from_program(config: DatasetConfig, split: str) -> Split:
 
     size = config.train_size if split == "train" else config.eval_size
     if size is None:
-        raise UserError(f"dataset=synthetic makes as many pairs as are asked for: give dataset.{split}_size.")
+        raise UserError(f"dataset=synthetic generates its pairs; set their number with dataset.{split}_size.")
 
     def rows() -> Iterator[Placed]:
         """Made when they are read: kept pairs need none."""
@@ -253,7 +253,7 @@ def _kept(of: Source, config: DatasetConfig, split: str) -> Split:
     entry = cache.data_cache(config).entry(cache.entry_name("pairs", versions, *follows_from), build)
     pairs, counts = PairTable(entry), json.loads((entry.path / "counts.json").read_text(encoding="utf-8"))
     if not entry.new:
-        log.info("%s: %s read before, from %s", name, counted(len(pairs), "pair"), entry.path)
+        log.info("%s: %s from the cache, %s", name, counted(len(pairs), "pair"), entry.path)
         Tally.from_dict(counts).report(name, config.ranked)
     return Split(pairs, counts["dropped"], of.origin, counts)
 

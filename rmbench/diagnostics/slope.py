@@ -1,4 +1,4 @@
-"""How the gradient norm grows with the distance while a run goes on, for the weights that depend on it."""
+"""How the gradient norm grows with the distance during a run, for the weights that depend on it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SlopeProbe:
         slope = slope_of(self.measuring(self.pairs, self.loss, budget_tokens))
         if math.isfinite(slope):
             return loss.observe_slope(slope)
-        logger.warning("step %d: the probe's pairs show no slope; the exponent stays as it was", step)
+        logger.warning("step %d: the probe's pairs show no slope; the exponent is unchanged", step)
         return {}
 
 

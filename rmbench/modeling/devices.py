@@ -61,6 +61,7 @@ def make_accelerator(
         raise UserError(
             f"{', '.join(asked)}: {error}\nUnset these variables; gpu= says what rmbench runs on."
         ) from error
+    accelerator.gradient_accumulation_steps = 1  # a variable of Accelerate's would divide every gradient
     if config.count not in (None, accelerator.num_processes) and accelerator.num_processes > 1:
         raise UserError(f"gpu.count={config.count}, but {accelerator.num_processes} processes were started.")
     return accelerator
@@ -95,7 +96,7 @@ def _plugins(strategy: Strategy, device: str, precision: Precision, max_grad_nor
     if find_spec("deepspeed") is None:
         raise UserError(
             f"gpu={strategy.name} needs DeepSpeed: pip install deepspeed (in a clone: pip install -e '.[deepspeed]')."
-            " gpu=fsdp needs nothing."
+            " gpu=fsdp needs no extra package."
         )
     return {"deepspeed_plugin": DeepSpeedPlugin(hf_ds_config=deepspeed_config(strategy, precision, max_grad_norm))}
 
@@ -125,7 +126,7 @@ def wrapped(accelerator: Accelerator, strategy: Strategy, model: nn.Module, opti
         optimizer: of the model's trained parameters.
 
     Raises:
-        RuntimeError: Accelerate made something else of the model than was asked for.
+        RuntimeError: Accelerate did not wrap the model as requested.
     """
     if isinstance(model, FSDPModule):
         return accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare_optimizer(optimizer)
@@ -170,7 +171,7 @@ def pick_device(device: Device) -> str:
         return next(name for name, available in there.items() if available)
     if not there[device.name]:
         have = ", ".join(name for name, available in there.items() if available)
-        raise UserError(f"gpu.device={device.name}: this machine has none; it has {have}. gpu=auto takes the best.")
+        raise UserError(f"gpu.device={device.name}: this machine has none; it has {have}. gpu=auto selects the best.")
     return device.name
 
 
@@ -183,7 +184,7 @@ def processes(config: GpuConfig) -> int:
     if config.count is not None or config.strategy is Strategy.none:
         return config.count or 1
     if pick_device(config.device) != "cuda":
-        raise UserError(f"gpu={config.strategy.name} without a GPU: say how many processes, such as gpu.count=2.")
+        raise UserError(f"gpu={config.strategy.name} without a GPU: set the number of processes, such as gpu.count=2.")
     return torch.cuda.device_count()
 
 
@@ -199,7 +200,7 @@ def pick_precision(precision: Precision, device: str, large: Callable[[], bool] 
         UserError: the device does not have this precision.
     """
     if precision is Precision.tf32 and device != "cuda":
-        raise UserError(f"gpu.precision=tf32 needs CUDA, this is {device}; gpu.precision=auto takes what there is.")
+        raise UserError(f"gpu.precision=tf32 needs CUDA, this is {device}; gpu.precision=auto selects a supported one.")
     if precision is not Precision.auto:
         return precision
     if device == "cuda":

@@ -116,7 +116,7 @@ def refuse_unknown_tokens(name: str, tokenizer: Any, network: Any) -> None:
             f"{what} The chat template writes them. Tokenizer and weights do not belong together; or resize the"
             " embedding (resize_token_embeddings) and save again."
         )
-    logger.warning("%s Texts that hold one cannot be read.", what)
+    logger.warning("%s Texts that contain one cannot be read.", what)
 
 
 def refuse_unreadable(model: RewardModel, groups: Iterable[TokenGroup]) -> None:

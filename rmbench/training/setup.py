@@ -186,7 +186,7 @@ def _refuse_too_few(pairs: int, config: TrainConfig, devices: int) -> None:
     """A device without a pair would keep the others waiting."""
     size = config.training.batch_size
     if size < devices:
-        raise UserError(f"training.batch_size={size}: each of {devices} devices needs a pair of every step.")
+        raise UserError(f"training.batch_size={size}: each of {devices} devices needs a pair in every step.")
     is_sharded = config.gpu.strategy in (Strategy.fsdp, Strategy.deepspeed_zero3)
     least = size if is_sharded and devices > 1 else devices
     if pairs < least:
@@ -205,7 +205,7 @@ def _refuse_combinations(config: TrainConfig, loss: PairLoss, model: RewardModel
     }
     for choice, looks_inside in measured.items():
         if config.gpu.compile and looks_inside:
-            raise UserError(f"{choice} looks into the layers, which gpu.compile=true hides. Choose one.")
+            raise UserError(f"{choice} needs access to the layers, which gpu.compile=true hides. Choose one.")
     if loss.needs_likelihood:
         _refuse_likelihood_with(config, loss)
 
@@ -226,4 +226,4 @@ def _refuse_likelihood_with(config: TrainConfig, loss: PairLoss) -> None:
     }
     for what, reason in remedies.items():
         if reason:
-            raise UserError(f"loss.regularizer.sft and dpo do not go with {what}: {reason}.")
+            raise UserError(f"loss.regularizer.sft and dpo do not work with {what}: {reason}.")

@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains: numbers beside the bar, and lines in the output and in train.log."""
+"""Messages of a run during training: numbers beside the bar, and lines in the output and in train.log."""
 
 from __future__ import annotations
 
