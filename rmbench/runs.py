@@ -35,7 +35,12 @@ BOOKKEEPING = (
 )  # fmt: skip
 NAME_LIMIT = 80
 TRAINED_FILE = "trained.json"  # training is over, its weights are in checkpoint/
-LEARNT = ("metrics.json", TRAINED_FILE, "history.jsonl", "checkpoint", "checkpoints")  # written after config.yaml
+LEARNT = (
+    "metrics.json",
+    TRAINED_FILE,
+    "history.jsonl",
+    "checkpoints",
+)  # what a run reads again; written after config.yaml
 
 
 def finished(folder: Path) -> bool:
