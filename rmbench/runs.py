@@ -40,7 +40,7 @@ LEARNT = (
     TRAINED_FILE,
     "history.jsonl",
     "checkpoints",
-)  # what a run reads again; written after config.yaml
+)  # written after config.yaml
 
 
 def finished(folder: Path) -> bool:
