@@ -47,7 +47,11 @@ def several_templates(file):
         ),
         ("tokenizer.json", "{", r"tokenizer\.json is not a valid JSON file"),
         ("tokenizer_config.json", "[]", r"tokenizer_config\.json holds no JSON object"),
-        ("tokenizer_config.json", setting(model_max_length="long"), r"model_max_length .* is 'long'; it must be a number"),
+        (
+            "tokenizer_config.json",
+            setting(model_max_length="long"),
+            r"model_max_length .* is 'long'; it must be a number",
+        ),
         ("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         ("model.safetensors", "x" * 100, r"model\.safetensors is cut off or damaged .*; fetch it again"),
         (
