@@ -94,10 +94,10 @@ def test_other_separators_are_read_and_said(tmp_path, caplog, separator, name):
 @pytest.mark.parametrize(
     ("name", "data", "needle"),
     [
-        ("a.csv", json.dumps(pair(0)).encode(), "name it .jsonl"),
+        ("a.csv", json.dumps(pair(0)).encode(), "rename it to .jsonl"),
         ("a.csv", "prompt,chosen,rejected\n".encode("utf-16"), "UTF-16"),
         ("a.jsonl", json.dumps(pair(0)).encode("utf-16-le"), "UTF-16"),
-        ("a.jsonl", b"PAR1....", "name it .parquet"),
+        ("a.jsonl", b"PAR1....", "rename it to .parquet"),
         ("a.csv", b"\x1f\x8b....", "gzip"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("a.arrow", b"ARROW1\0\0nothing", "not readable as Arrow"),
