@@ -29,6 +29,7 @@ from rmbench.modeling.model import RewardModel, compile_backbone
 from rmbench.modeling.other_models import budget_of, use_threads_for
 from rmbench.modeling.server import is_address
 from rmbench.modeling.stored import refuse_missing
+from rmbench.statistics.cells import TOO_FEW
 
 logger = logging.getLogger(__name__)
 
@@ -271,10 +272,10 @@ def results_table(results: Json) -> Table:
             value: None where there were no rows.
             style: of the line.
         """
-        interval = results["intervals"].get(key)
+        interval = results["intervals"].get(key, ())  # null where too few items say anything; some numbers have none
         if no_number:  # a NaN counts as a loss, but a model that gives nothing else did not lose
-            value, interval = math.nan, None
-        bounds = f"{interval[0]:.3f} - {interval[1]:.3f}" if interval else ""
+            value, interval = math.nan, ()
+        bounds = f"{interval[0]:.3f} - {interval[1]:.3f}" if interval else TOO_FEW if interval is None else ""
         table.add_row(label, "no rows" if value is None else f"{value:.3f}", bounds, style=style)
 
     for name, accuracy in results["sections"].items():

@@ -14,11 +14,10 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
-from benching import parser, read_pairs, report, small_decoder, spread, token_pairs
+from benching import now, parser, read_pairs, report, small_decoder, spread, token_pairs
 
 from rmbench.config import Device, GpuConfig, Gradient, LossConfig, Precision, TrainConfig, TrainingConfig
 from rmbench.diagnostics.records import PairRecorder
@@ -57,11 +56,11 @@ class Clock(Tracker):
 
     def start(self) -> None:
         """Called right before the first step."""
-        self.ends.append(time.perf_counter())
+        self.ends.append(now())
 
     def log(self, step: int, row: dict) -> None:
         """Called by the trainer after every step."""
-        self.ends.append(time.perf_counter())
+        self.ends.append(now())
 
 
 def run_ours(options: argparse.Namespace, how: dict, tokens: list, folder: Path) -> tuple[list[float], float]:
@@ -106,7 +105,7 @@ def run_trl(
 
         def on_step_end(self, *_args: object, **_kwargs: object) -> None:
             """After the optimiser's step."""
-            clock.ends.append(time.perf_counter())
+            clock.ends.append(now())
 
     columns = {"chosen_ids": [p.chosen for p in tokens], "rejected_ids": [p.rejected for p in tokens]}
     grouping = {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
@@ -177,7 +176,7 @@ def one(options: argparse.Namespace) -> None:
     rows = Shared(0).inputs(tokens)
     flops = rate * cost.flops(rows.tokens, rows.attended, FORWARD_AND_BACKWARD) / len(tokens)
     fast = "bf16" in options.one or options.precision == "bf16"
-    share = flops / matrix_rate(torch.device(options.device), torch.bfloat16 if fast else torch.float32, 0.5)
+    share = flops / matrix_rate(torch.device(options.device), torch.bfloat16 if fast else torch.float32, 0.5, now)
     print(json.dumps({"pairs_per_second": rate, "mib": mib, "share": share}))
 
 

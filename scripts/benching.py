@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
+import time
 from datetime import date
 from pathlib import Path
 
@@ -24,6 +26,14 @@ from rmbench.modeling.loading import new_reward_model
 from rmbench.modeling.model import RewardModel
 
 VOCABULARY = 8192
+
+
+def now() -> float:
+    """Seconds on the wall, or with BENCH_CLOCK=cpu those that this process computed: for a machine that others use too.
+
+    Only one thread's CPU seconds can be compared: OMP_NUM_THREADS=1 goes with it.
+    """
+    return time.process_time() if os.environ.get("BENCH_CLOCK") == "cpu" else time.perf_counter()
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -118,6 +128,7 @@ def provenance() -> dict[str, str]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "machine": cuda or f"{processor()}, {torch.get_num_threads()} threads",
+        "clock": os.environ.get("BENCH_CLOCK", "wall"),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "date": date.today().isoformat(),

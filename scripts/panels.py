@@ -36,17 +36,17 @@ def drawn(folders: list[Path]) -> Figure:
     histories = {runs.title_of(folder): read_history(folder) for folder in folders}
     known = [p for p in panels() if any(points_of(rows, p.key) for rows in histories.values())]
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    axes = figure.subplots(-(-len(known) // 3), 3, squeeze=False).flat
+    axes = list(figure.subplots(-(-len(known) // 3), 3, squeeze=False).flat)
     for ax, panel in zip(axes, known, strict=False):
         for series, rows in enumerate(histories.values()):
             steps, values = zip(*points_of(rows, panel.key), strict=True)
             ax.plot(steps, values, **plotting.line_style(series))
         ax.set_title(f"{panel.title}\n{panel.key}", loc="left", fontsize=7)
         ax.set_xlabel("step")
-    for ax in [*axes][len(known) :]:
+    for ax in axes[len(known) :]:
         ax.set_visible(False)
     handles = list(figure.axes[0].lines)
-    figure.legend(handles, list(histories), loc="lower right", bbox_to_anchor=(0.98, 0.12))
+    figure.legend(handles, list(histories), loc="outside lower left", ncols=3, handlelength=4)
     return figure
 
 

@@ -78,16 +78,19 @@ frozen_decoder() {
             dataset.path="$rows/train.jsonl" dataset.train_size=1000 training.eval_steps=0)
         python scripts/study_heads.py "$folder/rates" "${heads[@]}" dataset.eval_path="$rows/validation.jsonl" \
             loss=bt,normbt,normbt_mean_one,bt_label_smoothing,normbt_matched seed=100,101 \
-            training.learning_rate=1e-3,3e-3,1e-2,3e-2
+            training.learning_rate=3e-4,1e-3,3e-3,1e-2,3e-2
         for exponent in 0.33 0.66; do
             python scripts/study_heads.py "$folder/rates/$exponent" "${heads[@]}" loss=normbt seed=100,101 \
                 loss.distance.exponent=$exponent dataset.eval_path="$rows/validation.jsonl" \
-                training.learning_rate=1e-3,3e-3,1e-2,3e-2
+                training.learning_rate=3e-4,1e-3,3e-3,1e-2,3e-2
         done
         python scripts/study.py rates "$folder/rates" | while read -r chosen; do
             python scripts/study_heads.py "$folder/final/${chosen// /,}" "${heads[@]}" $chosen seed=$ten \
                 dataset.eval_path="$data/hh_harmless_test.jsonl.gz" </dev/null
         done
+        # is it the loss, or the rate that NormBT chose?
+        python scripts/study_heads.py "$folder/control" "${heads[@]}" loss=bt,normbt seed=$ten \
+            training.learning_rate=1e-3 dataset.eval_path="$data/hh_harmless_test.jsonl.gz"
     done
 }
 hh_decoder() { real hh_decoder decoder hh_harmless; }

@@ -2,7 +2,7 @@
 
 python scripts/study_heads.py FOLDER OVERRIDE ...    # like rmbench sweep: values with commas make runs below FOLDER
 
-The overrides are rmbench train's. Only the loss, training.*, dataset.eval_path and the seed may have several values.
+The overrides are rmbench train's. Only the loss, training.* and the seed may have several values.
 A run's folder has what the tables are made of, no checkpoint; a finished run is not run again.
 """
 
@@ -31,7 +31,7 @@ from rmbench.training.run import Run
 from rmbench.training.setup import Inputs, prepare
 from rmbench.training.trainer import Trainer
 
-VARYING = ("loss", "training.", "seed", "dataset.noise.")
+VARYING = ("loss", "training.", "seed")
 
 
 def main(folder: Path, overrides: list[str]) -> None:

@@ -132,6 +132,11 @@ def test_a_command_that_trains_nothing_has_no_training(command, word):
         launch.show(command, [word])
 
 
+def test_a_study_has_no_reference():
+    with pytest.raises(UserError, match="`reference` belongs to rmbench eval, not to rmbench diagnose"):
+        launch.show("diagnose", ["reference=none"])
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

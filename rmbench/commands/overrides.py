@@ -125,7 +125,7 @@ def _no_value(text: str, command: str) -> str:
         meant = [_key_for(Path(text), command) + text]
     elif not meant:
         meant = [f"{key}=VALUE" for key in nearest(text, _places(command))]
-    return f"{text!r} is not KEY=VALUE.{did_you_mean(meant)} `rmbench {command} --help` lists every key."
+    return f"{text!r} is not KEY=VALUE.{did_you_mean(meant)} `rmbench {command} --help all` lists every key."
 
 
 def _key_for(place: Path, command: str) -> str:
@@ -158,7 +158,7 @@ def _check_key(override: Override, command: str) -> None:
         raise UserError(f"{override.input_line}: `{key}` belongs to rmbench {elsewhere[0]}, not to rmbench {command}.")
     near = nearest(key, known)
     hint = did_you_mean(near) or f" Groups: {', '.join(groups(command))}."
-    raise UserError(f"{override.input_line}: no key `{key}`.{hint} `rmbench {command} --help` lists every key.")
+    raise UserError(f"{override.input_line}: no key `{key}`.{hint} `rmbench {command} --help all` lists every key.")
 
 
 def _check_option(override: Override, command: str) -> None:

@@ -51,5 +51,8 @@ class Tokenizer(Protocol):
     def get_vocab(self) -> dict[str, int]:
         """Token -> id."""
 
+    def add_special_tokens(self, special_tokens_dict: Any) -> int:
+        """Give roles their tokens; how many of them are new to the vocabulary."""
+
     def save_pretrained(self, save_directory: str | Path) -> object:
         """Write the tokenizer's files."""

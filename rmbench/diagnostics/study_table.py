@@ -23,7 +23,7 @@ def print_study(results: Json, model: str, folder: Path, files: list[str]) -> No
     fixed, variance = results["at_fixed_error"], results["variance_of_log_norm"]
     close = {name.replace("_", " "): value for name, value in results["why_close"].items()}
     if "explained together" in close:
-        close["all of them, R\N{SUPERSCRIPT TWO}"] = close.pop("explained together")
+        close["all of them together, R\N{SUPERSCRIPT TWO}"] = close.pop("explained together")
     tables = {
         "distance and the margin's gradient norm": {
             "correlation": correlation["pearson"], "rank correlation": correlation["spearman"],

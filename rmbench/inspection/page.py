@@ -88,7 +88,7 @@ def _numbers(report: Json, narrow: bool) -> Table:
         table.add_column(name, justify="right" if name else "left")
     rows = {f"tokens, {side}": values for side, values in numbers["lengths"].items()}
     rows |= {
-        "share of ids before they differ": numbers["prefix_share"],
+        "share of equal first ids": numbers["prefix_share"],
         "share of words in both": numbers["word_overlap"],
     }
     rows |= {f"rating margin, {source}": values for source, values in numbers["margins"].items()}

@@ -83,6 +83,18 @@ def own_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> T
     return found
 
 
+def brings(adapter: Adapter, head: str) -> bool:
+    """Whether the head's weight `head` is among the adapter's."""
+    return any(name.endswith(f".{head}") for name in _names(adapter))
+
+
+def _names(adapter: Adapter) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(adapter.folder / ADAPTER_WEIGHTS, framework="pt") as weights:
+        return list(weights.keys())
+
+
 def merged(network: Any, adapter: Adapter, head: str | None) -> Any:
     """`network`, the adapter's base, with the adapter's changes in its weights and the adapter's trained head.
 
@@ -95,11 +107,8 @@ def merged(network: Any, adapter: Adapter, head: str | None) -> Any:
         UserError: the adapter does not fit the network, or brings no weight named `head`.
     """
     import peft
-    from safetensors import safe_open
 
-    with safe_open(adapter.folder / ADAPTER_WEIGHTS, framework="pt") as weights:
-        names = list(weights.keys())
-    if head is not None and not any(name.endswith(f".{head}") for name in names):
+    if head is not None and not brings(adapter, head):
         raise UserError(
             f"{adapter.folder}: the adapter brings no trained head ({head}); it is no reward model's."
             " Of a policy trained by DPO: reference=MODEL."
@@ -111,7 +120,7 @@ def merged(network: Any, adapter: Adapter, head: str | None) -> Any:
             if head is None:
                 settings.task_type = None  # of a language model, whose methods this network does not have
             adapted = peft.PeftModel.from_pretrained(network, str(adapter.folder), config=settings)
-            _refuse_other_layers(adapter, adapted, names)
+            _refuse_other_layers(adapter, adapted, _names(adapter))
             return adapted.merge_and_unload()
     except (RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[:2])

@@ -162,7 +162,7 @@ def packed_attention(
     if query.device.type == "cuda":
         output = _flex(query, key, value, packing, scaling, sliding_window)
     else:
-        # A CPU's bf16 attention is several times slower backwards than its float32 attention (README, Speed).
+        # A CPU's bf16 attention is several times slower backwards than its float32 attention.
         with torch.autocast(query.device.type, enabled=False):
             q, k, v = (x.float() if x.dtype is torch.bfloat16 else x for x in (query, key, value))
             pooled_only = getattr(module, "pooled_only", False)

@@ -212,14 +212,16 @@ def _with_adapter(source: Source, adapter: adapters.Adapter) -> tuple[Weights, T
         network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if source.for_text:
         return replace(weights, network=adapters.merged(network, adapter, None)), tokenizer
+    name = _head_weight(network)
+    own = adapters.brings(adapter, name)
     value = value_heads.of_adapter(adapter.folder)
-    if value is None and weights.new_head:  # that of the base, if it has one
+    if value is None and not own:  # that of the base, if it has one
         value = value_heads.find_value_head(adapter.base, weights, adapter.base_revision)
     if value is not None:
         merged = adapters.merged(network, adapter, None)
         return value_heads.adopt(replace(weights, network=merged), value), tokenizer
-    merged = adapters.merged(network, adapter, _head_weight(network))
-    head = f"kept: {_head_weight(merged)} of the adapter"
+    merged = adapters.merged(network, adapter, name if own or weights.new_head else None)
+    head = f"kept: {name} of the {'adapter' if own else 'base'}"
     return replace(weights, network=merged, new_head=False, head=head), tokenizer
 
 

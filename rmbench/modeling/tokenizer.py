@@ -153,4 +153,5 @@ def complete_text(tokenizer: Tokenizer, pad_id: int | None = None) -> None:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id)
     elif tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         vocabulary = tokenizer.get_vocab()
-        tokenizer.pad_token = next((t for t in PAD_TOKENS if t in vocabulary), PAD_TOKENS[0])
+        # added, not only named: the id of a name that the vocabulary lacks is that of the unknown token
+        tokenizer.add_special_tokens({"pad_token": next((t for t in PAD_TOKENS if t in vocabulary), PAD_TOKENS[0])})

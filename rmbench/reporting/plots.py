@@ -59,7 +59,7 @@ def differences(verdicts: Sequence[Verdict]) -> Chart | None:
     names = list(dict.fromkeys(v.group for v in verdicts))
     bars = []
     for v in known:
-        low, high = v.difference.interval()
+        low, high = v.interval
         text = f"{v.group}: {v.place}"
         bars.append(Bar(text, 100 * v.difference.value, 100 * low, 100 * high, names.index(v.group), v.word))
     baselines = " and ".join(dict.fromkeys(v.baseline for v in verdicts))

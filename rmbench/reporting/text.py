@@ -144,7 +144,7 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
     header = ["compared", "on", "difference", "95 % interval", "verdict", "p (Holm)", "seeds", "items"]
     rows = []
     for v in verdicts:
-        low, high = v.difference.interval()
+        low, high = v.interval
         rows.append(
             [
                 f"{v.group} - {v.baseline}",

@@ -73,10 +73,16 @@ class Verdict:
             return "not distinguishable"
         return "better" if self.difference.value > 0 else "worse"
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 %, within -1 and 1, as differences of accuracy are."""
+        low, high = self.difference.interval()
+        return max(low, -1.0), min(high, 1.0)
+
     def sentence(self) -> str:
         """`normbt - bt on rewardbench: +2.1 points [0.4, 3.9], 5 seeds: better`, and what else one would ask."""
         d = self.difference
-        low, high = d.interval()
+        low, high = self.interval
         interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if self.known else ""
         seeds = f"{d.seeds} seeds" if d.seeds > 1 else "only over items, 1 seed"
         text = (

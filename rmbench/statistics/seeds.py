@@ -51,9 +51,9 @@ class Difference:
         return math.sqrt(self.seed_variance / self.seeds + self.item_variance)
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Two-sided; differences of accuracy are from -1 to 1."""
+        """Two-sided."""
         half = float(self._bound((1 - level) / 2, self.seeds))
-        return max(-1.0, self.value - half), min(1.0, self.value + half)
+        return self.value - half, self.value + half
 
     @property
     def p_value(self) -> float:
@@ -149,7 +149,7 @@ def _crossed(linear: Linear) -> Difference:
         seeds=n_seeds,
         items=len(linear.shares),
         clusters=sum(len(stratum.shares) for stratum in linear.strata),
-        differing=linear.differing,
+        differing=int(linear.touched.any(axis=0).sum()),
         seed_variance=float(per_seed.var(ddof=1)) if n_seeds > 1 else 0.0,
         item_variance=item_variance,
         item_degrees=max(item_degrees, 1.0),

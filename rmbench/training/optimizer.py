@@ -7,11 +7,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from rmbench.config import Scheduler, TrainingConfig
+
+CLIP_MARGIN = 1e-6  # that torch adds to the norm before it divides
 
 
 def new_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -56,6 +58,15 @@ def _factor(step: int, kind: Scheduler, warmup_steps: int, total_steps: int) -> 
 
 
 def clip_gradient(accelerator: Accelerator, model: torch.nn.Module, limit: float) -> float:
-    """The norm of the whole gradient before it was clipped to `limit`; 0 is no limit."""
-    norm: Any = accelerator.clip_grad_norm_(model.parameters(), limit or math.inf)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)  # of sharded gradients it is sharded too
+    """The norm of the whole gradient before it was clipped to `limit`; 0 is no limit.
+
+    A gradient within the limit is read once and not written: times one, it would be the same.
+    """
+    if accelerator.distributed_type is DistributedType.DEEPSPEED:  # clips by itself
+        return float(accelerator.clip_grad_norm_(model.parameters(), limit or math.inf))
+    trained = [p for p in model.parameters() if p.grad is not None]
+    total = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    norm = float(total.full_tensor() if isinstance(total, DTensor) else total)  # of sharded gradients it is sharded too
+    if limit and norm + CLIP_MARGIN > limit:
+        torch.nn.utils.clip_grads_with_norm_(trained, limit, total)
+    return norm
