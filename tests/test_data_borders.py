@@ -455,5 +455,5 @@ def test_columns_that_no_form_reads_are_named(tmp_path, caplog):
 def test_a_name_in_dataset_columns_that_nothing_reads_is_refused(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "q", "chosen": "yes", "rejected": "no", "gap": 2.0}])
     config = DatasetConfig(name="local", path=str(path), columns={"margn": "gap"})
-    with pytest.raises(UserError, match=r"'margn' is no column that rmbench reads\. Did you mean margin\?"):
+    with pytest.raises(UserError, match=r"'margn' is not a column that rmbench reads\. Did you mean margin\?"):
         load_dataset(config)
