@@ -199,7 +199,7 @@ def test_a_signal_after_the_training_ends_the_run_at_once(small, tmp_path, monke
     config = small()
     with monkeypatch.context() as patch:
         patch.setattr("rmbench.train.run_benchmark", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Stopped, match="SIGTERM: stopped after the training") as stopped:
+        with pytest.raises(Stopped, match="SIGTERM: stopped after training") as stopped:
             train(config, tmp_path / "run")
     assert stopped.value.number == signal.SIGTERM
     resumed(config, tmp_path / "run", monkeypatch)

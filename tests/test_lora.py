@@ -217,7 +217,7 @@ def test_adapters_on_fewer_bits_learn_after_an_evaluation_what_they_learn_before
 
 def test_adapters_on_an_embedding_are_refused_before_they_are_trained(tmp_path):
     decoder("llama", tmp_path)
-    with pytest.raises(UserError, match="embed_tokens is no matrix product"):
+    with pytest.raises(UserError, match="embed_tokens is not a linear layer"):
         adapted(tmp_path, target_modules=["q_proj", "embed_tokens"])
 
 
