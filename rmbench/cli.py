@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -194,7 +195,16 @@ def main() -> None:
     os.environ.pop(
         "MPLBACKEND", None
     )  # figures are written, never shown; a name that is gone fails matplotlib's import
-    app()
+    logging.raiseExceptions = False  # a log that a full disk does not take is no reason for a traceback
+    try:
+        app()
+    except OSError as error:  # of a help page, where standard output takes nothing
+        known = unwritable(error, error.filename or "standard output")
+        if not isinstance(known, UserError):
+            raise
+        with suppress(OSError):
+            typer.echo(f"Error: {known}", err=True)
+        sys.exit(2)
 
 
 @contextmanager
@@ -211,7 +221,7 @@ def messages() -> Iterator[None]:
     except Stopped as error:
         _stop(str(error), 128 + error.number)
     except OSError as error:
-        known = unwritable(error)
+        known = unwritable(error, error.filename or "standard output")
         if not isinstance(known, UserError):
             raise
         _stop(str(known), 2)
@@ -220,7 +230,8 @@ def messages() -> Iterator[None]:
 
 
 def _stop(message: str, code: int) -> None:
-    typer.echo(f"Error: {message}" if code < 128 else message, err=True)
+    with suppress(OSError):  # standard error may take nothing; the code still says it
+        typer.echo(f"Error: {message}" if code < 128 else message, err=True)
     raise typer.Exit(code)
 
 

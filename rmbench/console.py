@@ -31,8 +31,11 @@ _shown: Progress | None = None  # the bars on the terminal
 class Results(Console):
     """A console that falls silent where nobody reads on (`rmbench train | head -1`) or the disk is full.
 
-    What is printed stands in files too, so the job goes on.
+    What is printed stands in files too, so the job goes on. Brackets and colons of paths and sections are no markup.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """As rich's, but for a fault of standard output."""
@@ -158,8 +161,9 @@ def _bars() -> Iterator[Progress]:
         yield _shown
         return
     columns = (
-        TextColumn("{task.description}", table_column=whole()), BarColumn(bar_width=None),
-        MofNCompleteColumn(table_column=whole()), TextColumn("{task.fields[numbers]}", table_column=whole()),
+        TextColumn("{task.description}", markup=False, table_column=whole()), BarColumn(bar_width=None),
+        MofNCompleteColumn(table_column=whole()),
+        TextColumn("{task.fields[numbers]}", markup=False, table_column=whole()),
         TimeLeft(table_column=whole()),
     )  # fmt: skip
     try:

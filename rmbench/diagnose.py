@@ -185,16 +185,9 @@ def _pairs(
     """
     if config.benchmark.name != "none":
         benchmark = benchmarks.find(config.benchmark.name)
+        section_of = benchmark.section_of
         pairs: Sequence[Pair] = [
-            Pair(
-                i.prompt,
-                i.responses[0],
-                i.responses[i.correct],
-                None,
-                i.subset,
-                benchmark.section_of(i.subset),
-                i.id,
-            )
+            Pair(i.prompt, i.responses[0], i.responses[i.correct], None, i.subset, section_of(i.subset), i.id)
             for i in benchmark.load(config.benchmark)
             if i.correct < len(i.responses)
         ]

@@ -22,12 +22,18 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
+CANNOT_WRITE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT,
+    errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def unwritable(error: OSError, place: object = None) -> Exception:
     """A UserError about a file or folder that cannot be written, or `error` itself if it is of another kind."""
     where = error.filename if place is None else place
+    if error.errno in FULL:  # while a file is written, Python does not say which
+        return UserError(f"{f'{where}: ' if where else ''}{error.strerror}. Make room, or write to another disk.")
     if where is None or error.errno not in CANNOT_WRITE:
         return error
     return UserError(f"{where}: {error.strerror}. Choose a writable file or folder.")

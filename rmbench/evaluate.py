@@ -175,7 +175,7 @@ def _write_suite(
     for shown in table.terminal():
         console().print(shown)
     for name, reason in missing.items():
-        console().print(f"{name} is missing: {reason}", markup=False, soft_wrap=True)
+        console().print(f"{name} is missing: {reason}", soft_wrap=True)
     console().print(f"written to {folder}", soft_wrap=True)
 
 

@@ -7,10 +7,11 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rmbench.errors import unwritable
+from rmbench.errors import UserError, unwritable
 
 Json = dict[str, Any]  # a JSON object; mypy has no narrower type whose nested values can be read by key
 
@@ -22,13 +23,28 @@ def write_json(path: Path, value: object) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Atomic, parents made; the text is on the disk before the name points to it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same with bytes; a disk that is full keeps nothing of them.
+
+    Raises:
+        OSError: with the name of the file, which Python gives only where a file is opened.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)
+        raise
 
 
 def refuse_unwritable(path: Path) -> None:
@@ -46,18 +62,42 @@ def refuse_unwritable(path: Path) -> None:
         raise unwritable(error, path) from error
 
 
-def read_json(path: Path) -> Any:
-    """The file's content, or None if there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+class Unreadable(UserError, ValueError):
+    """A file of ours that is not as it was written."""
+
+
+def read_json(path: Path, *keys: str) -> Any:
+    """The object in the file, which has these keys, or None if there is no such file.
+
+    Raises:
+        Unreadable: the file holds anything else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict) or not {*keys} <= value.keys():
+            raise ValueError(f"an object{' with ' if keys else ''}{', '.join(keys)} was expected")
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"{path} is not as it was written ({error}). Bring it back, or remove it.") from error
+    return value
 
 
 def read_jsonl(path: Path) -> list[Json]:
-    """Every complete line; a last line that a killed process left unfinished is passed over."""
+    """Every complete line; a last line that a killed process left unfinished is passed over.
+
+    Raises:
+        Unreadable: the file is no text.
+    """
     rows = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"{path} is not a text ({error}). Bring it back, or remove it.") from error
+    for line in text.split("\n"):
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
     return rows
 

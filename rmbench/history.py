@@ -53,6 +53,8 @@ class History:
         """Keeps what was written up to `after_step`; a resumed run writes the later lines again."""
         self.path = folder / HISTORY_FILE
         kept = [row for row in self._rows() if row["step"] <= after_step] if after_step else []
+        if after_step and not self.path.is_file():
+            logger.warning("%s is gone, and with it the lines of %d steps; curves begin here", self.path, after_step)
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._waiting = ""  # lines that the disk did not take yet
 
@@ -62,10 +64,7 @@ class History:
         Raises:
             UserError: one is not a line of history.jsonl.
         """
-        try:
-            rows = read_jsonl(self.path) if self.path.is_file() else []
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.path}: not a text ({error}).\n{REMEDY}") from error
+        rows = read_jsonl(self.path) if self.path.is_file() else []
         for row in rows:
             if not isinstance(row, dict) or not isinstance(row.get("step"), int):
                 raise UserError(f"{self.path}: {json.dumps(row):.60} is not a line of history.jsonl.\n{REMEDY}")

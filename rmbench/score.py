@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from rmbench.data.messages import Row
 from rmbench.data.text import resolve_max_length, tokenize_items
 from rmbench.errors import UserError
 from rmbench.evaluate import find_checkpoint
-from rmbench.files import Json, refuse_unwritable, write_json
+from rmbench.files import Json, refuse_unwritable, write_bytes, write_json
 from rmbench.modeling.devices import make_accelerator
 from rmbench.modeling.kinds import Asked, load_scoring_model
 from rmbench.modeling.other_models import budget_of, context_config, layout_of, use_threads_for
@@ -149,13 +148,14 @@ def write_rows(rows: list[Row], target: str) -> None:
     """JSON lines or parquet, written atomically; JSON lines on standard output for `-`."""
     written = as_bytes(rows, target)
     if target == STREAM:
-        sys.stdout.write(written.decode())
+        try:
+            sys.stdout.write(written.decode())
+            sys.stdout.flush()
+        except OSError as error:
+            error.filename = "standard output"
+            raise
         return
-    path = Path(target)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(written)
-    os.replace(partial, path)
+    write_bytes(Path(target), written)
 
 
 def as_bytes(rows: list[Row], target: str) -> bytes:

@@ -61,8 +61,9 @@ def train(config: TrainConfig, folder: Path) -> Json:
 def _train(run: Run) -> Json:
     if runs.claim(run.folder, run.config):
         logger.info("%s is already finished", run.folder)
+        metrics = dict(read_json(run.folder / "metrics.json", "eval"))
         _push(run)
-        return dict(read_json(run.folder / "metrics.json"))
+        return metrics
     run.wait()  # every rank has seen the folder as it was
 
     if run.is_main and (run.config.gpu.strategy is not Strategy.none or run.device.type == "cuda"):
@@ -255,7 +256,7 @@ def _show_end(run: Run, metrics: Json) -> None:
             f"  rmbench train from={place} seed={run.config.seed + 1}",
         ]
     lines.append(f"run folder: {run.folder}")
-    console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    console().print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _shown(accuracy: float, distance: float) -> float:

@@ -138,3 +138,19 @@ def test_too_few_pairs_for_the_devices_are_refused(train_config):
     fsdp = dataclasses.replace(config, gpu=GpuConfig(strategy=Strategy.fsdp))
     with pytest.raises(UserError, match=r"3 training pairs: 2 devices need at least 4"):
         _refuse_too_few(3, fsdp, devices=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("USE_CPU", "maybe"), ("DYNAMO_BACKEND", "nope"), ("GRADIENT_ACCUMULATION_STEPS", "x")]
+)
+def test_variables_of_accelerate_that_it_refuses_are_named(monkeypatch, name, value):
+    monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    with pytest.raises(UserError, match=rf"ACCELERATE_{name}={value}: .*\nUnset these variables"):
+        make_accelerator(GpuConfig())
+
+
+def test_a_variable_of_accelerate_changes_no_gradient(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    weight = torch.ones(1, requires_grad=True)
+    make_accelerator(GpuConfig()).backward((3 * weight).sum())
+    assert weight.grad.item() == 3.0

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.table import Table
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -98,6 +99,16 @@ def test_a_backend_of_figures_that_is_gone_fails_no_run(tmp_path):
 def test_results_have_a_width(monkeypatch, columns, width):
     monkeypatch.setenv("COLUMNS", columns)
     assert console().width == width
+
+
+def test_brackets_and_colons_are_shown_as_they_are(capsys):
+    """Rich takes [a] for a style, refuses [/b] and makes a picture of :smile:."""
+    name = "out/[a]/[/b]/:smile:"
+    console().print(f"written to {name}", soft_wrap=True)
+    table = Table(name, title=name)
+    table.add_row(name)
+    console().print(table)
+    assert capsys.readouterr().out.count(name) == 4
 
 
 def shell_quoted(word):

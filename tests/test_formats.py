@@ -8,8 +8,12 @@ from hypothesis import strategies as st
 
 from helpers.data import bot, check_pair, system, user
 from helpers.strategies import ROWS, TEXTS, TURNS
+from rmbench.config import OnBadRow
 from rmbench.data.formats import Pair, is_empty, parse_row
 from rmbench.data.messages import BadRow
+from rmbench.data.records import load_pairs
+from rmbench.data.rowfiles import read_rows
+from rmbench.errors import UserError
 
 EXPECTED = ([user("Q")], [bot("good")], [bot("bad")])
 FORMS = {
@@ -194,3 +198,45 @@ def test_plain_explicit_text_is_kept_to_the_letter(prompt, chosen, rejected):
     if any("\ud800" in text or "Human:" in text for text in (chosen, rejected)):
         return
     assert parse_row(json.loads(json.dumps(row))) == Pair([user(prompt)], [bot(chosen)], [bot(rejected)])
+
+
+SINGLE = [{"prompt": "q", "completion": f"answer {i}", "label": i > 1, "score": float(i)} for i in range(4)]
+
+
+def test_two_ratings_of_single_responses_that_contradict_each_other_are_refused(tmp_path):
+    def read(rows, how):
+        path = tmp_path / "a.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {**SINGLE[0], "prompt": "r"}]))
+        return load_pairs(read_rows(path), "a", on_bad_row=how)
+
+    pairs, dropped = read(SINGLE, OnBadRow.error)  # both columns agree; equal labels are no contradiction
+    assert [(p.chosen[0]["content"], p.rejected[0]["content"], p.rating_margin) for p in pairs] == [
+        ("answer 3", "answer 0", 3.0)
+    ]
+    assert dropped == {"not_paired": 2, "one_side_only": 1}
+    other = [{**row, "score": -row["score"]} for row in SINGLE]
+    with pytest.raises(UserError, match="the rating and label of rows 1, 2, 3, 4 order the responses differently"):
+        read(other, OnBadRow.error)
+    more = [{**row, "prompt": "s"} for row in SINGLE]
+    pairs, dropped = read([*other, *more], OnBadRow.drop)
+    assert len(pairs) == 1
+    assert dropped == {"bad_rating": 4, "not_paired": 2, "one_side_only": 1}
+    for wrong in ("true", 2, [1]):  # a label is checked beside a score too
+        with pytest.raises(UserError, match="label is "):
+            read([{**SINGLE[0], "label": wrong}, *SINGLE[1:]], OnBadRow.error)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "completion": "a", "response": "b", "score": 1},
+        {"prompt": "q", "context": "r", "completion": "a", "score": 1},
+        {"prompt": "q", "context": "r", "responses": ["a", "b"], "scores": [1, 2]},
+        {"prompt": "q", "responses": ["a", "b"], "completions": ["c", "d"], "scores": [1, 2]},
+    ],
+)
+def test_two_columns_for_the_same_thing_are_refused_where_they_differ(tmp_path, row):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match="mean the same and differ; keep one"):
+        load_pairs(read_rows(path), "a")

@@ -165,6 +165,16 @@ def test_a_setting_of_the_users_is_left_alone(monkeypatch):
 
 
 @pytest.mark.usefixtures("online")
+def test_a_setting_that_says_nothing_changes_nothing(monkeypatch, caplog):
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "maybe")
+    hub.prepare()
+    assert constants.is_offline_mode()
+    assert "HF_HUB_OFFLINE=maybe is neither 1 nor 0 and changes nothing" in caplog.text
+    assert hub._why_offline() == f"no answer from {constants.ENDPOINT}"
+
+
+@pytest.mark.usefixtures("online")
 def test_a_name_lookup_that_hangs_does_not(monkeypatch):
     released = threading.Event()
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: released.wait(60) and socket.socket())

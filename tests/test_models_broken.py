@@ -25,6 +25,17 @@ def setting(**changes):
     return write
 
 
+def one_part(file):
+    file.with_name("model.safetensors").rename(file.with_name("model-2.safetensors"))
+    file.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}))
+
+
+def several_templates(file):
+    file.unlink(missing_ok=True)
+    named = [{"name": name, "template": "{{ messages }}"} for name in ("rag", "tool_use")]
+    setting(chat_template=named)(file.with_name("tokenizer_config.json"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -36,8 +47,20 @@ def setting(**changes):
         ),
         ("tokenizer.json", "{", r"tokenizer\.json is not a valid JSON file"),
         ("tokenizer_config.json", "[]", r"tokenizer_config\.json holds no JSON object"),
-        ("tokenizer_config.json", setting(model_max_length="long"), r"model_max_length .* is 'long'; a number"),
+        (
+            "tokenizer_config.json",
+            setting(model_max_length="long"),
+            r"model_max_length .* is 'long'; it must be a number",
+        ),
         ("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        ("model.safetensors", "x" * 100, r"model\.safetensors is cut off or damaged .*; fetch it again"),
+        (
+            "model.safetensors.index.json",
+            one_part,
+            r"index\.json names model-1\.safetensors, not in the folder; fetch what is missing",
+        ),
+        ("config.json", setting(pad_token_id=10**6), r"pad_token_id in config\.json is no row of the embedding"),
+        ("chat_template.jinja", several_templates, r"several chat templates \(rag, tool_use\) and none is called"),
         ("chat_template.jinja", "", "chat template writes no responses"),
         ("chat_template.jinja", "{{ messages[0].content }}", "chat template writes no responses"),
     ],

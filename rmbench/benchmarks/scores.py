@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,9 +154,13 @@ class ScoreLog:
         self._begun = False
 
     def known(self) -> list[ScoreRow]:
-        """Everything that was scored before, the finished file included."""
+        """Everything that was scored before, the finished file included; what is no line of scores is scored again."""
         paths = [self.final] * self.final.is_file() + sorted(self.parts.glob("*.jsonl"))
-        return [from_line(line) for path in paths for line in read_jsonl(path)]
+        found = []
+        for line in (line for path in paths for line in read_jsonl(path)):
+            with suppress(ValueError, TypeError):
+                found.append(from_line(line))
+        return found
 
     def append(self, rows: Sequence[ScoreRow]) -> None:
         """The rows of a batch, handed to the operating system when this returns."""

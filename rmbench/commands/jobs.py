@@ -266,6 +266,8 @@ def _remove_unused(folder: Path) -> None:
 
 
 def _raise_for_sweep(folder: Path, failed: int) -> None:
+    # a run that was refused beside its folder's finished one leaves no failed.json there
+    failed = max(failed, sum(outcome.error is not None for outcome in _outcomes))
     if failed:
         told = [str(outcome.error) for outcome in _outcomes if isinstance(outcome.error, UserError)]
         runs_failed = f"{failed} {'run' if failed == 1 else 'runs'} of the sweep failed."

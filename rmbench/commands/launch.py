@@ -86,7 +86,7 @@ def run(command: str, typed: list[str]) -> None:
             placing = placed(request, jobs)
             lines += [placing.line] if placing.line else []
         if lines and first:
-            console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+            console().print("\n".join(lines), highlight=False, soft_wrap=True)
     with accounted(), followed(len(jobs), placing.processes) if placing.followed else nullcontext():
         _start(request, jobs, placing.overrides)
 

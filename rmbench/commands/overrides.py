@@ -250,10 +250,13 @@ def _recorded(run: Path) -> list[str]:
     file = run / ".hydra" / "overrides.yaml"
     try:
         recorded = yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except OSError:
         raise UserError(f"from={run}: no recorded overrides in {file}.{did_you_mean(_runs_near(run))}") from None
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        recorded = None
     if not (isinstance(recorded, list) and all(isinstance(override, str) for override in recorded)):
-        raise UserError(f"from={run}: {file} is not a list of overrides.")
+        way = f"A copy of {run / 'config.yaml'} is a recipe that repeats the run too: rmbench train COPY.yaml"
+        raise UserError(f"from={run}: {file} is not a list of overrides.\n{way}")
     home = _working_directory(run)
     return recorded if home in (None, Path.cwd()) else [_anchored(override, home) for override in recorded]
 

@@ -20,7 +20,8 @@ from rmbench.errors import UserError
 from rmbench.paths import conf_dir
 
 SUFFIXES = (".yaml", ".yml")
-UNREADABLE = (OSError, UnicodeError, ValueError, YAMLError, OmegaConfBaseException)  # a key given twice among them
+# A key given twice is among them; a list that holds itself has no end.
+UNREADABLE = (OSError, UnicodeError, ValueError, YAMLError, OmegaConfBaseException, RecursionError)
 LISTED = 3  # keys in a note
 
 
@@ -85,8 +86,9 @@ def _content(file: Path, name: str) -> dict[str, object]:
         loaded = OmegaConf.load(file)
         content = OmegaConf.to_container(loaded) if isinstance(loaded, DictConfig) else None
     except UNREADABLE as error:
-        raise UserError(f"{name}: cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        what = " ".join(str(error).partition("full_key:")[0].split())
+        raise UserError(f"{name}: cannot be read: {what}. A recipe is a file of YAML in UTF-8.") from error
+    if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
         raise UserError(f"{name}: a recipe is lines of KEY: VALUE, such as `loss: normbt`.")
     if "defaults" in content:
         raise UserError(f"{name}: a recipe has no defaults list; name the option of a group, such as `loss: normbt`.")

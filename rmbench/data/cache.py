@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from rmbench.config import DatasetConfig
 from rmbench.data.manifest import Hold, damage, hold, hold_alone, size_of, write_manifest
-from rmbench.errors import UserError
+from rmbench.errors import FULL, UserError, unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,12 @@ class Cache:
                 if found is None:
                     if fault is not None:
                         logger.warning("%s: %s, so it is made again", path, fault)
-                    _build(path, build)
+                    try:
+                        _build(path, build)
+                    except OSError as error:  # of a disk that is full; another may be of the files that are read
+                        raise (
+                            unwritable(error, f"{self.key}={self.folder}") if error.errno in FULL else error
+                        ) from error
                     found = Entry(path, True, hold(path))
         if found.new:  # only then has the folder grown
             self._prune()

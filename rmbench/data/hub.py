@@ -15,12 +15,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from safetensors import SafetensorError, safe_open
+
 from rmbench.errors import UserError
 from rmbench.foreign.datasets import go_offline
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3.0
+ONLINE = ("0", "OFF", "NO", "FALSE")  # values of HF_HUB_OFFLINE that forbid to go offline
+OFFLINE = ("1", "ON", "YES", "TRUE")
 LFS_POINTER = b"version https://git-lfs"
 _UNREACHABLE = {
     "OfflineModeIsEnabled",
@@ -36,12 +40,15 @@ def prepare() -> None:
     """Call before anything is fetched by a Hub id: where the Hub is out of reach, only cached files are used.
 
     The check opens one TCP connection, to the proxy if the environment names one. Offline mode then holds for this
-    process; a HF_HUB_OFFLINE that the user has set is left as it is.
+    process; a HF_HUB_OFFLINE that the user has set is left as it is, unless huggingface_hub knows no such value.
     """
     from huggingface_hub import constants
 
-    if "HF_HUB_OFFLINE" in os.environ or constants.is_offline_mode():
+    asked = os.environ.get("HF_HUB_OFFLINE", "")
+    if asked.upper() in ONLINE or constants.is_offline_mode():
         return
+    if asked:
+        log.warning("HF_HUB_OFFLINE=%s is neither 1 nor 0 and changes nothing.", asked)
     if not reachable(constants.ENDPOINT, CONNECT_SECONDS):
         log.warning("%s does not answer within %g s: only cached files are used.", constants.ENDPOINT, CONNECT_SECONDS)
         _go_offline()
@@ -94,6 +101,8 @@ def explain(kind: str, name: str, error: BaseException, remedy: str) -> UserErro
     if place.exists():
         if isinstance(error, KeyError):
             detail = f"a file in it names {detail}, which the installed transformers does not know"
+        elif "Padding_idx" in detail:
+            detail = "pad_token_id in config.json is no row of the embedding; correct it, or write null"
         return UserError(f"{name}: cannot be read as a {kind}: {_broken_file(place) or _pickled(place) or detail}")
     if "GatedRepoError" in names or ("DatasetNotFoundError" in names and "gated" in text):
         return UserError(
@@ -138,6 +147,15 @@ def _broken_file(folder: Path) -> str:
                 return f"{file.name} is a Git LFS pointer; download the file: git lfs pull"
             if file.suffix == ".json" and not isinstance(json.loads(file.read_bytes()), dict):
                 return f"{file.name} holds no JSON object"
+            if file.name == "model.safetensors.index.json" and not (folder / "model.safetensors").is_file():
+                parts = sorted(set(json.loads(file.read_bytes()).get("weight_map", {}).values()))
+                if absent := [part for part in parts if not (folder / part).is_file()]:
+                    return f"{file.name} names {', '.join(absent[:3])}, not in the folder; fetch what is missing"
+            if file.suffix == ".safetensors":
+                with safe_open(file, "numpy"):
+                    pass
+        except SafetensorError as error:
+            return f"{file.name} is cut off or damaged ({error}); fetch it again"
         except ValueError as error:
             return f"{file.name} is not a valid JSON file: {error}"
         except OSError:
@@ -191,7 +209,7 @@ def _go_offline() -> None:
 def _why_offline() -> str:
     from huggingface_hub import constants
 
-    asked_for = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE")
+    asked_for = any(os.environ.get(name, "").upper() in OFFLINE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
     return "offline mode is on" if asked_for and constants.is_offline_mode() else f"no answer from {_endpoint()}"
 
 

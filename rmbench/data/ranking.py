@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, pairwise
+from itertools import combinations, groupby, pairwise
 
 from rmbench.config import Ranked
 from rmbench.data.formats import ONE_RATING, ONE_RESPONSE, RATED, RESPONSES, Pair, explicit, labels, number
@@ -29,12 +29,16 @@ _TEXT_OF_RESPONSE = ("text", "completion", "response", "content", "answer")
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response and its rating; higher is better. `number` is that of its row, `name` what a pair calls it."""
+    """A response and its rating; higher is better. `number` is that of its row, `name` what a pair calls it.
+
+    `also` are the ratings of further columns, which are to order the responses in the same way.
+    """
 
     turns: list[Message]
     rating: float
     name: str
     number: int = 0
+    also: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -108,18 +112,33 @@ def parse_single(row: Row, source: str, row_number: int) -> Responses:
         BadRow: it has no prompt, or a label or rating that is none.
     """
     column = _one_of(row, ONE_RESPONSE)
-    rated = next((name for name in ONE_RATING if row.get(name) is not None), None)
-    if rated is None:
+    known = {name: _rating(row[name], name) for name in ONE_RATING if row.get(name) is not None}
+    if not known or row.get("label") is not None:
         label = row.get("label")
         if isinstance(label, BadRow) or label not in (0, 1):
             raise BadRow("bad_rating", f"label is {label!r:.40}; true (good) or false was expected")
-        rating = float(label)
-    else:
-        rating = _rating(row[rated], rated)
+        known["label"] = float(label)
+    read, *others = known
     prompt, (turns,) = _conversations(row, [row[column]], column)
     source, section, name = labels(row, source)
-    response = Response(turns, rating, name or str(row_number), row_number)
-    return Responses(prompt, [response], rated is not None, source, section, template_kwargs_of(row, prompt))
+    also = {other: known[other] for other in others}
+    response = Response(turns, known[read], name or str(row_number), row_number, also)
+    return Responses(prompt, [response], read != "label", source, section, template_kwargs_of(row, prompt))
+
+
+def check_order(group: Responses) -> None:
+    """Rows of one prompt, each with two ratings, are ordered by both in the same way.
+
+    Raises:
+        BadRow: they are not.
+    """
+    rated = [response for response in group.responses if response.also]
+    for other in dict.fromkeys(name for response in rated for name in response.also):
+        both = [response for response in rated if other in response.also]
+        gold = [response.also[other] for response in both]
+        if _other_order([response.rating for response in both], gold):
+            numbers = ", ".join(str(response.number) for response in both[:5])
+            raise BadRow("bad_rating", f"the rating and {other} of rows {numbers} order the responses differently")
 
 
 def pairs_of(group: Responses, how: Ranked) -> Iterator[tuple[Response, Response, Pair | None]]:
@@ -148,7 +167,15 @@ def _no_pair(row: Row) -> bool:
 
 
 def _one_of(row: Row, names: Sequence[str]) -> str:
-    return next(name for name in names if name in row)
+    """The column of those that mean the same.
+
+    Raises:
+        BadRow: there are two, and they differ.
+    """
+    found = [name for name in names if row.get(name) is not None] or [name for name in names if name in row]
+    if any(row[name] != row[found[0]] for name in found):
+        raise BadRow("unsupported_column", f"{' and '.join(map(repr, found))} mean the same and differ; keep one")
+    return found[0]
 
 
 def _rated_object(value: object, where: str) -> tuple[object, float]:
@@ -175,16 +202,26 @@ def _refuse_other_order(ratings: Sequence[float], others: object, read: str, oth
     """Raise `BadRow` where a second column of ratings puts two responses the other way round."""
     if not isinstance(others, list) or len(others) != len(ratings):
         raise BadRow("bad_rating", f"{read} and {other} rate another number of responses")
-    both = list(zip(ratings, (_rating(value, other) for value in others), strict=True))
-    if any((a - b) * (c - d) < 0 for (a, c), (b, d) in combinations(both, 2)):
+    if _other_order(ratings, [_rating(value, other) for value in others]):
         raise BadRow("bad_rating", f"{read} and {other} order the responses differently; keep the one that is meant")
 
 
+def _other_order(ratings: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether some two responses are the other way round."""
+    both = sorted(zip(ratings, others, strict=True))
+    highest = -math.inf  # of the others, among lower ratings
+    for _, equal in groupby(both, key=lambda pair: pair[0]):
+        found = [other for _, other in equal]
+        if min(found) < highest:
+            return True
+        highest = max(highest, *found)
+    return False
+
+
 def _conversations(row: Row, responses: Sequence[object], column: str) -> tuple[list[Message], list[list[Message]]]:
-    name = next((name for name in ("prompt", "context") if name in row), None)
-    if name is None:
+    if not any(name in row for name in ("prompt", "context")):
         raise BadRow("missing_column", f"no column 'prompt' beside {column!r}; found {', '.join(map(repr, row))}")
-    prompt = read_side(row, name, False)
+    prompt = read_side(row, _one_of(row, ("prompt", "context")), False)
     turns = []
     for response in responses:
         side = read_side({column: response}, column, False)

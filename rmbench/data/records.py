@@ -11,7 +11,7 @@ from rmbench.config import OnBadRow, OnTie, Ranked
 from rmbench.data.formats import COLUMNS, Pair, is_empty, parse_row
 from rmbench.data.messages import BadRow, NoPreference, Row
 from rmbench.data.published import as_it_is
-from rmbench.data.ranking import Responses, is_ranking, is_single, pairs_of, parse_ranking, parse_single
+from rmbench.data.ranking import Responses, check_order, is_ranking, is_single, pairs_of, parse_ranking, parse_single
 from rmbench.data.rowfiles import Placed
 from rmbench.data.store import unique_ids
 from rmbench.errors import UserError
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # Raise it when a row becomes another pair, or is left out by another rule: here, in `rowfiles`, `csvfiles` and
 # `arrowfiles` (files -> rows), `published` (rows of published sets), `formats`, `messages` and `ranking` (row -> pair).
-VERSION = 4
+VERSION = 5
 
 Dropped = dict[str, int]
 _MOST_NAMES = 8  # of columns in a message
@@ -169,9 +169,7 @@ def read_pairs(
             tally.dropped[none.rule] += 1
             continue
         except BadRow as bad:
-            if rules.on_bad_row is OnBadRow.error:
-                hint = "\nMend the row, or leave such rows out: dataset.on_bad_row=drop" if rules.for_training else ""
-                raise UserError(f"{place}: {bad}.{hint}") from bad
+            _leave_out(bad, place, rules)
             tally.dropped[bad.rule] += 1
             continue
         kept = made if len(made) > 1 else [pair for pair in made if not _counted_out(pair, rules, tally)]
@@ -180,6 +178,12 @@ def read_pairs(
         for pair in kept:
             yield tally.rows, pair
     for group in singles.values():
+        try:
+            check_order(group)
+        except BadRow as bad:
+            _leave_out(bad, name, rules)
+            tally.dropped[bad.rule] += len(group.responses)
+            continue
         for number, pair in _of_singles(group, rules, tally):
             tally.pairs += 1
             yield number, pair
@@ -187,6 +191,17 @@ def read_pairs(
     tally.report(name, rules.ranked)
     if not tally.pairs:
         raise UserError(f"{name}: no pair left of {tally.rows} rows; dropped: {listed(tally.dropped)}.")
+
+
+def _leave_out(bad: BadRow, place: str, rules: Rules) -> None:
+    """Nothing under `on_bad_row=drop`.
+
+    Raises:
+        UserError: with the reason and the way out.
+    """
+    if rules.on_bad_row is OnBadRow.error:
+        hint = "\nFix the row, or leave such rows out: dataset.on_bad_row=drop" if rules.for_training else ""
+        raise UserError(f"{place}: {bad}.{hint}") from bad
 
 
 def _of_ranking(row: Row, source: str, rules: Rules, tally: Tally) -> list[Pair]:

@@ -6,12 +6,15 @@ again.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+logger = logging.getLogger(__name__)
 
 
 class Parts:
@@ -28,10 +31,10 @@ class Parts:
         """Drop what was recorded after `after_step`."""
         whole = self.folder / f"{self.name}.parquet"
         if whole.is_file():  # stopped between merge and the end of the run
-            table = pq.read_table(whole, schema=self.schema)
+            table = self._read(whole)
             for step in table["step"].unique().to_pylist():
                 write_parquet(self._part(step), table.filter(pc.equal(table["step"], step)))
-            whole.unlink()
+            whole.unlink(missing_ok=True)
         for part in self._parts():
             if int(part.stem.removeprefix("step-")) > after_step:
                 part.unlink()
@@ -41,12 +44,22 @@ class Parts:
         parts = self._parts()
         if not parts:
             return None
-        table = pa.concat_tables(pq.read_table(part, schema=self.schema) for part in parts)
+        table = pa.concat_tables([self._read(part) for part in parts])
         write_parquet(self.folder / f"{self.name}.parquet", table)
         for part in parts:
-            part.unlink()
+            part.unlink(missing_ok=True)
         parts[0].parent.rmdir()
-        return table
+        return table if len(table) else None
+
+    def _read(self, path: Path) -> pa.Table:
+        """A file as it was written; one that is damaged is set aside and has no rows, since a run can do without."""
+        try:
+            return pq.read_table(path, schema=self.schema)
+        except (OSError, pa.ArrowException) as error:
+            aside = self.folder / f"damaged-{self.name}-{path.name}"
+            os.replace(path, aside)
+            logger.warning("%s is damaged (%s) and now %s: its rows are in no figure", path, error, aside.name)
+            return self.schema.empty_table()
 
     def _part(self, step: int) -> Path:
         return self.folder / self.name / f"step-{step:08d}.parquet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -46,12 +47,21 @@ def make_accelerator(
     plugins = _plugins(config.strategy, device, precision, max_grad_norm)
     torch.set_float32_matmul_precision("high" if precision is Precision.tf32 else "highest")
     forget_accelerator()
-    accelerator = Accelerator(
-        cpu=device == "cpu",
-        mixed_precision="bf16" if precision is Precision.bf16 else "no",
-        step_scheduler_with_optimizer=False,
-        **plugins,
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision="bf16" if precision is Precision.bf16 else "no",
+            step_scheduler_with_optimizer=False,
+            **plugins,
+        )
+    except (AssertionError, ImportError, ValueError) as error:
+        asked = [f"{name}={value}" for name, value in os.environ.items() if name.startswith("ACCELERATE_")]
+        if not asked:
+            raise
+        raise UserError(
+            f"{', '.join(asked)}: {error}\nUnset these variables; gpu= says what rmbench runs on."
+        ) from error
+    accelerator.gradient_accumulation_steps = 1  # a variable of Accelerate's would divide every gradient
     if config.count not in (None, accelerator.num_processes) and accelerator.num_processes > 1:
         raise UserError(f"gpu.count={config.count}, but {accelerator.num_processes} processes were started.")
     return accelerator

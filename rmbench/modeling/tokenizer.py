@@ -117,11 +117,16 @@ def _refuse_unusable(tokenizer: Tokenizer) -> None:
     """What would make all responses to a prompt equal, or end in a library's traceback.
 
     Raises:
-        UserError: the chat template writes no responses, or the length limit is not a number.
+        UserError: the chat template writes no responses, several have no default, or the length limit is not a number.
     """
     name, limit = getattr(tokenizer, "name_or_path", "the tokenizer"), tokenizer.model_max_length
     if not isinstance(limit, (int, float)):
         raise UserError(f"{name}: model_max_length in tokenizer_config.json is {limit!r}; it must be a number.")
+    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        raise UserError(
+            f"{name}: several chat templates ({', '.join(tokenizer.chat_template)}) and none is called default.\n"
+            "Name the one that is meant so, or make it the folder's chat_template.jinja."
+        )
     prompt = {"role": "user", "content": "a?"}
     try:
         yes, no = render([[prompt, {"role": "assistant", "content": text}] for text in ("b", "c")], tokenizer)

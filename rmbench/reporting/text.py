@@ -118,12 +118,12 @@ def show(
             table.add_row(*row)
         terminal.print(table)
     for verdict in headlines(verdicts):
-        terminal.print(verdict.sentence(), markup=False, soft_wrap=True)
+        terminal.print(verdict.sentence(), soft_wrap=True)
     for reason in left_out:
-        terminal.print(reason, markup=False, soft_wrap=True)
+        terminal.print(reason, soft_wrap=True)
     for run in found:
         if run.state != "finished":
-            terminal.print(f"{run.state.upper()} {run.folder.name}: {run.reason}", style="red", markup=False)
+            terminal.print(f"{run.state.upper()} {run.folder.name}: {run.reason}", style="red")
 
 
 def _tightened(rows: list[list[str]], header: Sequence[str], width: int) -> list[list[str]]:

@@ -137,11 +137,11 @@ def forget(run: Run) -> None:
 
 def _read(folder: Path) -> Json | None:
     try:
-        stored = read_json(folder / TRAINED_FILE)
+        stored = read_json(folder / TRAINED_FILE, "results", "checksums")
     except ValueError as error:
         logger.warning("%s cannot be read (%s); training continues from the newest checkpoint", TRAINED_FILE, error)
         return None
-    if stored is None:
+    if stored is None or not stored["results"] or not isinstance(stored["checksums"], dict):
         return None
     if (folder / NEW).is_dir() and _checksums(folder / NEW) == stored["checksums"]:  # killed before it had its name
         checkpoints.replace_folder(folder / NEW, folder / "checkpoint")
