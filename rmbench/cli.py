@@ -182,7 +182,7 @@ def losses(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False, help="Loss to show.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
 ) -> None:
-    """List the losses, or show formula, source, defaults and weight curve of one."""
+    """List the losses, or show formula, source, defaults and curve of one."""
     with messages():
         from rmbench.commands.losses import show as show_losses
 

@@ -79,13 +79,13 @@ def find_scores(place: str, asked: str | None) -> dict[str, Scored]:
         results = read_json(file.parent / "results.json") or {}
         name = results.get("benchmark", HELD_OUT_FOLDER if file.parent.name == HELD_OUT_FOLDER else asked)
         if name is None:
-            raise UserError(f"{file}: no results.json beside it names the benchmark; add --benchmark NAME.")
+            raise UserError(f"{file}: no results.json next to it names the benchmark; add --benchmark NAME.")
         found[name] = Scored(name, file, {row.id: row for row in read_scores(file)})
     if asked is not None:
         found = {name: scored for name, scored in found.items() if name == asked}
     if not found:
         what = f"scores of {asked}" if asked else "scores"
-        raise UserError(f"{place} holds no {what}. Score it first: rmbench eval checkpoint={place}")
+        raise UserError(f"{place} contains no {what}. Score it first: rmbench eval checkpoint={place}")
     return found
 
 

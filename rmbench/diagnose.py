@@ -194,7 +194,9 @@ def _pairs(
         max_length, key = config.benchmark.max_length, "benchmark.max_length"
     else:
         if config.checkpoint and config.dataset.strata.count and not config.dataset.strata.embeddings:
-            raise UserError("dataset.strata beside checkpoint= needs dataset.strata.embeddings=MODEL: whose distances?")
+            raise UserError(
+                "dataset.strata beside checkpoint= needs dataset.strata.embeddings=MODEL, whose distances are used."
+            )
         dataset = load_dataset(config.dataset)
         pairs = stratified(dataset, config.dataset, config.backbone, config.gpu, accelerator).train
         max_length, key = config.dataset.max_length, "dataset.max_length"
@@ -291,4 +293,4 @@ def _refuse_another_study(folder: Path, provenance: Json) -> None:
     changed = [] if old is None else [key for key, value in provenance.items() if old.get(key) != value]
     if old is not None and changed:
         listed = ", ".join(f"{key}: {old.get(key)} -> {provenance[key]}" for key in changed)
-        raise UserError(f"{folder} holds another study ({listed}).\nChoose another run_dir, or remove the folder.")
+        raise UserError(f"{folder} contains another study ({listed}).\nChoose another run_dir, or remove the folder.")

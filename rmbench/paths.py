@@ -15,4 +15,4 @@ def conf_dir() -> Path:
     for folder in (package / "conf", package.parent / "conf"):
         if (folder / "train.yaml").is_file():
             return folder
-    raise FileNotFoundError(f"no conf/train.yaml in {package} or beside it; install rmbench again")
+    raise FileNotFoundError(f"no conf/train.yaml in {package} or next to it; install rmbench again")

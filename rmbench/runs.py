@@ -104,7 +104,7 @@ def stored_config(folder: Path) -> DictConfig:
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{path} cannot be read: {reason}.\n.hydra/config.yaml beside it is a copy; or choose another run_dir."
+            f"{path} cannot be read: {reason}.\n.hydra/config.yaml next to it is a copy; or choose another run_dir."
         ) from error
     return config
 

@@ -260,5 +260,5 @@ def _show_end(run: Run, metrics: Json) -> None:
 
 
 def _shown(accuracy: float, distance: float) -> float:
-    """Where a distance is NaN the rewards are too, and what looks like lost pairs is no number."""
+    """Where a distance is NaN the rewards are too, and what looks like lost pairs is not a number."""
     return math.nan if math.isnan(distance) else accuracy

@@ -48,7 +48,7 @@ def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]] | list[tuple[st
 
 
 def losses_page() -> str:
-    """Each loss: formula, parts, source, keys, weight in numbers, curve."""
+    """Each loss: formula, parts, source, keys, slope in numbers, curve."""
     cards = all_cards()
     text = f"# Losses\n\n{OF_PROGRAM}"
     text += (
@@ -88,8 +88,8 @@ def loss_section(one: Card) -> str:
         for value, (_, weights) in found.items()
     ]
     heads = tuple(f"d = {margin:g}" for margin in SHOWN_MARGINS)
-    text += "\nWeight of a pair, -∂ loss / ∂ margin:\n\n" + table(("", *heads), rows)
-    return text + f"\n![Loss and weight of `{one.name}` over the margin](images/losses/{one.name}.svg)\n"
+    text += "\nSlope of the loss, -∂ loss / ∂ margin:\n\n" + table(("", *heads), rows)
+    return text + f"\n![Loss and slope of `{one.name}` over the margin](images/losses/{one.name}.svg)\n"
 
 
 def draw() -> None:

@@ -91,7 +91,7 @@ def test_what_cannot_be_compared_is_one_message(tmp_path, how):
         b, says = str(tmp_path / "nowhere"), "no such file"
     elif how == "empty":
         (tmp_path / "b").mkdir()
-        b, says = str(tmp_path / "b"), "holds no scores"
+        b, says = str(tmp_path / "b"), "contains no scores"
     elif how == "other items":
         b, says = scores(tmp_path / "b", [1, 1, 1]), "not of the same items: 1 are in only one"
     elif how == "other subset":

@@ -94,10 +94,10 @@ def test_other_separators_are_read_and_said(tmp_path, caplog, separator, name):
 @pytest.mark.parametrize(
     ("name", "data", "needle"),
     [
-        ("a.csv", json.dumps(pair(0)).encode(), "name it .jsonl"),
+        ("a.csv", json.dumps(pair(0)).encode(), "rename it to .jsonl"),
         ("a.csv", "prompt,chosen,rejected\n".encode("utf-16"), "UTF-16"),
         ("a.jsonl", json.dumps(pair(0)).encode("utf-16-le"), "UTF-16"),
-        ("a.jsonl", b"PAR1....", "name it .parquet"),
+        ("a.jsonl", b"PAR1....", "rename it to .parquet"),
         ("a.csv", b"\x1f\x8b....", "gzip"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("a.arrow", b"ARROW1\0\0nothing", "not readable as Arrow"),
@@ -455,5 +455,5 @@ def test_columns_that_no_form_reads_are_named(tmp_path, caplog):
 def test_a_name_in_dataset_columns_that_nothing_reads_is_refused(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "q", "chosen": "yes", "rejected": "no", "gap": 2.0}])
     config = DatasetConfig(name="local", path=str(path), columns={"margn": "gap"})
-    with pytest.raises(UserError, match=r"'margn' is no column that rmbench reads\. Did you mean margin\?"):
+    with pytest.raises(UserError, match=r"'margn' is not a column that rmbench reads\. Did you mean margin\?"):
         load_dataset(config)

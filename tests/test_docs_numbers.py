@@ -1,4 +1,4 @@
-"""A number that stands in two documents is the same in both, and a count is the program's."""
+"""A number in two documents is the same in both, and a count is that of the program."""
 
 import json
 import re

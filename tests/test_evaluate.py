@@ -157,7 +157,7 @@ def test_a_folder_of_another_model_or_setting_is_refused(checkpoint, tmp_path):
     file, folder = pair_file(tmp_path), tmp_path / "out"
     evaluate(eval_config(checkpoint, "pairs", file, folder))
     other = make_checkpoint(tmp_path / "other", seed=1)
-    with pytest.raises(UserError, match=r"holds other scores \(model: "):
+    with pytest.raises(UserError, match=r"contains other scores \(model: "):
         evaluate(eval_config(other, "pairs", file, folder))
     with runs.locked(folder), pytest.raises(UserError, match="another process is using it"):
         evaluate(eval_config(checkpoint, "pairs", file, folder))
@@ -375,7 +375,7 @@ def test_fewer_bits_give_the_scores_of_the_rounded_weights(checkpoint, tmp_path,
     )
     largest = 1e-5 if bits == 4 else 0.1  # in 8 bits, what a layer takes is rounded too
     assert (got - expected).square().mean().sqrt() < largest * expected.std()
-    with pytest.raises(UserError, match=r"holds other scores \(model: "):
+    with pytest.raises(UserError, match=r"contains other scores \(model: "):
         evaluate(eval_config(checkpoint, "pairs", file, fewer))
 
 
@@ -393,13 +393,13 @@ def test_scores_under_another_attention_layout_or_config_are_others(checkpoint, 
     evaluate(eval_config(checkpoint, "pairs", file, folder))
     eager = eval_config(checkpoint, "pairs", file, folder)
     eager.gpu.attention = "eager"
-    with pytest.raises(UserError, match=r"holds other scores \(attention: sdpa -> eager\)"):
+    with pytest.raises(UserError, match=r"contains other scores \(attention: sdpa -> eager\)"):
         evaluate(eager)
-    with pytest.raises(UserError, match=r"holds other scores \(layout: auto -> padded\)"):
+    with pytest.raises(UserError, match=r"contains other scores \(layout: auto -> padded\)"):
         evaluate(eval_config(checkpoint, "pairs", file, folder, layout=LayoutName.padded))
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.01}))
-    with pytest.raises(UserError, match=r"holds other scores \(config: "):
+    with pytest.raises(UserError, match=r"contains other scores \(config: "):
         evaluate(eval_config(checkpoint, "pairs", file, folder))
 
 

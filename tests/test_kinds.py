@@ -319,7 +319,7 @@ def test_own_code_that_gives_no_number_names_the_key(tmp_path):
     [
         (language_model, {}, r"has no trained reward head.*\nA policy trained by DPO: add reference=MODEL"),
         (own_code, {}, r"needs its own Python code\. If you trust it: trust_remote_code=true"),
-        (language_model, {"backbone": OwnCodeConfig("f")}, r"brings no code of its own"),
+        (language_model, {"backbone": OwnCodeConfig("f")}, r"has no custom code"),
         (language_model, {"scorer": ScorerName.vllm}, r"scorer=vllm is for a server: checkpoint=http://HOST:PORT"),
     ],
 )
@@ -353,7 +353,7 @@ def test_the_command_scores_a_policy_and_compares(tmp_path, monkeypatch):
         assert results["provenance"]["assumed"]["kind"] == "policy"
         again = evaluate(config)  # nothing is scored again
         assert again["score"] == results["score"]
-    with pytest.raises(UserError, match="holds other scores"):
+    with pytest.raises(UserError, match="contains other scores"):
         evaluate(EvalConfig(BenchmarkConfig("pairs", pairs), GpuConfig(), checkpoint=str(policy), run_dir="dpo",
                             reference="none"))  # fmt: skip
     with pytest.raises(UserError, match="compat=rewardbench is for sequence classification"):

@@ -143,7 +143,7 @@ def test_an_adapter_without_its_base_or_without_a_head_is_refused(tmp_path):
     network = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=1)
     headless = peft.get_peft_model(network, peft.LoraConfig(target_modules=["q_proj"]))
     headless.save_pretrained(tmp_path / "headless")
-    with pytest.raises(UserError, match="brings no trained head"):
+    with pytest.raises(UserError, match="has no trained head"):
         load_reward_model(str(tmp_path / "headless"))
     (tmp_path / "headless" / "adapter_model.safetensors").rename(tmp_path / "headless" / "adapter_model.bin")
     with pytest.raises(UserError, match="weights in other files are not read"):
@@ -217,7 +217,7 @@ def test_adapters_on_fewer_bits_learn_after_an_evaluation_what_they_learn_before
 
 def test_adapters_on_an_embedding_are_refused_before_they_are_trained(tmp_path):
     decoder("llama", tmp_path)
-    with pytest.raises(UserError, match="embed_tokens is no matrix product"):
+    with pytest.raises(UserError, match="embed_tokens is not a linear layer"):
         adapted(tmp_path, target_modules=["q_proj", "embed_tokens"])
 
 

@@ -103,7 +103,7 @@ def test_the_set_of_a_row_by_a_column_the_rows_own_columns_or_the_name_of_its_fi
     with pytest.raises(UserError, match="of which set"):
         load(write_jsonl(tmp_path / "rows.jsonl", [bare]))
     write_jsonl(folder / "twice.jsonl", [question(0)])
-    with pytest.raises(UserError, match="'gpqa/m/g0' stands in two files"):
+    with pytest.raises(UserError, match="'gpqa/m/g0' is in two files"):
         load(folder)
 
 

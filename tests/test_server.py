@@ -152,7 +152,7 @@ def test_a_server_that_stops_leaves_what_was_scored(folder, server, tmp_path):
     asked = len(server.requests)
     post, server.requests = server.post, []
     server.post = lambda path, body: post(path, body) if len(server.requests) <= 24 else (503, "gone")
-    with pytest.raises(UserError, match=r"no answer after 2 tries \(503 gone\).*the same command goes on"):
+    with pytest.raises(UserError, match=r"no answer after 2 tries \(503 gone\).*run the same command to continue"):
         run(server.address, folder, tmp_path / "part", ScorerName.vllm, **settings)
     server.post, server.requests = post, []
     run(server.address, folder, tmp_path / "part", ScorerName.vllm, **settings)

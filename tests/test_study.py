@@ -196,7 +196,7 @@ def test_a_study_of_a_new_head_and_of_a_trained_run(train_config, tmp_path, caps
 
     diagnose(config(tmp_path / "new"))  # the same again
     assert len((tmp_path / "new" / "study.json").read_bytes()) == pytest.approx(len(first), abs=200)
-    with pytest.raises(UserError, match="holds another study"):
+    with pytest.raises(UserError, match="contains another study"):
         diagnose(config(tmp_path / "new", pairs=20))
 
 

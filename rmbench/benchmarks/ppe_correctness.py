@@ -68,7 +68,7 @@ def load(config: BenchmarkConfig) -> list[Item]:
     ids = [item.id for item in items]
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
-        raise UserError(f"{config.path}: the question {twice!r} stands in two files.")
+        raise UserError(f"{config.path}: the question {twice!r} is in two files.")
     return items
 
 

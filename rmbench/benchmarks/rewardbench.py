@@ -77,7 +77,7 @@ def load(config: BenchmarkConfig) -> list[Item]:
     if unknown:
         raise UserError(
             f"{name}: RewardBench has no subset {', '.join(map(repr, unknown[:3]))}.\n"
-            "For preference pairs of your own: benchmark=pairs benchmark.path=FILE"
+            "For your own preference pairs: benchmark=pairs benchmark.path=FILE"
         )
     return with_humaneval_tasks(items)
 

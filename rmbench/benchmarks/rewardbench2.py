@@ -102,7 +102,7 @@ def _ties(rows: dict[str, ScoreRow]) -> Iterator[tuple[str, float]]:
             yield name, strict_wins(rows[kind])
     if {"tied", "ref"} <= set(rows):
         gaps = {kind: min(row.right) - max(row.wrong) for kind, row in rows.items()}
-        if not all(row.finite for row in rows.values()):  # a gap between infinite scores is no number
+        if not all(row.finite for row in rows.values()):  # a gap between infinite scores is not a number
             yield from ((name, 0.0) for name in names)
             return
         spread = max(rows["tied"].right) - min(rows["tied"].right)

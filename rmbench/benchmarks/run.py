@@ -97,7 +97,7 @@ def prepare_benchmark(
     """
     repeated = len(items) - len({item.content for item in items})
     if repeated:
-        logger.warning("%s: %d of %d items repeat an earlier one, word for word", benchmark.name, repeated, len(items))
+        logger.warning("%s: %d of %d items are equal to an earlier one", benchmark.name, repeated, len(items))
     max_length = resolve_max_length(benchmark.max_length, tokenizer, context_config(model), "benchmark.max_length")
     rows, cut = tokenize_items(items, tokenizer, max_length, benchmark.name, keep_doubled_bos=compat)
     return Prepared(benchmark, items, rows, dict(cut), max_length, compat, tokenizer)
@@ -272,7 +272,9 @@ def claim(folder: Path, provenance: Json, accelerator: Accelerator) -> Json:
         ]
         if changed:
             listed = ", ".join(f"{key}: {stored.get(key)} -> {provenance[key]}" for key in changed)
-            raise UserError(f"{folder} holds other scores ({listed}).\nChoose another run_dir, or remove the folder.")
+            raise UserError(
+                f"{folder} contains other scores ({listed}).\nChoose another run_dir, or remove the folder."
+            )
         return dict(stored)
     provenance |= {"device": accelerator.device.type, "environment": environment()}
     if accelerator.is_main_process:

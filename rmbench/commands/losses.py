@@ -106,7 +106,7 @@ def show_card(one: Card) -> None:
     """Everything about one loss; its figure to outputs/losses/NAME.png."""
     from rmbench.losses.curve_figure import write_figure  # matplotlib
 
-    weights = weight_table(one)
+    slopes = slope_table(one)
     terminal = console()
     terminal.print(Text(one.name, "bold"))
     terminal.print(Text(one.about))
@@ -121,28 +121,28 @@ def show_card(one: Card) -> None:
     for key, (value, doc) in one.defaults.items():
         facts.add_row(Text(f"{key}={_shown(value)}"), Text(doc))
     terminal.print(facts, highlight=False)
-    terminal.print(weights, highlight=False)
+    terminal.print(slopes, highlight=False)
     path = FIGURES / f"{re.sub('[:=]', '.', one.name)}.png"
     write_figure(one, path)
     terminal.print(f"figure: {path}", highlight=False, soft_wrap=True)
 
 
-def weight_table(one: Card) -> Table:
-    """The pair weight over margin and distance, in numbers; a bar for the middle column."""
+def slope_table(one: Card) -> Table:
+    """The slope of the loss over margin and distance, in numbers; a bar for the middle column."""
     what, found = curves(one, SHOWN_MARGINS)
     by = f", by {what}" if what else ""
     by += f", at (r_w + r_l) / 2 = {one.mean_reward:g}" if one.mean_reward else ""
-    table = Table(title=f"weight of a pair, -∂ loss / ∂ margin{by}", title_justify="left")
+    table = Table(title=f"slope of the loss, -∂ loss / ∂ margin{by}", title_justify="left")
     table.add_column("margin", justify="right")
     for value in found:
-        table.add_column(f"{value:g}" if what else "weight", justify="right")
+        table.add_column(f"{value:g}" if what else "slope", justify="right")
     table.add_column("at μ" if what.endswith("/ μ") else "", no_wrap=True)
-    weights = [found[value][1].tolist() for value in found]
-    middle = weights[len(weights) // 2]
+    slopes = [found[value][1].tolist() for value in found]
+    middle = slopes[len(slopes) // 2]
     largest = max(map(abs, middle)) or 1.0
     for i, margin in enumerate(SHOWN_MARGINS):
         bar = "█" * round(BAR * abs(middle[i]) / largest)
-        table.add_row(f"{margin:g}", *(f"{column[i]:.3g}" for column in weights), f"-{bar}" if middle[i] < 0 else bar)
+        table.add_row(f"{margin:g}", *(f"{column[i]:.3g}" for column in slopes), f"-{bar}" if middle[i] < 0 else bar)
     return table
 
 

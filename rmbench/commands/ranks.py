@@ -36,7 +36,7 @@ def rank() -> int:
     """This process's place in its group; 0 outside one.
 
     Raises:
-        UserError: RANK, or what else launchers set, is no number or does not make a group.
+        UserError: RANK, or what else launchers set, is not a number or does not make a group.
     """
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
         if not os.environ.get(name, "0").isdecimal():

@@ -139,7 +139,7 @@ def _check_columns(columns: dict[str, str]) -> None:
             near = difflib.get_close_matches(name, COLUMNS, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise UserError(
-                f"dataset.columns: {name!r} is no column that rmbench reads.{hint} It reads {', '.join(COLUMNS)}."
+                f"dataset.columns: {name!r} is not a column that rmbench reads.{hint} It reads {', '.join(COLUMNS)}."
             )
 
 

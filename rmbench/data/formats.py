@@ -286,7 +286,7 @@ def number(value: object, column: str) -> float:
     """A rating as a float; may be infinite or NaN.
 
     Raises:
-        BadRow: it is no number.
+        BadRow: it is not a number.
     """
     if isinstance(value, BadRow):
         raise value

@@ -175,7 +175,7 @@ def _gateway(endpoint: str) -> tuple[str, int]:
         return url.hostname or "", url.port or default_port
     except ValueError as error:
         name = "the proxy (HTTPS_PROXY, ALL_PROXY)" if proxy else "HF_ENDPOINT"
-        raise UserError(f"{url.geturl()} is no address: {error}. Correct {name} in the environment.") from error
+        raise UserError(f"{url.geturl()} is not an address: {error}. Correct {name} in the environment.") from error
 
 
 def _accepts_connection(host: str, port: int, seconds: float) -> bool:

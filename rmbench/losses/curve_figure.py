@@ -14,12 +14,12 @@ from rmbench.plotting import ERROR_COLOURS, QUIET, line_style, plain
 
 
 def write_figure(card: Card, path: Path) -> None:
-    """Loss and pair weight over the margin, a line for each distance or rating margin, as PNG, PDF and SVG."""
+    """Loss and its slope over the margin, a line for each distance or rating margin, as PNG, PDF and SVG."""
     plotting.save(partial(draw, card), path)
 
 
 def draw(card: Card) -> Figure:
-    """Two panels: the loss of a pair, and its weight."""
+    """Two panels: the loss of a pair, and its slope."""
     margins = np.linspace(-5, 5, 201)
     what, found = curves(card, margins.tolist())
     where = f", at $(r_w + r_l) / 2 = {card.mean_reward:g}$" if card.mean_reward else ""
@@ -31,7 +31,7 @@ def draw(card: Card) -> Figure:
         for ax, line in zip(axes, lines, strict=True):
             ax.plot(margins, line.detach().numpy(), label=f"{value:g}", **style)
     for ax, title in zip(
-        axes, ("loss of a pair", "weight of a pair, $-\\partial$ loss / $\\partial$ margin"), strict=True
+        axes, ("loss of a pair", "slope of the loss, $-\\partial$ loss / $\\partial$ margin"), strict=True
     ):
         ax.set_title(title, loc="left")
         ax.set_xlabel(r"margin $r_w - r_l$" + where)

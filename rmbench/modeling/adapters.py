@@ -63,7 +63,7 @@ def _settings(file: Path) -> Json:
             f"{file} is not a valid JSON file: {error}. Copy it again from where it was trained."
         ) from error
     if not isinstance(settings, dict):
-        raise UserError(f"{file} holds no JSON object. Copy it again from where it was trained.")
+        raise UserError(f"{file} contains no JSON object. Copy it again from its source.")
     return settings
 
 
@@ -110,8 +110,8 @@ def merged(network: Any, adapter: Adapter, head: str | None) -> Any:
 
     if head is not None and not brings(adapter, head):
         raise UserError(
-            f"{adapter.folder}: the adapter brings no trained head ({head}); it is no reward model's."
-            " Of a policy trained by DPO: reference=MODEL."
+            f"{adapter.folder}: the adapter has no trained head ({head}), so it is not a reward model."
+            " For a policy trained by DPO: reference=MODEL."
         )
     try:
         with quiet_peft():

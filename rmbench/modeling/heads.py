@@ -176,7 +176,9 @@ def load_own_head(network: PreTrainedModel, own: OwnHead) -> None:
     try:
         missing = network.load_state_dict(load_file(own.weights), strict=False).missing_keys
     except RuntimeError as error:
-        raise UserError(f"{own.weights}: does not fit the backbone beside it: {str(error).splitlines()[-1]}") from error
+        raise UserError(
+            f"{own.weights}: does not fit the backbone next to it: {str(error).splitlines()[-1]}"
+        ) from error
     outside = [key for key in missing if not key.startswith(f"{network.base_model_prefix}.")]
     if outside:
         raise UserError(f"{own.weights}: no {', '.join(outside)} in it.")

@@ -65,6 +65,6 @@ class Client:
             except (OSError, http.client.HTTPException, ValueError) as error:  # no connection, cut off, no JSON
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
         raise UserError(
-            f"{url}: no answer after {self.attempts} tries ({reason}). Is the server running? What was scored is kept:"
-            " the same command goes on."
+            f"{url}: no answer after {self.attempts} tries ({reason}). Is the server running? Scores so far are kept:"
+            " run the same command to continue."
         )

@@ -54,7 +54,7 @@ def kind_of(asked: Asked) -> str:
         for key, value in given.items():
             if value is not None:
                 raise UserError(
-                    f"{key}={value}: checkpoint={place} is a server, which has loaded its model; leave it out."
+                    f"{key}={value}: checkpoint={place} is a server, which has loaded its model; remove it."
                 )
         return SERVER
     if config.scorer is not None:
@@ -65,7 +65,7 @@ def kind_of(asked: Asked) -> str:
         return POLICY
     brings_code = _brings_code(place, config)
     if config.backbone.score_method is not None and not brings_code:
-        raise UserError(f"backbone.score_method={config.backbone.score_method}: {place} brings no code of its own.")
+        raise UserError(f"backbone.score_method={config.backbone.score_method}: {place} has no custom code.")
     return OWN_CODE if brings_code and config.trust_remote_code else REWARD
 
 

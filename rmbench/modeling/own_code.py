@@ -94,7 +94,7 @@ class OwnCode(OtherModel):
     def layout(self, asked: LayoutName, groups: Sequence[TokenGroup], device: torch.device) -> Layout:
         """Padded rows where a few texts have the same rewards in a batch as by themselves, else one text a pass."""
         if asked is LayoutName.shared:
-            raise UserError("layout=shared: a model with code of its own is scored as its code reads; leave it out.")
+            raise UserError("layout=shared: the code of a custom model determines its layout; remove it.")
         if self.method is None:
             few = sorted(groups, key=lambda group: group.length)
             rows = self.one_by_one().inputs([few[0], few[-1]]).to(device)

@@ -142,7 +142,7 @@ class Server(OtherModel):
     def layout(self, asked: LayoutName, groups: Sequence[TokenGroup], device: torch.device) -> Layout:
         """Rows of ids with their messages; the server forms its own batches."""
         if asked is not LayoutName.auto:
-            raise UserError(f"layout={asked.name}: a server forms its own batches; leave it out.")
+            raise UserError(f"layout={asked.name}: a server forms its own batches; remove it.")
         return self.one_by_one()
 
     def one_by_one(self) -> Layout:

@@ -117,8 +117,7 @@ def _refuse_unusable(tokenizer: Tokenizer) -> None:
     """What would make all responses to a prompt equal, or end in a library's traceback.
 
     Raises:
-        UserError: the chat template writes no responses, or none of several is the default, or the length limit is no
-            number.
+        UserError: the chat template writes no responses, several have no default, or the length limit is not a number.
     """
     name, limit = getattr(tokenizer, "name_or_path", "the tokenizer"), tokenizer.model_max_length
     if not isinstance(limit, (int, float)):

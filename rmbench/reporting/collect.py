@@ -260,8 +260,8 @@ def _number(value: object) -> float | None:
     """None for what is absent or NaN.
 
     Raises:
-        TypeError: the value is no number.
+        TypeError: the value is not a number.
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise TypeError(f"{value!r} is no number")
+        raise TypeError(f"{value!r} is not a number")
     return value if value is not None and math.isfinite(value) else None
