@@ -16,8 +16,8 @@ from typer.core import TyperCommand
 
 from rmbench import __version__
 from rmbench.commands.registry import COMMANDS
-from rmbench.cpus import bound_spinning
 from rmbench.errors import RunFailed, Stopped, UserError, unwritable
+from rmbench.machine import bound_spinning
 
 TOPICS = "rmbench.topics"  # of a help page
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode="rich" if sys.stdout and sys.stdout.isatty() else None,  # plain text for files and pipes
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train reward models, evaluate them, compare them.",
-    epilog="Start with `rmbench train` (offline, under a minute), then `rmbench train --help`.",
+    epilog="Start with `rmbench train` (no network, about a minute), then `rmbench train --help`.",
 )
 
 
@@ -76,8 +76,15 @@ def options(
     """Train reward models, evaluate them, compare them."""
 
 
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Results, warnings and errors alone.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="More messages; of a sweep those of every run.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show only results, warnings and errors.")]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "-v",
+        "--verbose",
+        help="Also show messages of transformers, datasets and huggingface_hub; in a sweep, those of every run.",
+    ),
+]
 
 
 def _with_overrides(name: str) -> Callable[[list[str] | None, bool, bool], None]:
@@ -100,7 +107,7 @@ for _name, _command in COMMANDS.items():
 
 @app.command(context_settings=FORWARDED)
 def config(command: ConfigOf, overrides: Overrides = None) -> None:
-    """Print the composed and checked config; start nothing."""
+    """Print the composed and checked config without running anything."""
     with messages():
         from rmbench.commands.launch import show
 
@@ -110,11 +117,13 @@ def config(command: ConfigOf, overrides: Overrides = None) -> None:
 @app.command()
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="run folder, results or score file")],
-    second: Annotated[str, typer.Argument(metavar="B", help="another one, scored on the same items")],
-    benchmark: Annotated[str | None, typer.Option(help="only this benchmark; all that both have without it")] = None,
-    out: Annotated[Path | None, typer.Option(help="write the numbers here as JSON")] = None,
+    second: Annotated[str, typer.Argument(metavar="B", help="run folder, results or score file with the same items")],
+    benchmark: Annotated[
+        str | None, typer.Option(help="only this benchmark; default: all that both were scored on")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="write the numbers to this file as JSON")] = None,
 ) -> None:
-    """Two evaluated checkpoints: paired difference, interval, exact test."""
+    """Compare two evaluated checkpoints: paired difference, interval, exact test."""
     with messages():
         from rmbench.compare import compare as compare_scores
 
@@ -123,17 +132,22 @@ def compare(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...", show_default=False)] = None,
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", show_default=False, help="Run or sweep folders.")
+    ] = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="What the others are compared with; loss=bt where losses are compared."),
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="The group that the others are compared with; default: loss=bt if losses are compared.",
+        ),
     ] = None,
     select: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="Show each group at its value of KEY that is best on the held-out pairs."),
+        typer.Option(metavar="KEY", help="Show each group at its best value of KEY, selected on the held-out pairs."),
     ] = None,
 ) -> None:
-    """Tables, verdicts and figures of finished runs; without DIR, of the newest sweep or run below outputs/."""
+    """Write tables, verdicts and figures of finished runs; default: the newest sweep or run in outputs/."""
     with messages():
         from rmbench.report import newest
         from rmbench.report import report as write_report
@@ -147,13 +161,15 @@ def report(
 
 @app.command()
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", show_default=False)] = Path("outputs"),
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", show_default=False, help="Folder to search.")] = Path(
+        "outputs"
+    ),
     sort: Annotated[
-        str, typer.Option(metavar="COLUMN", help="accuracy (best first), loss, status, folder, ...")
+        str, typer.Option(metavar="COLUMN", help="Sort by accuracy (best first), loss, status, folder, ...")
     ] = "age",
-    as_json: Annotated[bool, typer.Option("--json", help="Everything known of each run, as a JSON list.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all fields of each run as a JSON list.")] = False,
 ) -> None:
-    """The training runs below outputs/ or DIR, and how to go on with those that are not finished."""
+    """List the training runs in outputs/ or DIR, and how to resume unfinished ones."""
     with messages():
         from rmbench.commands.runs import show as show_runs
 
@@ -162,10 +178,10 @@ def runs(
 
 @app.command()
 def losses(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown.")] = False,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False, help="Loss to show.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
 ) -> None:
-    """The loss library: every loss, or formula, source, defaults and weight curve of one."""
+    """List the losses, or show formula, source, defaults and weight curve of one."""
     with messages():
         from rmbench.commands.losses import show as show_losses
 
@@ -175,6 +191,9 @@ def losses(
 def main() -> None:
     """The `rmbench` program."""
     bound_spinning()
+    os.environ.pop(
+        "MPLBACKEND", None
+    )  # figures are written, never shown; a name that is gone fails matplotlib's import
     app()
 
 

@@ -79,7 +79,7 @@ def find_scores(place: str, asked: str | None) -> dict[str, Scored]:
         results = read_json(file.parent / "results.json") or {}
         name = results.get("benchmark", HELD_OUT_FOLDER if file.parent.name == HELD_OUT_FOLDER else asked)
         if name is None:
-            raise UserError(f"{file}: no results.json beside it says of which benchmark; give --benchmark NAME.")
+            raise UserError(f"{file}: no results.json beside it names the benchmark; add --benchmark NAME.")
         found[name] = Scored(name, file, {row.id: row for row in read_scores(file)})
     if asked is not None:
         found = {name: scored for name, scored in found.items() if name == asked}
@@ -211,7 +211,7 @@ def same_items(first: Scored, second: Scored) -> list[str]:
     if alone or other:
         example = sorted(alone or other)[0]
         raise UserError(
-            f"{first.path} and {second.path} are not of the same items: {len(alone)} are in one alone, {len(other)}"
+            f"{first.path} and {second.path} are not of the same items: {len(alone)} are in only one, {len(other)}"
             f" differ (id {example!r}, say). Score both on the same file."
         )
     return list(first.rows)

@@ -15,12 +15,14 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from rmbench import board
 
 FILE_WIDTH = 140  # columns of a table that is not written to a terminal
 VERBOSITY = "RMBENCH_VERBOSITY"
+LIBRARIES = ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY")  # whose messages -v shows
 ON_BAR = {"on_bar": True}  # `extra` of a message whose numbers the bar shows: on a terminal it goes to train.log alone
 
 _shown: Progress | None = None  # the bars on the terminal
@@ -50,7 +52,8 @@ class Results(Console):
 def console() -> Console:
     """Results, on standard output."""
     plain = Results()
-    return plain if plain.is_terminal or "COLUMNS" in os.environ else Results(width=FILE_WIDTH)
+    told = os.environ.get("COLUMNS", "").isdigit() and int(os.environ["COLUMNS"]) > 0  # rich shows nothing at 0
+    return plain if told or (plain.is_terminal and plain.width > 0) else Results(width=FILE_WIDTH)
 
 
 @cache
@@ -80,10 +83,13 @@ def terminal_handler() -> logging.Handler:
 def set_verbosity(quiet: bool, more: bool) -> None:
     """What `-q` and `-v` ask for, of this process and of those that it starts."""
     os.environ[VERBOSITY] = str(more - quiet)
+    if more:
+        for library in LIBRARIES:  # read when they are imported, later
+            os.environ.setdefault(library, "info")
 
 
 def verbosity() -> int:
-    """-1: results, warnings and errors alone; 1: also what helps to find a fault; 0 otherwise."""
+    """-1: results, warnings and errors alone; 1: also messages of libraries and of every run; 0 otherwise."""
     asked = os.environ.get(VERBOSITY, "0")
     return int(asked) if asked in ("-1", "0", "1") else 0
 
@@ -139,6 +145,11 @@ def progress(label: str, total: int | None, done: int = 0, shown: bool = True) -
             bars.remove_task(task)
 
 
+def whole() -> Column:
+    """A column of a bar that keeps to one line; the bar itself makes room for it."""
+    return Column(no_wrap=True)
+
+
 @contextmanager
 def _bars() -> Iterator[Progress]:
     """The bars that are on the terminal; new ones if there are none."""
@@ -147,8 +158,9 @@ def _bars() -> Iterator[Progress]:
         yield _shown
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"), TimeLeft(),
+        TextColumn("{task.description}", table_column=whole()), BarColumn(bar_width=None),
+        MofNCompleteColumn(table_column=whole()), TextColumn("{task.fields[numbers]}", table_column=whole()),
+        TimeLeft(table_column=whole()),
     )  # fmt: skip
     try:
         # what is printed goes above the bars, unless it goes to a file

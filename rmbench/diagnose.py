@@ -54,11 +54,13 @@ def diagnose(config: DiagnoseConfig) -> Json:
     """Measure every pair, write pairs.parquet, study.json and the figures, print what was found.
 
     Raises:
-        UserError: the model or the data cannot be had, or the folder holds another study.
+        UserError: the model or the data cannot be loaded, or the folder contains another study.
     """
     # the model and its pairs
     accelerator = make_accelerator(config.gpu)
-    checkpoint = None if config.checkpoint is None else find_checkpoint(config.checkpoint)
+    revision = config.backbone.revision
+    checkpoint = None if config.checkpoint is None else find_checkpoint(config.checkpoint, revision)
+    against = None if config.against is None else find_checkpoint(config.against, revision)
     model, tokenizer = _model(config, checkpoint)
     pairs = _pairs(config, model, tokenizer, accelerator)
     use_threads(config.gpu.threads, model.network, accelerator.device)
@@ -85,9 +87,9 @@ def diagnose(config: DiagnoseConfig) -> Json:
     name = _short_name(checkpoint or config.backbone.name_or_path or "tiny")
     shown = _title(checkpoint, name)
     margins = {shown: columns["margin"]}
-    if config.against is not None:
-        other = _title(find_checkpoint(config.against), _short_name(config.against))
-        margins[other if other != shown else f"{other} (against)"] = _margins(config, pairs, accelerator)
+    if against is not None:
+        other = _title(against, _short_name(str(config.against)))
+        margins[other if other != shown else f"{other} (against)"] = _margins(config, against, pairs, accelerator)
     if not accelerator.is_main_process:
         return {}
 
@@ -152,7 +154,7 @@ def _model(config: DiagnoseConfig, checkpoint: str | None) -> tuple[RewardModel,
     backbone, run = config.backbone, Path(checkpoint or "").parent
     if is_address(checkpoint or ""):
         raise UserError(
-            f"checkpoint={checkpoint}: a study needs gradients, which a server does not give; name a folder."
+            f"checkpoint={checkpoint}: a study needs gradients, which a server does not return; name a folder."
         )
     if checkpoint is None:
         model, tokenizer = new_reward_model(backbone, config.gpu.attention, config.seed)
@@ -163,7 +165,7 @@ def _model(config: DiagnoseConfig, checkpoint: str | None) -> tuple[RewardModel,
     if backbone.freeze or (checkpoint and runs.recorded(run, "backbone.freeze")):
         freeze_backbone(model)
     if checkpoint and runs.recorded(run, "backbone.lora.r"):
-        logger.warning("the run trained adapters; its gradients here are those of all weights of the merged model")
+        logger.warning("the run trained adapters; the gradients here are over all weights of the merged model")
     return model, tokenizer
 
 
@@ -179,7 +181,7 @@ def _pairs(
         accelerator: for the passes of strata.
 
     Raises:
-        UserError: the data cannot be had, or strata are asked for beside a checkpoint and nothing says whose.
+        UserError: the data cannot be loaded, or strata beside a checkpoint lack `dataset.strata.embeddings`.
     """
     if config.benchmark.name != "none":
         benchmark = benchmarks.find(config.benchmark.name)
@@ -214,7 +216,7 @@ def _pairs(
 
 
 def _provenance(config: DiagnoseConfig, model: str, pairs: list[TokenPair], precision: str) -> Json:
-    """What a study follows from; a folder holds one study.
+    """The inputs of a study; a folder contains one study.
 
     Args:
         config: of the command.
@@ -232,12 +234,17 @@ def _provenance(config: DiagnoseConfig, model: str, pairs: list[TokenPair], prec
     }
 
 
-def _margins(config: DiagnoseConfig, pairs: Sequence[TokenPair], accelerator: Accelerator) -> np.ndarray:
-    """Those of the other checkpoint, on the same texts in its own tokens."""
+def _margins(config: DiagnoseConfig, against: str, pairs: Sequence[TokenPair], accelerator: Accelerator) -> np.ndarray:
+    """Those of the other checkpoint, on the same texts in its own tokens.
+
+    Args:
+        config: of the command.
+        against: the checkpoint.
+        pairs: what is studied.
+        accelerator: where it runs.
+    """
     backbone = config.backbone
-    model, tokenizer = load_reward_model(
-        find_checkpoint(config.against), backbone.revision, backbone.trust_remote_code, config.gpu.attention
-    )
+    model, tokenizer = load_reward_model(against, backbone.revision, backbone.trust_remote_code, config.gpu.attention)
     limit = resolve_max_length(None, tokenizer, model.network.config, "max_length")
     theirs, _ = tokenize_pairs([p.pair for p in pairs], tokenizer, limit, config.dataset.length_policy)
     if len(theirs) != len(pairs):

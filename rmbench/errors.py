@@ -4,7 +4,7 @@ import errno
 
 
 class UserError(Exception):
-    """What was wrong and the way out, in words for the person at the terminal. The program exits with 2."""
+    """A message for the user: what is wrong and how to fix it. The program exits with 2."""
 
 
 class RunFailed(Exception):
@@ -30,4 +30,4 @@ def unwritable(error: OSError, place: object = None) -> Exception:
     where = error.filename if place is None else place
     if where is None or error.errno not in CANNOT_WRITE:
         return error
-    return UserError(f"{where}: {error.strerror}. A file or folder that can be written is needed here.")
+    return UserError(f"{where}: {error.strerror}. Choose a writable file or folder.")

@@ -28,6 +28,8 @@ from rmbench.modeling.lora import ADAPTER_CONFIG
 from rmbench.modeling.model import RewardModel, compile_backbone
 from rmbench.modeling.other_models import budget_of, use_threads_for
 from rmbench.modeling.server import is_address
+from rmbench.modeling.stored import refuse_missing
+from rmbench.statistics.cells import TOO_FEW
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ def evaluate(config: EvalConfig) -> Json:
     if config.benchmark.name == "suite":
         return evaluate_suite(config)
     # what is scored, on what
-    checkpoint = find_checkpoint(config.checkpoint)
+    checkpoint = find_checkpoint(config.checkpoint, config.revision)
     benchmark = resolve_auto(config.benchmark, checkpoint)
     folder = Path(config.run_dir) if config.run_dir else default_folder(checkpoint, benchmark.name)
     items = find(benchmark.name).load(benchmark)
@@ -108,7 +110,7 @@ def evaluate_suite(config: EvalConfig) -> Json:
     Raises:
         UserError: none of them can be read, there is no such checkpoint, or a folder holds another model's scores.
     """
-    checkpoint = find_checkpoint(config.checkpoint)
+    checkpoint = find_checkpoint(config.checkpoint, config.revision)
     found = suite.members(config.benchmark)  # read before the model: what is missing is reported at once
     scorer, tokenizer = _scorer(config, checkpoint)
     folders = {
@@ -124,7 +126,7 @@ def evaluate_suite(config: EvalConfig) -> Json:
             )
         except UserError as error:  # the chat template refuses a conversation
             found.missing[name] = str(error)
-            logger.warning("%s is left out. %s", name, error)
+            logger.warning("%s is skipped. %s", name, error)
             continue
         results[name] = _scored(prepared, scorer, folders[name], checkpoint)
         logger.info("%s: score %s", name, results[name]["score"])
@@ -184,7 +186,7 @@ def from_scores(config: EvalConfig, path: Path) -> Json:
         UserError: the file cannot be read as scores, or the benchmark is not named.
     """
     if config.benchmark.name == "auto":
-        raise UserError("A score file does not say of what: give benchmark=NAME too.")
+        raise UserError("A score file does not name its benchmark; add benchmark=NAME.")
     rows = read_scores(path)
     stored = read_json(path.parent / "results.json") or {}
     results = {
@@ -200,19 +202,22 @@ def from_scores(config: EvalConfig, path: Path) -> Json:
     return results
 
 
-def find_checkpoint(asked: str | None) -> str:
+def find_checkpoint(asked: str | None, revision: str | None = None) -> str:
     """The folder or Hub id to load: a run's `checkpoint`, any folder, or by default the newest run's.
 
     Raises:
-        UserError: there is no such folder, the run has no checkpoint yet, or there is no run at all.
+        UserError: there is no such folder or id, the run has no checkpoint yet, or there is no run at all.
     """
     if asked is None:
         run = runs.newest_run()
         if run is None:
-            raise UserError("No finished run below outputs/. Name what to score: checkpoint=RUN, a folder or a Hub id.")
+            raise UserError("No finished run in outputs/. Set checkpoint= to a run, a folder or a Hub id.")
         logger.info("checkpoint=%s (the newest finished run)", run)
         return str(run / "checkpoint")
-    if is_address(asked) or not hub.is_local(asked):
+    if is_address(asked):
+        return asked
+    if not hub.is_local(asked):
+        refuse_missing(asked, revision)
         return asked
     folder = Path(asked).expanduser()
     for place in (folder / "checkpoint", folder):
@@ -267,10 +272,10 @@ def results_table(results: Json) -> Table:
             value: None where there were no rows.
             style: of the line.
         """
-        interval = results["intervals"].get(key)
+        interval = results["intervals"].get(key, ())  # null where too few items say anything; some numbers have none
         if no_number:  # a NaN counts as a loss, but a model that gives nothing else did not lose
-            value, interval = math.nan, None
-        bounds = f"{interval[0]:.3f} - {interval[1]:.3f}" if interval else ""
+            value, interval = math.nan, ()
+        bounds = f"{interval[0]:.3f} - {interval[1]:.3f}" if interval else TOO_FEW if interval is None else ""
         table.add_row(label, "no rows" if value is None else f"{value:.3f}", bounds, style=style)
 
     for name, accuracy in results["sections"].items():

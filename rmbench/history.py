@@ -60,7 +60,7 @@ class History:
         """The lines that are there.
 
         Raises:
-            UserError: one is no line of a history.
+            UserError: one is not a line of history.jsonl.
         """
         try:
             rows = read_jsonl(self.path) if self.path.is_file() else []
@@ -68,11 +68,11 @@ class History:
             raise UserError(f"{self.path}: not a text ({error}).\n{REMEDY}") from error
         for row in rows:
             if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-                raise UserError(f"{self.path}: {json.dumps(row):.60} is no line of a history.\n{REMEDY}")
+                raise UserError(f"{self.path}: {json.dumps(row):.60} is not a line of history.jsonl.\n{REMEDY}")
         return rows
 
     def append(self, row: Json) -> None:
-        """One line; where the disk is full it waits for the next one, and the run goes on."""
+        """Append one line; if the disk is full, it is kept until the next call, and the run continues."""
         self._waiting += json.dumps(row) + "\n"
         size = self.path.stat().st_size
         try:
@@ -81,4 +81,4 @@ class History:
             self._waiting = ""
         except OSError as error:
             os.truncate(self.path, size)  # half a line, perhaps
-            logger.error("%s: %s. The line is kept in memory; the run goes on.", self.path, error.strerror)
+            logger.error("%s: %s. The line is kept in memory; the run continues.", self.path, error.strerror)

@@ -55,7 +55,8 @@ def inspect(config: InspectConfig) -> Json:
         dataset = stratified(dataset, config.dataset, config.backbone, gpu, make_accelerator(gpu))
     tokenizer, network_config, own_pad_id, reads_last = load_tokenizer(config.backbone)
     max_length = resolve_max_length(config.dataset.max_length, tokenizer, network_config, "dataset.max_length")
-    reading = Reading(tokenizer, own_pad_id, reads_last, max_length, config.dataset.length_policy)
+    rows = getattr(network_config.get_text_config(), "vocab_size", None)
+    reading = Reading(tokenizer, own_pad_id, reads_last, max_length, config.dataset.length_policy, rows)
 
     # what is found
     tokens, findings, numbers = _tokens(dataset.train, reading, config)
@@ -86,7 +87,7 @@ def inspect(config: InspectConfig) -> Json:
     write_json(folder / "inspection.json", report)
     write_text(folder / "inspection.html", as_html(report))
     terminal = console()
-    for part in as_tables(report):
+    for part in as_tables(report, terminal.width):
         terminal.print(part)
     if config.export:
         for path, pairs in export_pairs(dataset.train, dataset.eval, Path(config.export)):

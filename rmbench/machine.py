@@ -1,65 +1,92 @@
-"""What this process may use of the machine: cores and memory, also in a container or under a batch system."""
+"""What this process may use of the machine: cores and memory, also in a container or under a batch system.
+
+Needs no torch.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-CGROUP = Path("/sys/fs/cgroup")
-MEMINFO = Path("/proc/meminfo")
+ROOT = Path("/")
+# Waiting threads of OpenMP keep their core for milliseconds; beside a busy neighbour the thread that they wait for has
+# none then. A short spin is what small products need, the rest is sleep (docs/performance.md).
+SPINS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}  # GNU: turns of a loop; Intel and LLVM: milliseconds
+SET_BY_THE_USER = ("OMP_WAIT_POLICY", *SPINS)
 
 
-def cores() -> int:
-    """Cores that this process may use: those it is bound to, no more than its cgroup's quota or OMP_NUM_THREADS.
+def bound_spinning() -> None:
+    """Threads that wait sleep soon, unless the environment says how they wait. OpenMP reads it when torch is loaded."""
+    if not any(name in os.environ for name in SET_BY_THE_USER):
+        os.environ.update(SPINS)
 
-    A part of a core in a quota counts as a whole one.
+
+def cores(root: Path = ROOT) -> int:
+    """Whole cores that this process may use: of its affinity, its control group's quota and OMP_NUM_THREADS the least.
+
+    Part of a core in a quota does not count, since a thread more than the quota holds makes all of them wait; the
+    least is one.
+
+    Args:
+        root: where /proc and /sys are.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    limits = [bound, *_quotas(), *([int(asked)] if asked.isdecimal() else [])]
+    limits = [bound, *(int(quota) for quota in _quotas(root)), *filter(None, [asked_threads()])]
     return max(1, min(limits))
 
 
-def free_memory() -> float:
-    """Bytes that can be taken without swapping: of the machine, and what the cgroup's limit leaves; inf if unknown."""
-    return min([_available(), *_cgroup_memory()])
+def asked_threads() -> int | None:
+    """Threads of a process by OMP_NUM_THREADS, of whose levels the first counts; None if it names no number."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) else None
 
 
-def _quotas() -> Iterator[int]:
-    """Of version 2 (`max` is none) and version 1 (-1 is none)."""
-    for group in _groups():
-        words = _read(group / "cpu.max").split()
-        if len(words) == 2 and words[0].isdecimal():
-            yield math.ceil(int(words[0]) / int(words[1]))
-    quota, period = (_read(CGROUP / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-    if quota.isdecimal() and period.isdecimal():
-        yield math.ceil(int(quota) / int(period))
+def free_memory(root: Path = ROOT) -> float:
+    """Bytes that can be taken without swapping: of the machine, and what the cgroup's limit leaves; inf if unknown.
+
+    Args:
+        root: where /proc and /sys are.
+    """
+    return min([_available(root), *_left_by_limits(root)])
 
 
-def _cgroup_memory() -> Iterator[float]:
-    places = [(group / "memory.max", group / "memory.current") for group in _groups()]
-    first = CGROUP / "memory"
-    places.append((first / "memory.limit_in_bytes", first / "memory.usage_in_bytes"))
-    for limit, used in ((_read(limit), _read(used)) for limit, used in places):
+def _quotas(root: Path) -> Iterator[float]:
+    """Cores by the CPU quotas of this process's control groups."""
+    for group in _groups(root, "cpu"):
+        quota, _, period = _read(group / "cpu.max").partition(" ")  # "200000 100000" or "max 100000"
+        if not quota:
+            quota, period = (_read(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))  # -1 without one
+        if quota.isdecimal() and period.isdecimal() and int(period):
+            yield int(quota) / int(period)
+
+
+def _left_by_limits(root: Path) -> Iterator[float]:
+    for group in _groups(root, "memory"):
+        limit = _read(group / "memory.max") or _read(group / "memory.limit_in_bytes")
+        used = _read(group / "memory.current") or _read(group / "memory.usage_in_bytes")
         if limit.isdecimal() and used.isdecimal():
             yield max(0, int(limit) - int(used))
 
 
-def _groups() -> Iterator[Path]:
-    """The cgroup of this process and those around it; in a container all that is seen is its own, at the top."""
-    yield CGROUP
-    own = next((line[3:] for line in _read(Path("/proc/self/cgroup")).splitlines() if line.startswith("0::")), "/")
-    place = CGROUP
-    for name in own.strip("/").split("/"):
-        if name and name != "..":
-            place /= name
-            yield place
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """The control groups that bound this process: its own and those around it (Linux; versions 1 and 2).
+
+    A container may see its own as the top alone.
+    """
+    top = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, place = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        path = PurePosixPath(place.lstrip("/"))
+        for group in (path, *path.parents):
+            yield top / (controllers and controller) / group
 
 
-def _available() -> float:
-    for line in _read(MEMINFO).splitlines():
+def _available(root: Path) -> float:
+    for line in _read(root / "proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             return 1024.0 * int(line.split()[1])
     return math.inf

@@ -1,4 +1,4 @@
-"""What a run hands over: a model card made from its own files, and the upload to the Hub when it was asked for."""
+"""The model card of a run, made from its files, and the upload to the Hub."""
 
 from __future__ import annotations
 

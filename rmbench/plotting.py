@@ -43,6 +43,7 @@ MARKERS = "osD^vP"
 DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)), (0, (8, 2)))
 WIDTHS = (2.6, 1.8, 1.8, 1.4, 1.4, 1.2)  # later lines are thinner: where two coincide, both are seen
 QUIET = "#777777"
+FEWEST_SMOOTHED = 30  # points of a curve
 
 
 def _error_colours() -> Colormap:
@@ -203,9 +204,9 @@ def smoothed(values: Sequence[float]) -> np.ndarray:
     True
     """
     found = np.asarray(values, dtype=float)
-    width = len(found) / 30
-    if width < 1:
+    if len(found) < FEWEST_SMOOTHED:
         return found
+    width = len(found) / FEWEST_SMOOTHED
     reach = np.arange(-int(3 * width), int(3 * width) + 1)
     kernel = np.exp(-0.5 * (reach / width) ** 2)
 

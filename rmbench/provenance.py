@@ -11,8 +11,8 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rmbench.cpus import usable_cpus
 from rmbench.files import Json
+from rmbench.machine import cores
 
 PACKAGES = ("rmbench", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "wandb")
 
@@ -26,7 +26,7 @@ def environment() -> Json:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "usable_cpus": usable_cpus(),
+        "usable_cpus": cores(),
         "versions": {name: _version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
     }

@@ -37,10 +37,10 @@ def report(folders: list[Path], baseline: Mapping[str, str] | None = None, selec
     """
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder. Runs are below outputs/ unless run_dir or sweep_dir is given.")
+            raise UserError(f"{folder}: no such folder. Runs are in outputs/ unless run_dir or sweep_dir is set.")
     found = list({run.folder.resolve(): run for folder in folders for run in find_runs(folder)}.values())
     if not found:
-        raise UserError(f"No run below {', '.join(map(str, folders))}: a run's folder holds config.yaml.")
+        raise UserError(f"No run below {', '.join(map(str, folders))}: a run folder has config.yaml.")
 
     # what is compared with what
     groups = group_runs(found)

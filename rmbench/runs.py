@@ -48,10 +48,10 @@ def can_go_on(folder: Path) -> bool:
 
 
 def claim(folder: Path, config: TrainConfig) -> bool:
-    """Make the folder this run's own; True if it holds this very run, finished.
+    """Claim the folder for this run; True if it contains this run, finished.
 
     Raises:
-        UserError: the folder holds another run, or an unfinished one and `training.resume` is off.
+        UserError: the folder contains another run, or an unfinished one and `training.resume` is off.
     """
     stored = folder / "config.yaml"
     if not stored.is_file():
@@ -59,7 +59,7 @@ def claim(folder: Path, config: TrainConfig) -> bool:
     changed = _differences(stored_config(folder), config)
     if changed:
         raise UserError(
-            f"{folder} holds a run with another configuration ({', '.join(changed[:6])}).\nChoose another run_dir."
+            f"{folder} contains a run with another configuration ({', '.join(changed[:6])}).\nChoose another run_dir."
         )
     if not config.training.resume:
         state = "a finished run" if finished(folder) else "an unfinished run: go on with training.resume=true"
@@ -79,7 +79,7 @@ def title_of(folder: Path) -> str:
 
 
 def stored_config(folder: Path) -> DictConfig:
-    """What config.yaml of a run's folder holds.
+    """The config of a run folder.
 
     Raises:
         UserError: it is broken.
@@ -109,9 +109,7 @@ def locked(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         if not _lock(descriptor):
-            raise UserError(
-                f"{folder}: another process is at work in it.\nWait for its end, or choose another run_dir."
-            )
+            raise UserError(f"{folder}: another process is using it.\nWait until it ends, or choose another run_dir.")
         yield
     finally:
         os.close(descriptor)
@@ -149,7 +147,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def refuse_changed_data(folder: Path, facts: Json) -> None:
-    """A run goes on with the data that it began with.
+    """A resumed run must have the same data.
 
     Raises:
         UserError: there are checkpoints of other data.
@@ -159,7 +157,7 @@ def refuse_changed_data(folder: Path, facts: Json) -> None:
     if before not in (None, now) and can_go_on(folder):
         raise UserError(
             f"{folder}: the data have changed since this run began (fingerprint {before} -> {now}).\n"
-            "Bring the old data back, or choose another run_dir."
+            "Restore the old data, or choose another run_dir."
         )
 
 

@@ -1,4 +1,4 @@
-"""rmbench score: prompts and responses in, rewards out; the best of N, and what choosing it is worth."""
+"""rmbench score: rewards for prompts and responses; the best of N and its gold score."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def score(config: ScoreConfig) -> None:
         raise UserError(f"score.{missing}=FILE is needed: jsonl or parquet, or - for standard {missing}.")
     if target != STREAM and Path(target).suffix not in (".jsonl", ".parquet"):
         raise UserError(f"score.output={target}: .jsonl, .parquet or - was expected.")
+    checkpoints = named_checkpoints(config.checkpoint, config.revision)
     rows, prompts = read_candidates(source)
     if target != STREAM:
         refuse_unwritable(Path(target))
     if target.endswith(".parquet") and config.score.best_of is None:
         as_bytes([row | {"reward": 0.0} for row in rows], target)  # what cannot be held is found before it is computed
-    checkpoints = named_checkpoints(config.checkpoint)
     for name, checkpoint in checkpoints.items():
         for prompt, rewards in zip(prompts, rewards_of(config, checkpoint, prompts), strict=True):
             prompt.rewards[name] = rewards
@@ -72,16 +72,16 @@ def score(config: ScoreConfig) -> None:
         console().print(f"written to {target}: {len(written)} rows", soft_wrap=True)
 
 
-def named_checkpoints(asked: Any) -> dict[str, str]:
+def named_checkpoints(asked: Any, revision: str | None) -> dict[str, str]:
     """Name -> folder or Hub id.
 
     Raises:
         UserError: one is not there, or two have the same name.
     """
-    places = [find_checkpoint(one) for one in (asked if isinstance(asked, list) else [asked])]
+    places = [find_checkpoint(one, revision) for one in (asked if isinstance(asked, list) else [asked])]
     names = [name_of_checkpoint(p) if is_address(p) or hub.is_local(p) else p for p in places]
     if len(set(names)) < len(names):
-        raise UserError(f"checkpoint={asked}: the same one twice.")
+        raise UserError(f"checkpoint={asked}: the same checkpoint is given twice.")
     return dict(zip(names, places, strict=True))
 
 

@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, set_seed
 from omegaconf import OmegaConf
 from rich.table import Table
-from transformers import set_seed
 
 from rmbench import board, model_card, runs
 from rmbench.benchmarks.run import Scorer, benchmark_layout, forget_other_scores, numbers_now, run_benchmark
@@ -34,7 +33,7 @@ from rmbench.modeling.model import RewardModel
 from rmbench.modeling.planning import plan
 from rmbench.modeling.scoring import summarize
 from rmbench.modeling.throughput import matrix_rate
-from rmbench.modeling.workload import SHARE, most_work
+from rmbench.modeling.workload import SHARE, gains_from_bf16, most_work
 from rmbench.titles import parts_of, title
 from rmbench.tracking import Named, Tracker, open_tracker
 from rmbench.training import ending
@@ -53,7 +52,7 @@ def train(config: TrainConfig, folder: Path) -> Json:
     Raises:
         UserError: a value, file or name cannot be used; nothing of an earlier run is touched then.
     """
-    accelerator = make_accelerator(config.gpu, config.training.max_grad_norm)
+    accelerator = make_accelerator(config.gpu, config.training.max_grad_norm, partial(gains_from_bf16, config.backbone))
     folder = Path(broadcast_object_list([str(folder)])[0])  # under torchrun each rank was given one of its own
     with runs.locked(folder) if accelerator.is_main_process else nullcontext():
         return _train(Run(config, folder, accelerator))
@@ -61,7 +60,7 @@ def train(config: TrainConfig, folder: Path) -> Json:
 
 def _train(run: Run) -> Json:
     if runs.claim(run.folder, run.config):
-        logger.info("%s is finished already", run.folder)
+        logger.info("%s is already finished", run.folder)
         _push(run)
         return dict(read_json(run.folder / "metrics.json"))
     run.wait()  # every rank has seen the folder as it was

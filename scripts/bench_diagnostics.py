@@ -15,13 +15,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from bench_training import Memory
-from benching import parser, read_pairs, report, small_decoder, token_pairs
+from benching import now, parser, read_pairs, report, small_decoder, token_pairs
 
 from rmbench.config import Device, GpuConfig, Gradient, LossConfig, Precision, TrainConfig, TrainingConfig
 from rmbench.diagnostics.gradients import PairGradients
@@ -66,7 +65,7 @@ def step(one: Trainer, loop: bool = False) -> float:
     device = one.accelerator.device
     if device.type == "cuda":
         torch.cuda.synchronize()
-    started = time.perf_counter()
+    started = now()
     if loop:
         for part in one.feed.at(one.state.step, one.state.budget_tokens).micro_batches:
             for pair in part.pairs:
@@ -79,7 +78,7 @@ def step(one: Trainer, loop: bool = False) -> float:
     one.state.step += 1
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return now() - started
 
 
 def interleaved(names: list[str], tokens: list, options: argparse.Namespace, steps: int) -> dict[str, list[float]]:

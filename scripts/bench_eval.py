@@ -13,11 +13,10 @@ the policy and the reference.
 
 import argparse
 import copy
-import time
 from typing import Any
 
 import torch
-from benching import parser, read_pairs, report, small_decoder, spread, token_pairs
+from benching import now, parser, read_pairs, report, small_decoder, spread, token_pairs
 
 from rmbench.data.items import Item
 from rmbench.data.text import TokenItem, TokenPair
@@ -120,9 +119,9 @@ def main() -> None:
     scores = {}
     for _ in range(chosen.rounds):
         for name, contestant in contestants.items():
-            started = time.perf_counter()
+            started = now()
             scores[name] = torch.tensor(contestant())
-            rates[name].append(len(pairs) / (time.perf_counter() - started))
+            rates[name].append(len(pairs) / (now() - started))
     baseline = next(iter(contestants))
     ratios = {name: [a / b for a, b in zip(rates[name], rates[baseline], strict=True)] for name in contestants}
     differences = {name: float((scores[name] - scores[baseline]).abs().max()) for name in contestants}

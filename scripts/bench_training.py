@@ -1,7 +1,7 @@
 """Training speed and memory of rmbench against TRL's RewardTrainer: same weights, token ids, pairs per step, precision.
 
     pip install -e ".[bench]"
-    python scripts/bench_training.py --data FILE [--out training.json]
+    python scripts/bench_training.py --data FILE [--backbone FOLDER] [--out training.json]
 
 Every contestant runs in a process of its own, in turns; ratios are those of neighbouring runs, their median and range
 are printed. Speed is that of the last epoch, input included, so everyone is timed on every pair exactly once: over a
@@ -14,11 +14,10 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
-from benching import parser, read_pairs, report, small_decoder, spread, token_pairs
+from benching import now, parser, read_pairs, report, small_decoder, spread, token_pairs
 
 from rmbench.config import Device, GpuConfig, Gradient, LossConfig, Precision, TrainConfig, TrainingConfig
 from rmbench.diagnostics.records import PairRecorder
@@ -57,11 +56,11 @@ class Clock(Tracker):
 
     def start(self) -> None:
         """Called right before the first step."""
-        self.ends.append(time.perf_counter())
+        self.ends.append(now())
 
     def log(self, step: int, row: dict) -> None:
         """Called by the trainer after every step."""
-        self.ends.append(time.perf_counter())
+        self.ends.append(now())
 
 
 def run_ours(options: argparse.Namespace, how: dict, tokens: list, folder: Path) -> tuple[list[float], float]:
@@ -72,7 +71,8 @@ def run_ours(options: argparse.Namespace, how: dict, tokens: list, folder: Path)
     model = small_decoder(options).to(accelerator.device)
     if how.get("compile"):
         compile_backbone(model)
-    layout = Padded(0) if how.get("layout") == "padded" else Shared(0, 128 if options.device == "cuda" else 1)
+    pad, block = model.pad_id, 128 if options.device == "cuda" else 1
+    layout = Padded(pad) if how.get("layout") == "padded" else Shared(pad, block, model.unread_id)
     clock = Clock()
     training = TrainingConfig(
         max_steps=options.steps,
@@ -105,7 +105,7 @@ def run_trl(
 
         def on_step_end(self, *_args: object, **_kwargs: object) -> None:
             """After the optimiser's step."""
-            clock.ends.append(time.perf_counter())
+            clock.ends.append(now())
 
     columns = {"chosen_ids": [p.chosen for p in tokens], "rejected_ids": [p.rejected for p in tokens]}
     grouping = {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
@@ -162,7 +162,7 @@ class Memory:
 
 def one(options: argparse.Namespace) -> None:
     """One contestant in this process; its numbers as one line of JSON."""
-    tokens, tokenizer = token_pairs(read_pairs(options.data, options.pairs), options.max_length)
+    tokens, tokenizer = token_pairs(read_pairs(options.data, options.pairs), options.max_length, options.backbone)
     epoch_steps = len(tokens) // options.pairs_per_step
     tokens = tokens[: epoch_steps * options.pairs_per_step]
     options.steps = options.epochs * epoch_steps
@@ -172,11 +172,11 @@ def one(options: argparse.Namespace) -> None:
         else:
             ends, mib = run_trl(options, TRL[options.one], tokens, tokenizer, Path(folder))
     rate = len(tokens) / (ends[-1] - ends[-1 - epoch_steps])
-    cost = model_cost(small_decoder(options).network)
+    cost = model_cost(small_decoder(argparse.Namespace(**{**vars(options), "device": "meta"})).network)
     rows = Shared(0).inputs(tokens)
     flops = rate * cost.flops(rows.tokens, rows.attended, FORWARD_AND_BACKWARD) / len(tokens)
     fast = "bf16" in options.one or options.precision == "bf16"
-    share = flops / matrix_rate(torch.device(options.device), torch.bfloat16 if fast else torch.float32)
+    share = flops / matrix_rate(torch.device(options.device), torch.bfloat16 if fast else torch.float32, 0.5, now)
     print(json.dumps({"pairs_per_second": rate, "mib": mib, "share": share}))
 
 
@@ -229,6 +229,7 @@ def main() -> None:
 
 PASSED_ON = [
     "data",
+    "backbone",
     "layers",
     "hidden",
     "max_length",

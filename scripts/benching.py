@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
+import time
 from datetime import date
 from pathlib import Path
 
@@ -15,14 +17,23 @@ from rich.table import Table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast
 
-from rmbench.config import DatasetConfig, OnBadRow
+from rmbench.config import BackboneConfig, DatasetConfig, OnBadRow
 from rmbench.data.dataset import load_dataset, load_pairs
 from rmbench.data.formats import Pair
 from rmbench.data.rowfiles import read_rows
 from rmbench.data.text import DEFAULT_TEMPLATE, TokenPair, tokenize_pairs
+from rmbench.modeling.loading import new_reward_model
 from rmbench.modeling.model import RewardModel
 
 VOCABULARY = 8192
+
+
+def now() -> float:
+    """Seconds on the wall, or with BENCH_CLOCK=cpu those that this process computed: for a machine that others use too.
+
+    Only one thread's CPU seconds can be compared: OMP_NUM_THREADS=1 goes with it.
+    """
+    return time.process_time() if os.environ.get("BENCH_CLOCK") == "cpu" else time.perf_counter()
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -33,6 +44,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
     options.add_argument(
         "--quick", action="store_true", help="a tiny form that takes seconds; its numbers mean nothing"
     )
+    options.add_argument("--backbone", help="folder of a decoder, instead of one of --layers and --hidden")
     options.add_argument("--layers", type=int, default=6)
     options.add_argument("--hidden", type=int, default=256)
     options.add_argument("--max-length", type=int, default=512)
@@ -68,15 +80,19 @@ def byte_pair_tokenizer(pairs: list[Pair]) -> PreTrainedTokenizerFast:
     )
 
 
-def token_pairs(pairs: list[Pair], max_length: int) -> tuple[list[TokenPair], PreTrainedTokenizerFast]:
-    """Token ids of the pairs whose sides differ."""
-    tokenizer = byte_pair_tokenizer(pairs)
+def token_pairs(
+    pairs: list[Pair], max_length: int, backbone: str | None = None
+) -> tuple[list[TokenPair], PreTrainedTokenizerFast]:
+    """Token ids of the pairs whose sides differ, by the backbone's tokenizer or one made for these pairs."""
+    tokenizer = new_reward_model(BackboneConfig(backbone), "sdpa", 0)[1] if backbone else byte_pair_tokenizer(pairs)
     kept, _ = tokenize_pairs(pairs, tokenizer, max_length, drop_identical=True, drop_refused=True)
     return kept, tokenizer
 
 
 def small_decoder(options: argparse.Namespace, seed: int = 0) -> RewardModel:
-    """A Llama with random weights, the same in every process."""
+    """A Llama with random weights, or the backbone of `options` with a new head; the same in every process."""
+    if options.backbone:
+        return new_reward_model(BackboneConfig(options.backbone), "sdpa", seed)[0]
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=options.hidden,
@@ -90,7 +106,8 @@ def small_decoder(options: argparse.Namespace, seed: int = 0) -> RewardModel:
         num_labels=1,
     )
     transformers.set_seed(seed)
-    return RewardModel(AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa"))
+    with torch.device(options.device):  # billions of weights are drawn in seconds on a GPU, in minutes on a CPU
+        return RewardModel(AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa"))
 
 
 def report(title: str, columns: list[str], rows: list[list[str]], out: Path | None, numbers: dict) -> None:
@@ -111,6 +128,7 @@ def provenance() -> dict[str, str]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "machine": cuda or f"{processor()}, {torch.get_num_threads()} threads",
+        "clock": os.environ.get("BENCH_CLOCK", "wall"),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "date": date.today().isoformat(),

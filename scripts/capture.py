@@ -112,6 +112,9 @@ def page(source: Path, folder: Path) -> None:
     subprocess.run([chromium, *flags, source.resolve().as_uri()], check=True, capture_output=True, timeout=60)
     if shutil.which("pdftoppm"):
         subprocess.run(["pdftoppm", "-r", "80", "-png", folder / "printed.pdf", folder / "printed"], check=True)
+    elif shutil.which("mutool"):
+        drawn = ["mutool", "draw", "-q", "-r", "80", "-o", folder / "printed-%d.png", folder / "printed.pdf"]
+        subprocess.run(drawn, check=True, capture_output=True)
 
 
 def main() -> None:

@@ -24,8 +24,11 @@ small=(dataset.train_size=1600 dataset.eval_size=400 tracking=none)
 screen train 80 rmbench train loss=normbt "${small[@]}" run_dir="$runs/normbt"
 screen train 120 rmbench train loss=bt "${small[@]}" run_dir="$runs/bt"
 rmbench train loss=bt training.max_steps=60 "${small[@]}" run_dir="$runs/piped" 2>&1 | cat > "$look/screens/train-piped.txt"
-screen sweep 80 rmbench sweep loss=bt,normbt seed=0,1 training.max_steps=60 "${small[@]}" sweep_dir="$runs/sweep"
-screen sweep-again 120 rmbench sweep loss=bt,normbt seed=0,1 training.max_steps=60 "${small[@]}" sweep_dir="$runs/sweep"
+screen sweep 80 rmbench sweep loss=bt,normbt seed=0,1,2 training.max_steps=60 "${small[@]}" sweep_dir="$runs/sweep"
+screen sweep-again 120 rmbench sweep loss=bt,normbt seed=0,1,2 training.max_steps=60 "${small[@]}" sweep_dir="$runs/sweep"
+# one that is stopped, and one that fails
+timeout --signal=TERM 25 rmbench train training.max_steps=100000 "${small[@]}" run_dir="$runs/stopped" > "$look/screens/stopped.txt" 2>&1 || true
+rmbench train training.learning_rate=1e30 "${small[@]}" run_dir="$runs/failed" > "$look/screens/failed.txt" 2>&1 || true
 both runs rmbench runs "$runs"
 both report rmbench report "$runs/sweep"
 both eval rmbench eval checkpoint="$runs/normbt" benchmark=synthetic run_dir="$runs/eval"
@@ -36,13 +39,16 @@ both losses rmbench losses
 both loss rmbench losses normbt
 both help rmbench train --help
 both help-training rmbench train --help training
+both help-loss rmbench train --help loss
 both error rmbench train loss=normbtt
+both error-key rmbench train training.learningrate=1
 
 # figures: PNG, and PDF beside it
 find "$runs" -path '*/checkpoint' -prune -o \( -name '*.png' -o -name '*.pdf' \) -print | while read -r file; do
   flat=${file#"$runs"/}
   cp "$file" "$look/figures/$(tr '/ ,=' '____' <<< "$flat")"
 done
+python scripts/panels.py "$look/figures/panels.png" "$runs/bt" "$runs/normbt"
 cp outputs/losses/normbt.png "$look/figures/loss_normbt.png"
 cp -r "$runs/sweep/tables" "$look/"
 

@@ -52,9 +52,9 @@ def losses_page() -> str:
     cards = all_cards()
     text = f"# Losses\n\n{OF_PROGRAM}"
     text += (
-        "A loss is `pairwise(margin) * weight(embeddings) + regularizer(rewards)`. `rmbench train loss=NAME` chooses a"
-        " named combination; `loss.pairwise=`, `loss.weighting=` and `loss.regularizer.NAME=COEFFICIENT` combine parts."
-        " `rmbench losses NAME` prints the same card. [Your own loss](train.md#your-own-loss) needs no fork.\n\n"
+        "A loss is `pairwise(margin) * weight(embeddings) + regularizer(rewards)`. `rmbench train loss=NAME` selects a"
+        " named loss; `loss.pairwise=`, `loss.weighting=` and `loss.regularizer.NAME=COEFFICIENT` combine parts."
+        " `rmbench losses NAME` prints the same card. Custom losses: [Your own loss](train.md#your-own-loss).\n\n"
         f"Symbols: {SYMBOLS}.\n\n## Overview\n\n"
     )
     text += table(
@@ -105,7 +105,7 @@ def draw() -> None:
 
 
 def reference_page() -> str:
-    """Every key by group: type, default, text, commands; and every option of a group."""
+    """Every key by group: text, type, default, commandss; and every option of a group."""
     found: dict[tuple[str, str], Key] = {}  # by key and text: commands may say different things of a key
     commands = {command.config: name for name, command in reversed(COMMANDS.items())}
     for config, name in reversed(commands.items()):
@@ -117,10 +117,10 @@ def reference_page() -> str:
     offered = {name: group for config in commands for name, group in groups(config).items()}
     text = f"# Config reference\n\n{OF_PROGRAM}"
     text += (
-        "Every key is typed after a command as `KEY=VALUE`, or stands in a [recipe](train.md#recipes). `GROUP=OPTION`"
-        " sets several at once. The default below is the schema's; an option may set another, and"
-        " `rmbench config COMMAND [KEY=VALUE ...]` prints what a command would use. `sweep` takes the keys of `train`."
-        " A dash means that an option or the program sets the value.\n"
+        "Set a key with `KEY=VALUE` after a command, or in a [recipe](train.md#recipes). `GROUP=OPTION`"
+        " sets several keys. The table has the defaults of the schema; an option may set other values, and"
+        " `rmbench config COMMAND [KEY=VALUE ...]` prints the final values. `sweep` takes the keys of `train`."
+        " A dash means that there is no default: an option or rmbench sets the value.\n"
     )
     for name in [*sorted(by_group.keys() | offered.keys(), key=lambda n: (n != GENERAL, n))]:
         text += f"\n## {name}\n"
@@ -130,7 +130,7 @@ def reference_page() -> str:
             text += "\n" + table((f"`{name}=`", "what it is"), rows)
         if name in by_group:
             rows = [key_row(key, found[key, about]) for key, about in by_group[name]]
-            text += "\n" + table(("key", "type", "default", "what it does", "commands"), rows)
+            text += "\n" + table(("key", "what it does", "type", "default", "commands"), rows)
     return text
 
 
@@ -138,9 +138,9 @@ def key_row(key: str, entry: Key) -> tuple[str, ...]:
     """A line of the reference."""
     return (
         f"`{key}`",
+        entry.about,
         entry.kind,
         f"`{entry.default}`" if entry.default else "-",
-        entry.about,
         ", ".join(entry.commands),
     )
 
@@ -158,10 +158,10 @@ def columns_page() -> str:
         " [Diagnostics](diagnostics.md) explains how to read the figures made of them.\n\n"
         "## Columns of pairs.parquet and probe.parquet\n\n"
         "One row per pair and recorded step. What was not measured is null. `rmbench diagnose` writes the same columns;"
-        " the last six are its own, or those of the probe.\n\n"
+        " only it and the probe fill the last six.\n\n"
     )
     text += table(
-        ("column", "type", "what it is"), [(f"`{c}`", str(SCHEMA.field(c).type), COLUMNS[c]) for c in SCHEMA.names]
+        ("column", "what it is", "type"), [(f"`{c}`", COLUMNS[c], str(SCHEMA.field(c).type)) for c in SCHEMA.names]
     )
     text += "\n## Names in history.jsonl and W&B\n\nOne object per logged step, with `step` in each.\n"
     for family, about in FAMILIES.items():
@@ -183,9 +183,9 @@ def commands_page() -> str:
     program: Any = get_command(app)
     text = f"# Commands\n\n{OF_PROGRAM}"
     text += (
-        "`rmbench COMMAND --help` shows the same; `--help GROUP` shows a group's options and keys, `--help all`"
-        " everything. Exit codes: 0 done; 1 a job failed or `inspect` found what would ruin a run; 2 the input was"
-        " wrong; 130 after Ctrl-C; 128 + N after signal N.\n"
+        "`rmbench COMMAND --help` shows these texts, `--help GROUP` the options and keys of a group, and `--help all`"
+        " everything. Exit codes: 0 success; 1 a job failed, or `inspect` found what would ruin a run; 2 wrong"
+        " input; 130 after Ctrl-C; 128 + N after signal N.\n"
     )
     for name, command in program.commands.items():
         text += f"\n## rmbench {name}\n\n{command.help.strip()}\n"
@@ -193,8 +193,8 @@ def commands_page() -> str:
             rows = [(f"`{words}`", about) for words, about in COMMANDS[name].examples.items()]
             text += "\n" + table(("example", "what it does"), rows)
             continue
-        rows = [(f"`{usage(p)}`", p.help or "") for p in command.params if p.name != "help"]
-        text += "\n" + table(("argument", "what it is"), [row for row in rows if row[1] or row[0]])
+        rows = [(f"`{usage(p)}`", p.help) for p in command.params if p.name != "help" and p.help]
+        text += "\n" + table(("argument", "what it is"), rows) if rows else ""
     return text
 
 

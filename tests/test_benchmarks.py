@@ -12,7 +12,10 @@ from rmbench.benchmarks.formula import results
 from rmbench.benchmarks.registry import BENCHMARKS, find
 from rmbench.benchmarks.scores import ScoreRow, from_line, read_scores
 from rmbench.config import BenchmarkConfig
+from rmbench.console import console
 from rmbench.errors import UserError
+from rmbench.evaluate import results_table
+from rmbench.statistics.cells import TOO_FEW
 
 # The README of RewardBench (commit 05a9005) shows these subset accuracies; the sections below were computed with its
 # `calculate_scores_per_section`.
@@ -82,6 +85,15 @@ def test_weights_of_the_sections():
     sums = {name: sum(weights.values()) for name, weights in rewardbench.SECTIONS.items()}
     assert sums == {"Chat": 358, "Chat Hard": 456, "Safety": 740, "Reasoning": 1968}
     assert sum(len(weights) for weights in rewardbench.SECTIONS.values()) == 23
+
+
+def test_a_number_of_too_few_items_says_so(capsys):
+    rows = [row("a", i % 3, 1, cluster=f"{i % 10}") for i in range(40)] + [row("b", i % 3, 1) for i in range(40)]
+    formed = results(pairs, rows)
+    assert formed["intervals"]["sections/a"] is None, "40 pairs of ten prompts"
+    assert formed["intervals"]["sections/b"] is not None
+    console().print(results_table({"benchmark": "pairs", **formed}))
+    assert capsys.readouterr().out.count(TOO_FEW) == 2, "section a, and the score that it weighs half in"
 
 
 def test_an_absent_section_is_none_and_so_is_the_score():
@@ -343,7 +355,7 @@ def test_score_lines_come_back_and_bad_ones_are_refused(tmp_path):
     ]:
         with pytest.raises(UserError, match=says):
             read_scores(write_jsonl(tmp_path / "bad.jsonl", [bad]))
-    with pytest.raises(UserError, match="stands twice"):
+    with pytest.raises(UserError, match="appears twice"):
         read_scores(write_jsonl(tmp_path / "twice.jsonl", [rows[0].line()] * 2))
     assert from_line({"id": 1, "subset": "a", "score_chosen": None, "score_rejected": 1}).nan
 

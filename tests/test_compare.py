@@ -93,7 +93,7 @@ def test_what_cannot_be_compared_is_one_message(tmp_path, how):
         (tmp_path / "b").mkdir()
         b, says = str(tmp_path / "b"), "holds no scores"
     elif how == "other items":
-        b, says = scores(tmp_path / "b", [1, 1, 1]), "not of the same items: 1 are in one alone"
+        b, says = scores(tmp_path / "b", [1, 1, 1]), "not of the same items: 1 are in only one"
     elif how == "other subset":
         b, says = scores(tmp_path / "b", [1, 1], subset=lambda i: "b"), "2 differ"
     elif how == "other benchmark":

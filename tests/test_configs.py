@@ -30,7 +30,7 @@ LAYERS = """
     __main__ __init__ cli commands report reporting compare score train model_card diagnose evaluate inspect_data
     card_results
     training benchmarks inspection diagnostics statistics losses modeling data tracking runs titles history provenance
-    config plotting knobs console board files machine cpus paths errors foreign
+    config plotting knobs console board files machine paths errors foreign
 """.split()
 
 
@@ -130,6 +130,11 @@ def test_a_command_that_trains_nothing_has_no_training(command, word):
     assert "training" not in launch.show(command, ["backbone=tiny"])
     with pytest.raises(UserError, match="belongs to rmbench train"):
         launch.show(command, [word])
+
+
+def test_a_study_has_no_reference():
+    with pytest.raises(UserError, match="`reference` belongs to rmbench eval, not to rmbench diagnose"):
+        launch.show("diagnose", ["reference=none"])
 
 
 @pytest.mark.parametrize(

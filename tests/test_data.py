@@ -115,7 +115,7 @@ def test_whole_prompts_are_held_out_whatever_the_order_of_the_rows(size, held):
 def test_at_most_half_of_the_prompts_are_held_out(caplog):
     train, evaluation = hold_out(make(7), 1000)
     assert (len(train), len(evaluation)) == (4, 3)
-    assert "eval_size=1000 is too much of 7 pairs" in caplog.text
+    assert "eval_size=1000 is too large for 7 pairs" in caplog.text
     with pytest.raises(UserError, match="same prompt"):
         hold_out(make(3, per_prompt=3), 1)
 
@@ -143,7 +143,7 @@ def test_local_with_two_files(tmp_path, caplog):
     assert [p.source for p in [*dataset.train, *dataset.eval]] == ["web"] * 4 + ["local"] * 3
     assert dataset.dropped == {"train": {"identical": 1}, "eval": {}}
     assert warnings_of(caplog) == [
-        "1 of 3 evaluation pairs have a prompt that is trained on too; dataset.on_shared_prompt=drop leaves those"
+        "1 of 3 evaluation pairs have a prompt of the training data; dataset.on_shared_prompt=drop leaves those"
         " training pairs out."
     ]
 

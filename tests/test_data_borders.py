@@ -119,10 +119,10 @@ def test_a_key_or_column_that_stands_twice_is_refused(tmp_path):
         (tmp_path / name).write_text(text)
         rows = [row for _, row in read_rows(tmp_path / name)]
         assert rows[1] == pair(1)
-        assert [str(rows[0]), str(rows[2])] == ["the key 'chosen' stands twice", "the key 'content' stands twice"]
+        assert [str(rows[0]), str(rows[2])] == ["the key 'chosen' appears twice", "the key 'content' appears twice"]
     columns = [pa.array(["a"])] * 2
     pq.write_table(pa.Table.from_arrays(columns, names=["prompt", "prompt"]), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="'prompt' stands twice"):
+    with pytest.raises(UserError, match="'prompt' appears twice"):
         list(read_rows(tmp_path / "a.parquet"))
 
 
@@ -179,7 +179,10 @@ def test_a_list_of_files_and_another_for_evaluation(folders):
     write_jsonl(folders / "more.jsonl", [pair(100)])
     dataset = load_dataset(local([*shards, str(folders / "more.jsonl")], eval_path=str(folders / "cloned")))
     assert (len(dataset.train), len(dataset.eval)) == (41, 10)
-    for path, needle in ((folders / "no*.jsonl", "no file fits"), (folders / "cloned/data/nothing.parquet", "no such")):
+    for path, needle in (
+        (folders / "no*.jsonl", "no file match"),
+        (folders / "cloned/data/nothing.parquet", "no such"),
+    ):
         with pytest.raises(UserError, match=needle):
             load_dataset(local(path))
 
@@ -187,7 +190,7 @@ def test_a_list_of_files_and_another_for_evaluation(folders):
 def test_splits_that_could_both_be_meant_are_asked_for(tmp_path):
     for split in ("train_sft", "train_prefs", "test_prefs"):
         (tmp_path / f"{split}-00000-of-00001.jsonl").write_text(json.dumps(pair(len(split))) + "\n")
-    with pytest.raises(UserError, match=r"say which, dataset\.split=NAME"):
+    with pytest.raises(UserError, match=r"choose dataset\.split=NAME"):
         load_dataset(local(tmp_path))
     dataset = load_dataset(local(tmp_path, split="train_prefs"))
     assert len(dataset.train) == len(dataset.eval) == 1
@@ -308,6 +311,16 @@ def test_one_response_a_row_with_a_score(tmp_path):
         ({"prompt": "Q", "completion": "a", "label": 2}, "bad_rating", "label is 2"),
         ({"prompt": "Q", "completion": "a", "score": float("inf")}, "bad_rating", "inf"),
         ({"prompt": "Q", "responses": ["a", "b"], "scores": [1, 1]}, "tie", ""),
+        (
+            {"prompt": "Q", "responses": ["a", "b"], "scores": [1, 2], "ranks": [1, 2]},
+            "bad_rating",
+            "scores and ranks order the responses differently",
+        ),
+        (
+            {"prompt": "Q", "responses": [{"text": t, "score": s, "rank": s} for t, s in (("a", 1), ("b", 2))]},
+            "bad_rating",
+            "score and rank order",
+        ),
     ],
 )
 def test_rows_of_responses_that_fit_no_form(tmp_path, row, rule, needle):
@@ -319,6 +332,12 @@ def test_rows_of_responses_that_fit_no_form(tmp_path, row, rule, needle):
     dataset = load_dataset(local(path, on_bad_row=OnBadRow.drop))
     assert dataset.dropped["train"] == {rule: 1}
     assert len(everything(dataset)) == 4
+
+
+def test_two_columns_of_ratings_that_agree_are_read(tmp_path):
+    row = {"prompt": "Q", "responses": ["a", "b", "c"], "scores": [1, 5, 5], "ranks": [3, 1, 2]}
+    (pair,) = everything(load_dataset(local(write_jsonl(tmp_path / "a.jsonl", [row]), eval_size=0)))
+    assert (pair.chosen[0]["content"], pair.rejected[0]["content"], pair.rating_margin) == ("b", "a", 4)
 
 
 def test_csv_holds_the_same_forms(tmp_path):
@@ -367,13 +386,13 @@ def test_pairs_of_one_prompt_are_inspected_without_held_out_ones(tmp_path):
     rows = [{"prompt": "why?", "chosen": f"a {i}", "rejected": f"b {i}"} for i in range(5)]
     file = str(write_jsonl(tmp_path / "pairs.jsonl", rows))
     cache = str(tmp_path / "cache")
-    with pytest.raises(UserError, match=r"dataset\.eval_path=FILE names others\.\n.*dataset\.eval_size=0"):
+    with pytest.raises(UserError, match=r"Set dataset\.eval_path=FILE\.\n.*dataset\.eval_size=0"):
         load_dataset(DatasetConfig(name="local", path=file, cache=cache))
     found = load_dataset(DatasetConfig(name="local", path=file, cache=cache, eval_size=0))
     assert (len(found.train), len(found.eval)) == (5, 0)
     made = load_dataset(DatasetConfig(name="synthetic", train_size=6, eval_size=0, cache=cache))
     assert (len(made.train), len(made.eval)) == (6, 0)
-    with pytest.raises(UserError, match="eval_size=0: evaluation pairs are needed here"):
+    with pytest.raises(UserError, match="eval_size=0: evaluation pairs are needed"):
         launch.show("train", ["dataset.eval_size=0"])
 
 
@@ -417,3 +436,24 @@ def test_decimals_are_numbers(tmp_path):
 def test_the_remedy_for_a_column_fits_it(column, way):
     with pytest.raises(BadRow, match=f"'{column}' would not be read; {way}"):
         parse_row(pair(0) | {column: ["x"]})
+
+
+def test_columns_that_no_form_reads_are_named(tmp_path, caplog):
+    rows = [
+        {"prompt": f"q {i}", "context": "the table", "chosen": f"yes {i}", "rejected": "no", "margn": 2.0, **more}
+        for i, more in enumerate([{"lang": "en"}, {}, {"lang": "de"}])
+    ]
+    config = DatasetConfig(name="local", path=str(write_jsonl(tmp_path / "a.jsonl", rows)), eval_size=1)
+    for _ in range(2):  # read, and kept from before
+        with caplog.at_level(logging.INFO):
+            dataset = load_dataset(config)
+        assert "a.jsonl: columns not read: context, margn, lang" in caplog.text
+        caplog.clear()
+    assert dataset.counts["train"]["unread"] == {"context": 3, "margn": 3, "lang": 2}
+
+
+def test_a_name_in_dataset_columns_that_nothing_reads_is_refused(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "q", "chosen": "yes", "rejected": "no", "gap": 2.0}])
+    config = DatasetConfig(name="local", path=str(path), columns={"margn": "gap"})
+    with pytest.raises(UserError, match=r"'margn' is no column that rmbench reads\. Did you mean margin\?"):
+        load_dataset(config)

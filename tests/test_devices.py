@@ -110,9 +110,9 @@ def test_the_wrapped_model_is_what_was_asked_for():
 def test_how_many_processes_a_strategy_means(monkeypatch):
     assert processes(GpuConfig()) == 1
     assert processes(GpuConfig(strategy=Strategy.ddp, device=Device.cpu, count=3)) == 3
-    with pytest.raises(UserError, match=r"say how many processes, such as gpu\.count=2"):
+    with pytest.raises(UserError, match=r"set the number of processes, such as gpu\.count=2"):
         processes(GpuConfig(strategy=Strategy.ddp, device=Device.cpu))
-    with pytest.raises(UserError, match=r"gpu\.count=4 needs a way"):
+    with pytest.raises(UserError, match=r"gpu\.count=4 needs a strategy"):
         GpuConfig(count=4)
 
 
@@ -131,7 +131,7 @@ def test_deepspeed_is_told_the_stage_and_the_limit_of_the_gradient():
 def test_too_few_pairs_for_the_devices_are_refused(train_config):
     config = with_training(train_config(), batch_size=4)
     _refuse_too_few(4, config, devices=4)
-    with pytest.raises(UserError, match=r"training.batch_size=4: each of 8 devices needs a pair of every step"):
+    with pytest.raises(UserError, match=r"training.batch_size=4: each of 8 devices needs a pair in every step"):
         _refuse_too_few(100, config, devices=8)
     with pytest.raises(UserError, match=r"3 training pairs: 4 devices need at least 4"):
         _refuse_too_few(3, config, devices=4)

@@ -26,6 +26,7 @@ from transformers import (
 
 from helpers.data import write_jsonl
 from helpers.models import WORDS, make_checkpoint
+from helpers.processes import rmbench
 from helpers.runs import eval_config, read_history
 from rmbench import runs
 from rmbench.benchmarks.run import forget_other_scores
@@ -158,7 +159,7 @@ def test_a_folder_of_another_model_or_setting_is_refused(checkpoint, tmp_path):
     other = make_checkpoint(tmp_path / "other", seed=1)
     with pytest.raises(UserError, match=r"holds other scores \(model: "):
         evaluate(eval_config(other, "pairs", file, folder))
-    with runs.locked(folder), pytest.raises(UserError, match="another process is at work"):
+    with runs.locked(folder), pytest.raises(UserError, match="another process is using it"):
         evaluate(eval_config(checkpoint, "pairs", file, folder))
     config = eval_config(checkpoint, "pairs", file, folder)
     config.benchmark.max_length = 20
@@ -308,6 +309,22 @@ def test_a_benchmark_is_scored_during_training(train_config, tmp_path):
     assert rows[-1]["benchmark/pairs.jsonl"] == metrics["benchmark"]["sections"]["pairs.jsonl"]
     with pytest.raises(UserError, match="choose one: benchmark=synthetic"):
         dataclasses.replace(config, benchmark=BenchmarkConfig(name="none"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval", "checkpoint=nowhere", "benchmark=rewardbench"],
+        ["eval", "checkpoint=nowhere", "benchmark=suite"],
+        ["score", "checkpoint=nowhere", "score.input=none.jsonl", "score.output=-"],
+        ["diagnose", "against=nowhere", "tracking=none"],
+    ],
+)
+def test_a_missing_checkpoint_is_named_before_any_data_is_asked_for(tmp_path, words):
+    done = rmbench(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "model nowhere" in done.stderr
+    assert "dataset" not in done.stderr
 
 
 @pytest.mark.parametrize("labels", [None, 2])

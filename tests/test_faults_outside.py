@@ -69,7 +69,7 @@ def test_an_output_of_scores_that_cannot_be_written_is_found_before_the_model_is
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": "a", "response": "b"}) + "\n")
     config = ScoreConfig(score=ScoringConfig(input=str(rows), output=str(no_folder / "x.jsonl")), checkpoint="nowhere")
-    with pytest.raises(UserError, match="can be written is needed here"):
+    with pytest.raises(UserError, match="Choose a writable file or folder"):
         score(config)
 
 
@@ -84,6 +84,20 @@ def test_a_standard_output_that_takes_nothing_fails_no_run(tmp_path, stdout):
     done = subprocess.run(["sh", "-c", redirected], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.endswith("done")
+
+
+def test_a_backend_of_figures_that_is_gone_fails_no_run(tmp_path):
+    program = "from rmbench import cli; cli.app = lambda: None; cli.main(); import rmbench.plotting"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"MPLBACKEND": "Qt4Agg"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("columns", "width"), [("0", 140), ("abc", 140), ("90", 90)])
+def test_results_have_a_width(monkeypatch, columns, width):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert console().width == width
 
 
 def shell_quoted(word):
@@ -109,7 +123,9 @@ def test_a_rank_that_is_no_number_is_one_message(monkeypatch, name):
     [
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 in the environment without RANK and MASTER_ADDR"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2 in the environment without MASTER_ADDR"),
-        ({"WORLD_SIZE": "2", "RANK": "5", "MASTER_ADDR": "127.0.0.1"}, "ranks count from 0 to 1"),
+        ({"WORLD_SIZE": "2", "RANK": "5", "MASTER_ADDR": "127.0.0.1"}, "ranks count from 0 to WORLD_SIZE - 1"),
+        ({"WORLD_SIZE": "0", "RANK": "0"}, "unset RANK WORLD_SIZE"),
+        ({"LOCAL_RANK": "3"}, "LOCAL_RANK=3 in the environment without RANK and MASTER_ADDR"),
         ({"WORLD_SIZE": "1", "RANK": "0", "MASTER_PORT": "x"}, "MASTER_PORT=x in the environment"),
     ],
 )
@@ -264,5 +280,5 @@ def test_an_online_run_without_a_network_is_recorded_offline_within_fifteen_seco
         assert time.monotonic() - started < 15
         tracker.log(1, {"loss": 0.5})
         assert tracker._run is not None, "given up"
-    assert "W&B goes offline" in caplog.text
+    assert "W&B logs offline" in caplog.text
     assert list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))

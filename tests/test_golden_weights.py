@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.golden import processor
 from rmbench.commands import launch
 from rmbench.commands.catalog import options
 from rmbench.paths import conf_dir
@@ -30,13 +31,6 @@ SETTINGS = [
 ]
 LOSSES = sorted(options(conf_dir() / "loss"))
 QUICK = {"bt", "normbt", "normbt_exact", "normbt_whitened"}
-
-
-def processor():
-    """What decides the bits: the vendor, the instructions that torch takes, its version."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    vendor = next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "?")
-    return f"{vendor} {torch.backends.cpu.get_cpu_capability()} torch {torch.__version__.partition('+')[0]}"
 
 
 def trained(loss, folder):

@@ -232,3 +232,16 @@ def test_other_errors_keep_their_first_line(tmp_path):
     assert "KEY=FOLDER" in said
     said = str(hub.explain("model", str(tmp_path), OSError("no config.json"), "KEY=FOLDER"))
     assert said == f"{tmp_path}: cannot be read as a model: no config.json"
+
+
+def test_an_address_that_is_none_is_one_message(monkeypatch):
+    monkeypatch.setattr(hub, "getproxies", lambda: {"https": "::::/"})
+    with pytest.raises(UserError, match="Correct the proxy"):
+        hub._gateway("https://huggingface.co")
+
+
+def test_weights_in_pickle_alone_are_named_with_the_way_out(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    message = str(hub.explain("model", str(tmp_path), OSError("no file named model.safetensors"), ""))
+    assert "pickled (pytorch_model.bin)" in message
+    assert "save_pretrained" in message

@@ -1,7 +1,9 @@
 """Planted faults are all found, clean data are not accused, and what is said of real files is true."""
 
+import dataclasses
 import json
 import logging
+import random
 import re
 import time
 from collections import Counter, defaultdict
@@ -13,11 +15,13 @@ from helpers.data import SHARED, bot, needs_shared, system, user, write_jsonl
 from helpers.processes import rmbench
 from rmbench.config import BackboneConfig, BenchmarkConfig, DatasetConfig, InspectConfig, LengthPolicy, OnBadRow, OnTie
 from rmbench.data.dataset import load_dataset
+from rmbench.data.formats import Pair
 from rmbench.data.rowfiles import read_rows
 from rmbench.data.text import cut, encode
 from rmbench.errors import RunFailed
 from rmbench.inspect_data import inspect
 from rmbench.inspection import token_checks
+from rmbench.inspection.label_checks import check_labels
 from rmbench.inspection.page import as_html
 from rmbench.inspection.token_checks import Reading, check_tokenizer, check_tokens, seen_text
 from rmbench.modeling.tiny import TEMPLATE, tiny_tokenizer
@@ -62,7 +66,9 @@ def local(tmp_path):
 
 
 def test_clean_data_are_not_accused(looked_at, local):
-    for dataset in (DatasetConfig(name="synthetic", train_size=2000, eval_size=200), local(rows(60))):
+    sizes = (2000, 4000)  # from 4,000 on, every source is large enough for a word model
+    built_in = [DatasetConfig(name="synthetic", train_size=n, eval_size=200) for n in sizes]
+    for dataset in (*built_in, local(rows(60))):
         report, found, ruined = looked_at(dataset)
         assert not ruined
         true = {"margin_scales", "near_overlap_eval"} if dataset.name == "synthetic" else set()
@@ -128,6 +134,35 @@ def test_inverted_labels_in_one_source(looked_at, local):
     assert [(f["count"], "crowd" in f["what"]) for f in inverted] == [(200, True)]
 
 
+def one_of(side, source, i):
+    """A pair whose chosen response says `good SOURCE` and its rejected one `bad SOURCE`, or the other way round."""
+    sides = [f"good {source} {i}", f"bad {source} {i}"]
+    return row(f"question {source} {i}", *sides[:: 1 if side else -1], source=source)
+
+
+def test_sources_that_share_no_words_say_nothing_of_each_other(looked_at, local):
+    pairs = [row(f"q {s} {i}", f"yes{s} {i}", f"no{s} {i}", source=s) for s in "abc" for i in range(150)]
+    report, found, _ = looked_at(local(pairs))
+    assert "inverted_labels" not in found
+    assert {s: probe["across"] for s, probe in report["numbers"]["probe"].items()} == {"a": 0.5, "b": 0.5, "c": 0.5}
+
+
+@pytest.mark.parametrize(("swapped", "accused"), [("", set()), ("d", {"d"}), ("cd", set())])
+def test_only_sources_that_agree_among_themselves_accuse_another(looked_at, local, swapped, accused):
+    pairs = [one_of(source not in swapped, source, i) for i in range(150) for source in "abcd"]
+    report, _, _ = looked_at(local(pairs))
+    names = [f["what"].split()[2] for f in report["findings"] if f["name"] == "inverted_labels"]
+    assert set(names) == accused  # of two against two, nobody knows which are inverted
+
+
+def test_labels_at_random_are_not_accused():
+    rng = random.Random(0)
+    for _ in range(20):
+        sides = [[bot(" ".join(rng.choices("one two three four five six".split(), k=4)))] for _ in range(1200)]
+        pairs = [Pair([user("q")], *sides[2 * i : 2 * i + 2], source="abcdef"[i % 6]) for i in range(600)]
+        assert not [finding for finding in check_labels(pairs)[0] if finding.name == "inverted_labels"]
+
+
 def test_inverted_ratings_in_one_source(looked_at, local):
     pairs = rows(30, source="a", margin=2.0) + [
         p | {"prompt": p["prompt"] + "?"} for p in rows(30, source="b", margin=-2.0)
@@ -189,6 +224,21 @@ def test_a_bos_that_stays_doubled_ruins_a_run():
     tokens, _ = tokenize_pairs(some_pairs(), tokenizer, 64)
     found = {f.name: f for f in check_tokens(tokens, reading(tokenizer))[0]}
     assert (found["double_bos"].count, found["double_bos"].severity.value) == (4, "ruin")
+
+
+def test_tokens_without_a_row_in_the_embedding_ruin_a_run():
+    from rmbench.data.text import tokenize_pairs
+
+    tokenizer = tiny_tokenizer()
+    tokens, _ = tokenize_pairs(some_pairs(), tokenizer, 64)
+    highest = [max(*pair.chosen, *pair.rejected) for pair in tokens]
+    rows = max(highest)  # one too few
+    few = dataclasses.replace(reading(tokenizer), embedding_rows=rows)
+    found = {f.name: f for f in check_tokens(tokens, few)[0]}["tokens_beyond"]
+    assert (found.count, found.severity.value) == (highest.count(rows), "ruin")
+    assert f"{tokenizer.convert_ids_to_tokens(rows)} ({rows})" in found.example
+    enough = dataclasses.replace(reading(tokenizer), embedding_rows=rows + 1)
+    assert "tokens_beyond" not in {f.name for f in check_tokens(tokens, enough)[0]}
 
 
 @pytest.mark.parametrize("own", ["none", "eos"])

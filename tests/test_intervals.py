@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import expit, logit, ndtri
+from scipy.optimize import brentq
+from scipy.special import expit, ndtri
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
 from rmbench.statistics.cells import Observation
-from rmbench.statistics.intervals import FEWEST_DIFFERING, intervals, spread
+from rmbench.statistics.intervals import FEWEST_DIFFERING, intervals, spread, spreads
 from rmbench.statistics.linear import linearised
 from rmbench.statistics.paired import exact_p, holm
 
@@ -158,9 +159,9 @@ def test_a_difference_is_told_alike_from_both_sides(values):
 
 
 def outcomes(rng, cell, cluster, p, correlation):
-    """Wins `(items,)` with the cells' probabilities `p`, correlated within clusters."""
-    shared, own = rng.standard_normal(cluster.max() + 1)[cluster], rng.standard_normal(len(cell))
-    return (math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * own < ndtri(p)[cell]).astype(float)
+    """Wins `(trials, items)` with the cells' probabilities `p` `(trials, cells)`, correlated within clusters."""
+    shared, own = (rng.standard_normal((len(p), n)) for n in (cluster.max() + 1, len(cell)))
+    return (math.sqrt(correlation) * shared[:, cluster] + math.sqrt(1 - correlation) * own < ndtri(p)[:, cell]) * 1.0
 
 
 def design(items, subsets, size):
@@ -171,63 +172,83 @@ def design(items, subsets, size):
     return cell, np.unique(np.stack([cell, within]), axis=1, return_inverse=True)[1].ravel()
 
 
-def coverage(items, subsets, size, p, trials, rng):
-    """How often the intervals of a score and of a difference hold the truth, and how often each is given."""
+def accuracies(p, subsets):
+    """Of the subsets, unlike each other, with the mean `p`."""
+    z = 0.5 * ndtri((np.arange(subsets) + 0.5) / subsets)
+    return expit(z + brentq(lambda middle: expit(z + middle).mean() - p, -10, 10))
+
+
+def coverage(items, subsets, size, p, trials, rng, correlation=0.3):
+    """How often the intervals of a score and of a difference hold the truth, and how often each is given.
+
+    Subsets of a single cluster are drawn anew each time: no variance inside them is seen, so their intervals are of
+    the population that they are from.
+    """
     cell, cluster = design(items, subsets, size)
+    population = accuracies(p, subsets)
+    single = subsets > 1 and cluster.max() + 1 == subsets
+    drawn = rng.integers(subsets, size=(trials, subsets)) if single else np.tile(np.arange(subsets), (trials, 1))
+    accuracy = population[drawn]
+    better = np.minimum(accuracy + 0.1, 0.99)
+    first = outcomes(rng, cell, cluster, accuracy, correlation)
+    again = rng.random((trials, items)) < 0.4
+    second = np.where(again, outcomes(rng, cell, cluster, better, correlation), first)
+    truths = p, 0.4 * (np.minimum(population + 0.1, 0.99) - population).mean()
     names, weights = [f"s{c}" for c in cell], {f"s{c}": 1 / subsets for c in range(subsets)}
-    accuracy = expit(logit(p) + 0.5 * rng.standard_normal(subsets))
-    better = np.clip(accuracy + 0.1, 0, 0.99)
     held, given = np.zeros(2), np.zeros(2)
-    for _ in range(trials):
-        first = outcomes(rng, cell, cluster, accuracy, 0.3)
-        again = rng.random(items) < 0.4
-        second = np.where(again, outcomes(rng, cell, cluster, better, 0.3), first)
-        truths = accuracy.mean(), 0.4 * (better - accuracy).mean()
-        for i, (values, truth) in enumerate(zip((first, second - first), truths, strict=True)):
-            found = spread([Observation(*o) for o in zip(names, map(str, cluster), values, strict=True)], weights)
+    for i, values in enumerate((first, second - first)):
+        for found in spreads(values, names, [str(c) for c in cluster], weights):
             interval = found.of_difference() if i else found.of_score()
             if interval is not None:
                 given[i] += 1
-                held[i] += interval[0] <= truth <= interval[1]
+                held[i] += interval[0] - 1e-12 <= truths[i] <= interval[1] + 1e-12
     return held / np.maximum(given, 1), given / trials
 
 
 # items, subsets, items of a cluster, accuracy
-QUICK = [(200, 50, 1, 0.8), (200, 200, 1, 0.8), (200, 5, 5, 0.8)]
+QUICK = [(200, 50, 1, 0.8), (200, 200, 1, 0.8), (200, 5, 5, 0.8), (1000, 5, 20, 0.95)]
 GRID = [
     (items, subsets, size, p)
     for items in (50, 200, 1000, 2000)
     for subsets in (1, 5, 50, 200)
     for size in (1, 5, 20)
-    for p in (0.5, 0.8, 0.95)
+    for p in (0.5, 0.8, 0.9, 0.95)
     if subsets <= items
 ]
 
 
 @pytest.mark.parametrize("case", QUICK, ids=str)
 def test_intervals_of_small_subsets_hold_the_truth(case):
-    held, given = coverage(*case, trials=250, rng=np.random.default_rng(5))
-    assert (given == 1).all()
-    error = 2.5 * math.sqrt(0.05 * 0.95 / 250)
+    held, given = coverage(*case, trials=400, rng=np.random.default_rng(5))
+    assert (given > 0.99).all()
+    error = 2.5 * math.sqrt(0.05 * 0.95 / 400)
     assert (held > 0.93 - error).all()
     assert (held < 0.97 + error).all()
+
+
+@pytest.mark.parametrize(("size", "told"), [(5, False), (1, True)])
+def test_a_score_of_few_clusters_has_no_interval(size, told):
+    _, given = coverage(100 if size > 1 else 20, 1, size, 0.8, 20, np.random.default_rng(0))
+    assert given[0] == told
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", GRID, ids=str)
 def test_coverage(case):
-    """93 to 97 % of scores and differences, where an interval is given as a rule.
+    """93 to 97 % of scores and of differences, wherever an interval is given; 2,000 simulations each.
 
-    Shares of 50 items at 0.95, and differences that rest on fewer than about ten items, are coarse: their intervals
-    hold the truth more often than they say. With few large clusters near 0.95 the shares' are held in 92.5 %.
+    One exception, of differences that are given in some simulations and not in others: those with few differing items
+    are left out, so the rest is held more often.
     """
-    trials = 400
+    trials = 2000
     held, given = coverage(*case, trials=trials, rng=np.random.default_rng(sum(map(int, case))))
+    print(*case, *(f"{100 * share:.1f} % of {often:.2f}" for share, often in zip(held, given, strict=True)))
     error = 2.5 * math.sqrt(0.05 * 0.95 / trials)
+    assert given[0] in (0, 1)
     for share, often in zip(held, given, strict=True):
-        if often > 0.9:
+        if often > 0.5:
             assert share > 0.93 - error
-            assert share < (0.97 if case[0] >= 200 else 0.985) + error
+            assert share < (0.97 if often > 0.99 else 0.99) + error
 
 
 def false_verdicts(size, trials, rng):
@@ -236,14 +257,14 @@ def false_verdicts(size, trials, rng):
     cell = np.repeat(np.arange(5), counts)
     cluster = np.concatenate([100 * i + np.arange(n) // size for i, n in enumerate(counts)]) + 1000 * cell
     cluster = np.unique(cluster, return_inverse=True)[1]
-    names, p = [f"s{c}" for c in cell], np.full(5, 0.75)
+    names, p = [f"s{c}" for c in cell], np.full((trials, 5), 0.75)
     numbers = {"score": {f"s{c}": 0.2 for c in range(5)}, **{f"s{c}": {f"s{c}": 1.0} for c in range(5)}}
+    change = outcomes(rng, cell, cluster, p, 0.3) - outcomes(rng, cell, cluster, p, 0.3)
+    labels = [str(c) for c in cluster]
+    found = {name: spreads(change, names, labels, weights) for name, weights in numbers.items()}
     false = 0
-    for _ in range(trials):
-        change = outcomes(rng, cell, cluster, p, 0.3) - outcomes(rng, cell, cluster, p, 0.3)
-        observations = [Observation(*o) for o in zip(names, map(str, cluster), change, strict=True)]
-        found = {name: spread(observations, weights) for name, weights in numbers.items()}
-        corrected = holm({name: s.p_value for name, s in found.items() if s.tells})
+    for row in range(trials):
+        corrected = holm({name: rows[row].p_value for name, rows in found.items() if rows[row].tells})
         false += any(p < 0.05 for p in corrected.values())
     return false / trials
 

@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -61,14 +63,54 @@ def test_a_value_head_gives_its_trainers_rewards(tmp_path, trainer, layout):
     assert f"value head of {trainer.split()[0]}" in model.assumed["head"]
 
 
-def test_a_value_head_of_an_adapter(tmp_path):
-    weight, bias = other_models.random_head()
-    head = {"v_head.summary.weight": weight, "v_head.summary.bias": bias}
+@pytest.mark.parametrize("trainer", ["TRL", "LLaMA-Factory", "OpenRLHF", "DeepSpeed-Chat"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_value_head_of_an_adapter(tmp_path, trainer, wrapped):
+    """Beside the adapter's weights or in a file of its own; `wrapped` as peft's `modules_to_save` names it."""
     base = language_model(tmp_path / "base")
-    whole = adapted(base, tmp_path / "adapter", **head)
-    expected = [float(last_states(whole, ids)[-1] @ weight[0] + bias) for ids in ids_of(base)]
+    head, reward = other_models.ADAPTER_HEADS[trainer]
+    whole = adapted(base, tmp_path / "adapter")
+    other_models.add_head(tmp_path / "adapter", head, trainer == "LLaMA-Factory", wrapped)
+    expected = [reward(last_states(whole, ids), ids) for ids in ids_of(base)]
+    ours, model = scores(tmp_path / "adapter")
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+    assert f"value head of {trainer}" in model.assumed["head"]
+
+
+@pytest.mark.parametrize("trainer", VALUE_HEADS)
+def test_an_adapter_on_a_base_with_a_value_head(tmp_path, trainer):
+    base = language_model(tmp_path / "base")
+    whole = adapted(base, tmp_path / "adapter")
+    make, reward = VALUE_HEADS[trainer]
+    expected = [reward(last_states(whole, ids), ids) for ids in ids_of(base)]
+    make(base)
     ours, _ = scores(tmp_path / "adapter")
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+
+
+def test_an_adapter_without_a_head_keeps_that_of_its_base(tmp_path):
+    base = language_model(tmp_path / "base")
+    whole = adapted(base, tmp_path / "adapter")
+    expected = [other_models.before_the_padding(last_states(whole, ids), ids) for ids in ids_of(base)]
+    head = {"score.weight": other_models.random_head()[0]}
+    other_models.rewrite(base, lambda weights: other_models.without_lm_head(weights) | head)
+    ours, model = scores(tmp_path / "adapter")
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+    assert model.assumed["head"] == "kept: score.weight of the base"
+
+
+def test_a_pickled_head_beside_an_adapter_is_converted_as_the_message_says(tmp_path):
+    """TRL keeps the head of a model with adapters in pytorch_model.bin."""
+    base = language_model(tmp_path / "base")
+    whole = adapted(base, tmp_path / "adapter")
+    weight, bias = other_models.random_head()
+    torch.save({"v_head.summary.weight": weight, "v_head.summary.bias": bias}, tmp_path / "adapter/pytorch_model.bin")
+    with pytest.raises(UserError, match="pickled file, which is not read") as refused:
+        scores(tmp_path / "adapter")
+    command = str(refused.value).partition("\n")[2]
+    subprocess.run(command.replace("python", sys.executable, 1), shell=True, cwd=tmp_path / "adapter", check=True)
+    expected = [other_models.at_last(last_states(whole, ids), ids) for ids in ids_of(base)]
+    torch.testing.assert_close(scores(tmp_path / "adapter")[0], expected, rtol=0, atol=1e-5)
 
 
 def test_openrlhfs_mean_is_used_only_where_its_config_says_so(tmp_path):
@@ -275,8 +317,8 @@ def test_own_code_that_gives_no_number_names_the_key(tmp_path):
 @pytest.mark.parametrize(
     ("make", "keys", "message"),
     [
-        (language_model, {}, r"holds no trained reward head.*\nA policy trained by DPO: add reference=MODEL"),
-        (own_code, {}, r"needs Python code that comes with it\. If you trust that: trust_remote_code=true"),
+        (language_model, {}, r"has no trained reward head.*\nA policy trained by DPO: add reference=MODEL"),
+        (own_code, {}, r"needs its own Python code\. If you trust it: trust_remote_code=true"),
         (language_model, {"backbone": OwnCodeConfig("f")}, r"brings no code of its own"),
         (language_model, {"scorer": ScorerName.vllm}, r"scorer=vllm is for a server: checkpoint=http://HOST:PORT"),
     ],

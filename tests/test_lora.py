@@ -137,7 +137,7 @@ def test_an_adapter_without_its_base_or_without_a_head_is_refused(tmp_path):
     model, tokenizer = new_reward_model(BackboneConfig(lora=LORA), "sdpa", seed=0)
     save_reward_model(model, tokenizer, tmp_path / "out")
     load_reward_model(str(tmp_path / "out"))
-    with pytest.raises(UserError, match="does not say which model it belongs on"):
+    with pytest.raises(UserError, match="does not name its base model"):
         load_reward_model(str(tmp_path / "out" / "adapter"))
     decoder("llama", tmp_path)
     network = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=1)
@@ -154,7 +154,7 @@ def test_an_adapter_without_its_base_or_without_a_head_is_refused(tmp_path):
     ("changes", "says"),
     [
         ({"target_modules": ["q_prj"]}, r"(?s)no layer is named q_prj.*q_proj"),
-        ({"bits": 5}, "there are 4, 8 and null"),
+        ({"bits": 5}, "must be 4, 8 or null"),
         ({"bits": 4, "r": 0}, "needs adapters"),
         ({"target_modules": []}, "at least one layer"),
     ],

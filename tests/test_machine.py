@@ -5,46 +5,74 @@ import os
 
 import pytest
 
-from rmbench import machine
+from rmbench.machine import cores, free_memory
+
+V1 = "3:cpu,cpuacct:/a\n4:memory:/a\n"
 
 
 @pytest.fixture
-def group(tmp_path, monkeypatch):
-    """A cgroup tree of the test's own, on a machine with eight cores and 4 GiB available."""
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
-    monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
-    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    4194304 kB\n")
+def root(tmp_path, monkeypatch):
+    """The files of a machine with eight cores and 4 GiB available, on which a test puts control groups."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    write(tmp_path, "proc/meminfo", "MemTotal: 9 kB\nMemAvailable:    4194304 kB\n")
     return tmp_path
 
 
+def write(root, name, text):
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def write_groups(root, own, files):
+    write(root, "proc/self/cgroup", own)
+    for name, text in files.items():
+        write(root, f"sys/fs/cgroup/{name}", text)
+
+
 @pytest.mark.parametrize(
-    ("files", "threads", "expected"),
+    ("own", "files", "expected"),
     [
-        ({}, None, 8),
-        ({"cpu.max": "max 100000"}, None, 8),
-        ({"cpu.max": "150000 100000"}, None, 2),  # one core and a half
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None, 8),
-        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, None, 3),
-        ({"cpu.max": "400000 100000"}, "1", 1),
-        ({"cpu.max": "400000 100000"}, "nonsense", 4),
+        # version 2: "quota period" in microseconds
+        ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "250000 100000\n"}, 2),  # two cores and a half
+        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),  # half a core
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "350000 100000\n"}, 3),  # of the group around it
+        ("0::/elsewhere\n", {"cpu.max": "400000 100000\n"}, 4),  # a container sees its own group as the top
+        # version 1: a folder for each controller
+        (V1, {"cpu/a/cpu.cfs_quota_us": "250000\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, 2),
+        (V1, {"cpu/a/cpu.cfs_quota_us": "50000\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, 1),
+        (V1, {"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        (V1, {"cpu/a/cpu.cfs_quota_us": "-1\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, 8),
+        ("", {}, 8),
     ],
 )
-def test_cores_are_those_of_affinity_quota_and_the_users_own_limit(group, monkeypatch, files, threads, expected):
-    for name, text in files.items():
-        (group / name).parent.mkdir(exist_ok=True)
-        (group / name).write_text(text + "\n")
-    if threads is not None:
-        monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    assert machine.cores() == expected
+def test_quotas_of_containers_count(root, own, files, expected):
+    write_groups(root, own, files)
+    assert cores(root) == expected
 
 
-def test_memory_is_what_the_machine_and_the_group_leave(group):
-    assert machine.free_memory() == 4 * 2**30
-    (group / "memory.max").write_text(f"{2**30}\n")
-    (group / "memory.current").write_text(f"{2**28}\n")
-    assert machine.free_memory() == 2**30 - 2**28
-    (group / "memory.max").write_text("max\n")
-    (group / "meminfo").unlink()
-    assert machine.free_memory() == math.inf
+@pytest.mark.parametrize(("threads", "expected"), [("1", 1), ("3,2", 3), ("16", 8), ("0", 8), ("nonsense", 8), ("", 8)])
+def test_the_users_own_limit_counts(root, monkeypatch, threads, expected):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert cores(root) == expected
+
+
+def test_affinity_counts(root, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
+    write_groups(root, "0::/\n", {"cpu.max": "400000 100000\n"})
+    assert cores(root) == 2
+
+
+def test_memory_is_what_the_machine_and_the_group_leave(root):
+    assert free_memory(root) == 4 * 2**30
+    write_groups(root, "0::/a\n", {"a/memory.max": f"{2**30}\n", "a/memory.current": f"{2**28}\n"})
+    assert free_memory(root) == 2**30 - 2**28
+    write_groups(root, "0::/a\n", {"a/memory.max": "max\n"})
+    (root / "proc/meminfo").unlink()
+    assert free_memory(root) == math.inf
+    usage = {"memory/a/memory.limit_in_bytes": f"{2**29}\n", "memory/a/memory.usage_in_bytes": f"{2**20}\n"}
+    write_groups(root, V1, usage)
+    assert free_memory(root) == 2**29 - 2**20

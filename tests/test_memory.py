@@ -57,7 +57,7 @@ def test_a_step_that_does_not_fit_is_split_and_the_limit_is_remembered(train_con
     assert split["eval"]["loss"] == pytest.approx(whole["eval"]["loss"], rel=1e-4)
     state = read_json(next((tmp_path / "split" / "checkpoints").glob("step-*3")) / "state.json")
     assert state["budget_tokens"] <= 300
-    assert "out of memory; going on with" in caplog.text
+    assert "out of memory; continuing with" in caplog.text
     rows = read_history(tmp_path / "split")
     assert [row["step"] for row in rows] == [row["step"] for row in read_history(tmp_path / "whole")]
 

@@ -60,6 +60,21 @@ def test_no_dropout_and_a_pad_token_of_its_own(backbone):
     assert all(not v for k, v in model.network.config.to_dict().items() if "dropout" in k and isinstance(v, float))
 
 
+def test_a_new_pad_token_has_an_id_of_its_own_beside_an_unknown_token(tmp_path):
+    decoder("llama", tmp_path)
+    file = tmp_path / "tokenizer.json"
+    file.write_text(file.read_text().replace('"<pad>"', '"<other>"'))
+    own = AutoTokenizer.from_pretrained(tmp_path)
+    own.add_special_tokens({"unk_token": own.eos_token})  # as of GPT-2 and SmolLM2, which reserve no token for padding
+    own.save_pretrained(tmp_path)
+    before = len(own)
+    model, tokenizer = new_reward_model(BackboneConfig(name_or_path=str(tmp_path)), "sdpa", seed=0)
+    assert tokenizer.pad_token_id == tokenizer.get_vocab()["<pad>"] == model.pad_id == before
+    assert model.network.get_input_embeddings().num_embeddings > model.pad_id
+    save_reward_model(model, tokenizer, tmp_path / "saved")
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").pad_token_id == model.pad_id
+
+
 def test_a_local_backbone_trains_end_to_end(backbone, train_config, tmp_path):
     config = dataclasses.replace(
         train_config("distance", max_steps=3, batch_size=8),

@@ -90,7 +90,7 @@ def test_a_name_on_the_hub_has_an_owner(name):
 
 
 def test_an_upload_is_neither_swept_nor_inherited(tmp_path):
-    with pytest.raises(UserError, match="a sweep uploads nothing"):
+    with pytest.raises(UserError, match="a sweep does not upload"):
         launch.show("sweep", ["hub.push=me/model", "seed=0,1"])
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text("- seed=3\n- hub.push=me/model\n")

@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 from helpers.families import VOCABULARY, tokenizer, write_family
+from helpers.other_models import lora_on
 from rmbench.config import BackboneConfig, LayoutName, LoraConfig
 from rmbench.data.cache import Cache
 from rmbench.data.items import Item
 from rmbench.data.text import TokenItem, encode
 from rmbench.errors import UserError
 from rmbench.modeling.features import FeatureStore
-from rmbench.modeling.layout import Padded
+from rmbench.modeling.layout import Padded, TextGroup
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.loading import load_reward_model, new_reward_model, save_reward_model
 from rmbench.modeling.tokenizer import load_tokenizer
@@ -202,6 +203,13 @@ def test_tokens_beyond_the_embedding_are_one_sentence(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         new_reward_model(backbone, None, seed=0)
     assert f"1 tokens of the tokenizer have ids beyond the {VOCABULARY} rows of the embedding: <extra" in caplog.text
+    model, own = new_reward_model(backbone, None, seed=0)
+    texts = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": f"b{end}"}] for end in ("", "<extra")]
+    texts[1][1]["content"] += f"{more - 1}>"
+    one, other = (TextGroup(f"row {i}", (ids,), len(ids)) for i, ids in enumerate(encode(texts, own)))
+    choose_layout(LayoutName.auto, model, [one], CPU)
+    with pytest.raises(UserError, match=rf"row 1: its text holds <extra{more - 1}> \(id {VOCABULARY}\)"):
+        choose_layout(LayoutName.auto, model, [one, other], CPU)
     beyond.chat_template = f"<extra{more - 1}>" + CHAT
     beyond.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"ids beyond the 400 rows .* The chat template writes them"):
@@ -239,3 +247,42 @@ def test_merged_adapters_give_the_rewards_of_the_adapted_model(tmp_path, family)
     assert expected.std() > 1e-3
     save_reward_model(model, own, tmp_path / "out")
     torch.testing.assert_close(plain_rewards(tmp_path / "out", groups), expected, rtol=0, atol=1e-5)
+
+
+def llama(folder, layers):
+    """A reward model that differs from others only in its number of layers."""
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=48,
+        bos_token_id=0, eos_token_id=1, pad_token_id=2, num_labels=1,
+    )  # fmt: skip
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """An adapter on a base of two layers, by peft alone."""
+    llama(tmp_path / "2", 2)
+    base = LlamaForSequenceClassification.from_pretrained(tmp_path / "2")
+    lora_on(base, tmp_path / "adapter", str(tmp_path / "2"), task="SEQ_CLS")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize(("layers", "says"), [(1, "its base lacks .*layers.1"), (3, "no weights for .*layers.2")])
+def test_an_adapter_whose_base_has_other_layers_is_refused(adapter, layers, says):
+    llama(adapter.parent / str(layers), layers)
+    file = adapter / "adapter_config.json"
+    settings = json.loads(file.read_text())
+    load_reward_model(str(adapter))  # on its own base
+    file.write_text(json.dumps(settings | {"base_model_name_or_path": str(adapter.parent / str(layers))}))
+    with pytest.raises(UserError, match=f"does not fit .*{says}") as refused:
+        load_reward_model(str(adapter))
+    assert "base_model_name_or_path" in str(refused.value)
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_broken_config_of_an_adapter_is_named(adapter, content):
+    (adapter / "adapter_config.json").write_text(content)
+    with pytest.raises(UserError, match=r"adapter_config\.json"):
+        load_reward_model(str(adapter))

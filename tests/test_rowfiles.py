@@ -140,8 +140,10 @@ def test_files_that_are_not_there(tmp_path):
         ("a.json", b'{"a": 1}', "a list of rows"),
         ("a.json", b'[{"a": 1},\n {"a": "\xff"}]', "line 2: not valid UTF-8"),
         ("a.json", b"[" * 100_000, "not JSON"),
-        ("a.csv", b"a,b,a\n1,2,3\n", "column stands twice"),
+        ("a.csv", b"a,b,a\n1,2,3\n", "column appears twice"),
         ("a.parquet", b"not parquet", "not readable as parquet"),
+        ("a.jsonl", b"\x28\xb5\x2f\xfd" + bytes(40), "First: zstd -d a.jsonl"),
+        ("a.csv", b"PK\x03\x04" + bytes(40), "First: unzip a.csv"),
     ],
 )
 def test_files_that_are_of_no_use(tmp_path, name, data, needle):

@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.data import write_jsonl
+from helpers.golden import processor
 from helpers.models import WORDS, make_checkpoint
 from rmbench.config import GpuConfig, ScoreConfig, ScoringConfig
 from rmbench.data.rowfiles import read_rows
@@ -35,6 +37,23 @@ def rows_of(path):
     rows = [row for _, row in read_rows(path)]
     assert rows
     return rows
+
+
+EXPORTED = Path(__file__).parent / "golden" / "exported"  # folders that rmbench's first format wrote, and their rewards
+
+
+@pytest.mark.parametrize("name", ["decoder_llama", "encoder_bert", "decoder_mlp"])
+def test_a_folder_of_a_former_version_gives_its_rewards(name, tmp_path):
+    expected = rows_of(EXPORTED / name / "rewards.jsonl")
+    source = write_jsonl(
+        tmp_path / "rows.jsonl", [{key: row[key] for key in ("prompt", "responses")} for row in expected]
+    )
+    run(str(EXPORTED / name), source, tmp_path / "rewards.jsonl")
+    rewards, stored = ([row["rewards"] for row in rows] for rows in (rows_of(tmp_path / "rewards.jsonl"), expected))
+    if processor() == (EXPORTED / "processor.txt").read_text().strip():
+        assert rewards == stored
+    else:
+        np.testing.assert_allclose(rewards, stored, atol=1e-6)
 
 
 def with_template(checkpoint, folder, template):
@@ -178,7 +197,7 @@ def test_input_output_and_checkpoints_are_checked_first(checkpoint, tmp_path):
     for source, target, models, says in [
         (tmp_path / "none.jsonl", "out.jsonl", checkpoint, "no such file"),
         (file, "out.txt", checkpoint, r"\.jsonl, \.parquet"),
-        (file, "out.jsonl", [checkpoint, checkpoint], "the same one twice"),
+        (file, "out.jsonl", [checkpoint, checkpoint], "the same checkpoint is given twice"),
         (file, "out.jsonl", str(tmp_path / "no" / "model"), "no such file or folder"),
     ]:
         with pytest.raises(UserError, match=says):

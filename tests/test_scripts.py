@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from helpers import paths
+from rmbench.config import BackboneConfig
+from rmbench.modeling.loading import new_reward_model
 
 
 @pytest.fixture
@@ -26,6 +28,14 @@ def test_a_contestant_of_the_training_benchmark(script, capsys, contestant):
     numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert numbers["pairs_per_second"] > 0
     assert 0 < numbers["share"] < 1
+
+
+def test_a_contestant_on_a_given_backbone(script, capsys, tmp_path):
+    model, tokenizer = new_reward_model(BackboneConfig(), "sdpa", 0)
+    model.network.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    script("bench_training", "--quick", f"--backbone={tmp_path}", "--one=rmbench")
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["pairs_per_second"] > 0
 
 
 @pytest.mark.slow
@@ -66,6 +76,26 @@ def acceptance(script, tmp_path, *only):
     return ended.value.code, {row["check"]: row["verdict"] for row in rows}
 
 
+def test_the_acceptance_run_fails_where_numbers_are_wrong(script, tmp_path, monkeypatch):
+    checks, numbers = paths.script("acceptance_checks"), "rewards and gradients against float64"
+
+    class Exchanged(checks.Padded):
+        """The pairs in the wrong order."""
+
+        def inputs(self, groups):
+            return super().inputs(groups[::-1])
+
+    monkeypatch.setattr(checks, "Shared", lambda pad, _multiple: Exchanged(pad))
+    code, verdicts = acceptance(script, tmp_path, numbers)
+    assert (code, verdicts) == (1, {numbers: "WRONG"})
+
+
+def test_the_acceptance_run_ends_in_time(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths.script("gpu_acceptance"), "SECONDS", 0.5)  # less than any run takes
+    code, verdicts = acceptance(script, tmp_path, "LoRA", "quickstart")
+    assert (code, set(verdicts.values())) == (0, {"skipped"})
+
+
 def test_the_acceptance_run_says_what_it_cannot_check_and_fails_where_something_is_wrong(script, tmp_path):
     numbers = "rewards and gradients against float64"
     code, verdicts = acceptance(script, tmp_path, numbers, "memory runs out")
@@ -80,8 +110,9 @@ def test_the_acceptance_run_says_what_it_cannot_check_and_fails_where_something_
 
 
 @pytest.mark.slow
-def test_the_whole_acceptance_run_dry(script, tmp_path):
+def test_the_whole_acceptance_run_dry(script, tmp_path, monkeypatch):
     module = paths.script("gpu_acceptance")
+    monkeypatch.setattr(module, "SECONDS", 3600)  # on a busy machine, every check all the same
     code, verdicts = acceptance(script, tmp_path, *module.CHECKS)
     assert code == 0, verdicts
     assert list(verdicts.values()).count("ok") >= 8

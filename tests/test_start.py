@@ -31,9 +31,10 @@ def test_nothing_heavy_is_imported(words, tmp_path):
     assert imported(words, tmp_path) == []
 
 
-def test_training_waits_for_no_figures_and_no_statistics():
-    late = ("matplotlib", "scipy.stats")
-    code = f"import json, sys, rmbench.train; print(json.dumps([m for m in {late!r} if m in sys.modules]))"
+def test_training_waits_only_for_what_a_step_needs():
+    late = ("matplotlib", "scipy.stats", "peft", "pandas", "sklearn", "datasets", "wandb", "tensorboard")
+    model = "from rmbench.modeling.loading import *; new_reward_model(BackboneConfig(), None, 0)"
+    code = f"import json, sys, rmbench.train; {model}; print(json.dumps([m for m in {late!r} if m in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert json.loads(done.stdout) == []
 

@@ -88,6 +88,7 @@ def test_shares_of_the_closest_and_the_farthest_third_by_hand(tmp_path):
     assert abs(scalars["share_closest_third"] - 7.5 / 52.5) < 1e-12
     assert abs(scalars["share_farthest_third"] - 27.5 / 52.5) < 1e-12
     assert abs(scalars["correlation_norm_distance"] - 1) < 1e-12
+    assert abs(scalars["rank_correlation_at_equal_error"] - 1) < 1e-12
     assert scalars["mean_weight"] == 1
     assert scalars["mean_distance"] == 17.5
 

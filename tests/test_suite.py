@@ -16,6 +16,7 @@ from helpers.models import WORDS, make_checkpoint
 from rmbench.benchmarks import suite
 from rmbench.benchmarks.registry import find
 from rmbench.benchmarks.scores import ScoreLog, ScoreRow, read_scores
+from rmbench.benchmarks.suite import mean_score
 from rmbench.benchmarks.suite_table import Number, SuiteTable, published
 from rmbench.commands import launch
 from rmbench.compare import compare
@@ -23,6 +24,8 @@ from rmbench.config import BenchmarkConfig, EvalConfig, GpuConfig
 from rmbench.config.names import SUITE
 from rmbench.errors import UserError
 from rmbench.evaluate import evaluate
+from rmbench.statistics.cells import TOO_FEW, Observation
+from rmbench.statistics.intervals import spread
 from rmbench.statistics.paired import holm
 
 
@@ -126,8 +129,16 @@ def test_the_table_is_that_of_seven_single_evaluations(model, whole, tmp_path, c
             assert a.distances == pytest.approx(b.distances, abs=1e-4)
     scores = [shown[name]["score"] for name in SUITE]
     assert shown["mean"]["score"] == pytest.approx(sum(scores) / 7)
-    low, high = shown["mean"]["interval"]
-    assert low < shown["mean"]["score"] < high
+    assert shown["mean"]["interval"] is None, "a dozen prompts, each in several benchmarks"
+    assert TOO_FEW in (folder / "suite.md").read_text()
+
+
+def test_prompts_that_benchmarks_share_are_one_cluster_in_their_mean():
+    rows = [ScoreRow(f"{i}", "a", (float(i % 3), 0.5), cluster=f"prompt {i}") for i in range(60)]
+    value, interval = mean_score({"pairs": rows, "ppe_preference": rows})
+    assert value == pytest.approx(2 / 3)
+    once = spread([Observation("a", row.cluster, float(row.scores[0] > 0.5)) for row in rows], {"a": 1.0})
+    assert interval == pytest.approx(once.of_score())  # the second benchmark says nothing new
 
 
 def test_what_an_earlier_benchmark_scored_is_not_scored_again(model, whole, tmp_path, monkeypatch):

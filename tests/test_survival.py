@@ -168,7 +168,7 @@ def test_too_many_skipped_steps_end_the_run_with_the_pairs(train_config, tmp_pat
 
 
 def test_a_second_process_is_kept_out_of_a_run_folder(train_config, tmp_path):
-    with runs.locked(tmp_path / "run"), pytest.raises(UserError, match="another process is at work"):
+    with runs.locked(tmp_path / "run"), pytest.raises(UserError, match="another process is using it"):
         train(train_config(), tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []
     train(train_config(max_steps=1), tmp_path / "run")
@@ -321,7 +321,7 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(train_config, small_dis
     metrics = train(config, small_disk / "run")
     assert metrics["steps"] == 8
     assert "no checkpoint at step 6" in caplog.text
-    assert "The run goes on" in caplog.text
+    assert "The run continues" in caplog.text
     assert {path.name for path in (small_disk / "run" / "checkpoints").iterdir()} == {"step-2", "step-4"}
     assert same(small_disk / "run", tmp_path / "whole")
     unfinished(small_disk / "run")

@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from rmbench.commands import launch
 from rmbench.config import GpuConfig
-from rmbench.cpus import SPINS, bound_spinning, usable_cpus
 from rmbench.errors import UserError
+from rmbench.machine import SPINS, bound_spinning
 from rmbench.modeling import threads
 from rmbench.modeling.threads import use_threads
 
@@ -32,7 +32,7 @@ def _threads_as_they_were():
 @pytest.fixture
 def four_cores(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(threads, "usable_cpus", lambda: 3)
+    monkeypatch.setattr(threads, "cores", lambda: 3)
     monkeypatch.setattr(threads, "_torchs_own", lambda: 4)
 
 
@@ -59,26 +59,6 @@ def test_one_thread_for_small_models_every_usable_core_for_others(monkeypatch):
 def test_threads_are_a_number_or_auto(value):
     with pytest.raises(UserError, match=r"gpu\.threads"):
         GpuConfig(threads=value)
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cgroup": "0::/\n", "cpu.max": "200000 100000\n"}, 2),
-        ({"cgroup": "0::/a/b\n", "a/b/cpu.max": "max 100000\n", "a/cpu.max": "350000 100000\n"}, 3),
-        ({"cgroup": "0::/elsewhere\n", "cpu.max": "50000 100000\n"}, 1),  # half a core is one
-        ({"cgroup": "3:cpu,cpuacct:/a\n", "cpu/a/cpu.cfs_quota_us": "200000", "cpu/a/cpu.cfs_period_us": "100000"}, 2),
-        ({"cgroup": "3:cpu:/\n4:memory:/\n", "cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
-        ({}, 64),
-    ],
-)
-def test_quotas_of_containers_count(monkeypatch, tmp_path, files, cores):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(64)), raising=False)
-    for name, text in files.items():
-        path = tmp_path / ("proc/self/cgroup" if name == "cgroup" else f"sys/fs/cgroup/{name}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    assert usable_cpus(tmp_path) == cores
 
 
 def test_spinning_is_bounded_unless_the_user_says_how(monkeypatch):

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from helpers.paths import needs_checkout, script
 from helpers.runs import recorded_pairs
 from rmbench.commands.compose import composed, config_object, without_hydra
 from rmbench.commands.launch import show
-from rmbench.config import DiagnoseConfig, TrackingConfig
+from rmbench.config import DiagnoseConfig, DiagnosticsConfig, Gradient, TrackingConfig, TrainConfig
 from rmbench.diagnose import diagnose
 from rmbench.diagnostics.figures import write_diagnostics
 from rmbench.diagnostics.records import SCHEMA
@@ -25,6 +26,7 @@ from rmbench.titles import title
 from rmbench.tracking import Named, Tracker, Trackers, WandbTracker, open_tracker, seen_online
 from rmbench.train import train
 
+panels = script("panels").panels
 N = 50
 TABLE = pa.table(
     {
@@ -289,6 +291,22 @@ def test_both_trackers_and_no_package(tmp_path, no_login, monkeypatch):
         open_tracker(TrackingConfig(name="tensorboard"), tmp_path, {}, Named("x"))
 
 
+@needs_checkout
+def test_every_key_of_the_documented_panels_is_logged(train_config, tmp_path, no_login):
+    config = train_config("distance", max_grad_norm=1.0, eval_steps=4)
+    config.tracking.name = "wandb"
+    config.diagnostics = DiagnosticsConfig(every=4, gradient=Gradient.exact, probe_pairs=12)
+    train(config, tmp_path / "run")
+    (run,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    records = all_records(run)
+    names = {name.partition("._type")[0] for row in logged(records) for name in row}
+    settings = {item.key: json.loads(item.value_json) for r in records for item in r.run.config.update}
+    assert len(panels()) == 10
+    assert {panel.key for panel in panels()} - {"pairs_scatter"} <= names
+    assert any(name.startswith("pairs_scatter") for name in names)
+    assert {"pairwise", "weighting"} <= settings["loss"].keys(), "that runs are grouped by"
+
+
 def test_name_job_tags_and_model_reach_wandb(tmp_path, no_login):
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "config.json").write_text("{}")
@@ -312,12 +330,21 @@ def test_name_job_tags_and_model_reach_wandb(tmp_path, no_login):
         (["seed=3", "dataset=local", "dataset.path=some/pairs.jsonl.gz"], "bt-tiny-pairs-seed3"),
         (["backbone=minilm", "dataset=hh_rlhf"], "bt-minilm-hh_rlhf-seed0"),
         (["backbone.name_or_path=models/mine", "loss.weighting=cosine"], "bt-cosine-mine-synthetic-seed0"),
+        (["loss.regularizer.l2=0.1", "seed=1"], "bt-l2_0.1-tiny-synthetic-seed1"),
+        (["loss=normbt", "loss.distance.exponent=0.5"], "normbt-exponent_0.5-tiny-synthetic-seed0"),
+        (["loss=eurus"], "eurus-tiny-synthetic-seed0"),
     ],
 )
 def test_a_run_is_called_by_what_it_is(words, expected):
     config = composed("train", words)
     assert title(config_object(without_hydra(config))) == expected
     assert str(without_hydra(config).run_dir).endswith(f"-{expected}")
+
+
+def test_a_config_made_in_python_is_called_by_its_regularizers():
+    config = TrainConfig()
+    config.loss.regularizer.centring = 0.01
+    assert title(config, []) == "bt-centring_0.01-tiny-synthetic-seed0"
 
 
 def test_both_trackers_are_typed_as_a_list():

@@ -116,8 +116,8 @@ def test_every_evaluation_has_a_line(caplog, clock):
     for step in (1, 2):
         assert watched.report(step, {"eval/accuracy": 0.5, "eval/loss": 0.25, "benchmark/score": 0.7}) == ""
     assert caplog.messages[:2] == [
-        "step 1/10: held-out pairs: accuracy 0.5, loss 0.25",
-        "step 1/10: benchmark: score 0.7",
+        "step 1/10: held-out pairs: accuracy 0.500, loss 0.2500",
+        "step 1/10: benchmark: score 0.700",
     ]
     assert len(caplog.messages) == 4
 

@@ -90,7 +90,7 @@ def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, inte
     elif compat:
         values |= {f"sections/{name}": 0.0 for name in absent}
     found = intervals_of(observations, numbers) if intervals else {}
-    known = {name: list(interval) for name, interval in found.items() if interval and values[name] is not None}
+    known = {name: interval and list(interval) for name, interval in found.items() if values[name] is not None}
     return {
         "score": values.pop("score"),
         "reason": "; ".join(reasons) or None,

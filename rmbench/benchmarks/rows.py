@@ -94,7 +94,7 @@ def load_items(rows: Iterable[Placed], parse: Callable[[Row], Item]) -> list[Ite
             raise UserError(f"{place}: {error}.") from error
         item = item if item.id else replace(item, id=f"row-{number}")
         if item.id in items:
-            raise UserError(f"{place}: the id {item.id!r} stands twice.")
+            raise UserError(f"{place}: the id {item.id!r} appears twice.")
         items[item.id] = item
     return list(items.values())
 

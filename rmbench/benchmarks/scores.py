@@ -132,7 +132,7 @@ def read_scores(path: Path) -> list[ScoreRow]:
         except (ValueError, TypeError) as error:
             raise UserError(f"{place}: not a line of scores: {error}.") from error
         if row.id in rows:
-            raise UserError(f"{place}: the id {row.id!r} stands twice, so it is not clear which score is which.")
+            raise UserError(f"{place}: the id {row.id!r} appears twice, so it is not clear which score is which.")
         rows[row.id] = row
     if not rows:
         raise UserError(f"{path}: no rows.")

@@ -45,7 +45,7 @@ def members(config: BenchmarkConfig) -> Members:
             found.items[name] = find(name).load(alone)
         except UserError as error:
             found.missing[name] = str(error)
-            logger.warning("%s is left out. %s", name, error)
+            logger.warning("%s is skipped. %s", name, error)
     if not found.items:
         raise UserError(
             "No benchmark of the suite can be read. Give benchmark.paths={NAME: FILE, ...}, or connect once."

@@ -13,7 +13,7 @@ import yaml
 from rich.table import Table
 
 from rmbench.files import Json
-from rmbench.statistics.cells import Interval
+from rmbench.statistics.cells import TOO_FEW, Interval
 
 MEAN = "mean"
 SHORT = {
@@ -145,8 +145,10 @@ def _percent(score: float | None) -> str:
 
 
 def _interval(number: Number) -> str:
-    if number.score is None or number.interval is None:
+    if number.score is None:
         return ""
+    if number.interval is None:
+        return TOO_FEW
     return "[{:.1f}, {:.1f}]".format(*(100 * bound for bound in number.interval))
 
 

@@ -1,4 +1,4 @@
-"""Names in a config that stand for a part: each is looked up when the config is composed, before anything starts."""
+"""Names of parts in a config: each is looked up when the config is composed, before anything starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ JUDGEBENCH_SPLITS = ("gpt", "claude")
 
 
 def check_names(config: DictConfig, built: Checked) -> None:
-    """Refuse a name that stands for nothing.
+    """Refuse an unknown name.
 
     Args:
         config: of one job.

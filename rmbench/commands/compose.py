@@ -103,7 +103,7 @@ def combinations(command: str, overrides: list[Override], config_dir: str | None
         UserError: one of the values is refused.
     """
     jobs = expanded(command, overrides, config_dir)
-    seen: set[str] = set()
+    seen = set(fixed_overrides(overrides)) if len(jobs) == 1 else set()  # composed already
     for job in jobs:
         if not seen.issuperset(job):
             composed(command, [override for override in job if not override.startswith("hydra.sweeper.")], config_dir)

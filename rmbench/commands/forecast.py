@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 from rmbench.commands import ranks
 from rmbench.commands.compose import composed, config_object, without_hydra
-from rmbench.config import GpuConfig, Strategy, TrainConfig
+from rmbench.config import Strategy, TrainConfig
 from rmbench.errors import UserError
 
 MOST_SETTINGS = 12  # that are composed: each takes a tenth of a second
@@ -47,13 +48,13 @@ def _estimate(jobs: Sequence[list[str]], config_dir: str | None, here: bool) -> 
     from rmbench.modeling.planning import plan  # torch and transformers, which a run needs as well
     from rmbench.modeling.workload import SHARE, most_work
 
-    operations, longest, gpus, shapes, plans = 0.0, 0, [], [], []
+    operations, longest, configs, shapes, plans = 0.0, 0, [], [], []
     for overrides, runs in settings.items():
         config = config_object(without_hydra(composed("train", list(overrides), config_dir)))
         assert isinstance(config, TrainConfig)
         work = most_work(config)
         operations, longest = operations + runs * work.operations, max(longest, work.text_tokens)
-        gpus.append(config.gpu)
+        configs.append(config)
         steps = config.training
         shape = (config.backbone, config.gpu, steps.gradient_checkpointing, steps.micro_batch_tokens)
         if config.backbone.name_or_path is not None and shape not in shapes:
@@ -62,9 +63,10 @@ def _estimate(jobs: Sequence[list[str]], config_dir: str | None, here: bool) -> 
     long = f"each text taken to be {longest:,} tokens long, the most that is allowed"
     if plans:
         long += f"; {max(plans, key=lambda one: one.memory.total(one.tokens)).text()}"
-    if not here or gpus[0].strategy is not Strategy.none or any(gpu != gpus[0] for gpu in gpus):
+    gpu = configs[0].gpu
+    if not here or gpu.strategy is not Strategy.none or any(config.gpu != gpu for config in configs):
         return f"with at most {operations:.1e} floating-point operations, {long}"
-    device, rate = _matrix_rate(gpus[0])
+    device, rate = _matrix_rate(configs[0])
     return (
         f"for at most {_time(operations / (SHARE * rate))} ({device}), {long}, at {100 * SHARE:.0f} % (assumed) of the "
         f"{rate / 1e12:.2g} TFLOP/s of the device's matrix products"
@@ -76,14 +78,15 @@ def _free(override: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
-def _matrix_rate(gpu: GpuConfig) -> tuple[str, float]:
+def _matrix_rate(config: TrainConfig) -> tuple[str, float]:
     """The device of a run in this process, and the rate that the run would measure itself."""
     import torch
 
     from rmbench.modeling.devices import make_accelerator
     from rmbench.modeling.throughput import matrix_rate
+    from rmbench.modeling.workload import gains_from_bf16
 
-    accelerator = make_accelerator(gpu)
+    accelerator = make_accelerator(config.gpu, large=partial(gains_from_bf16, config.backbone))
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     return accelerator.device.type, matrix_rate(accelerator.device, dtype)
 

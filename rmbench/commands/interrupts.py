@@ -1,4 +1,4 @@
-"""Ctrl-C is Ctrl-C, also where it falls into the import of a library that makes an error of its own out of it."""
+"""Ctrl-C stops the program also during the import of a library that turns it into another error."""
 
 from __future__ import annotations
 

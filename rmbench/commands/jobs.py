@@ -289,7 +289,7 @@ def _headline(error: BaseException) -> str:
 
 
 def _way_on() -> str:
-    """The command that goes on where the last job stopped; empty if there is none."""
+    """The command that resumes the last stopped job; empty if there is none."""
     if SweepCallback.folder is not None:
         return f"The same overrides with sweep_dir={shlex.quote(str(SweepCallback.folder))} go on with it."
     folder = _outcomes[-1].folder if _outcomes else None

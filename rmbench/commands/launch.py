@@ -170,7 +170,7 @@ def _is_launcher(override: str) -> bool:
 
 @dataclass(frozen=True)
 class Placing:
-    """Where the runs of a sweep go on: overrides that say so, a line about it, and whether it can be followed here."""
+    """Where the runs of a sweep are executed: overrides, a line about it, and whether it can be followed here."""
 
     overrides: tuple[str, ...] = ()
     line: str = ""

@@ -23,7 +23,7 @@ from rmbench.paths import conf_dir
 
 FIGURES = Path("outputs/losses")
 SHOWN_MARGINS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
-BAR = 24  # letters
+BAR = 20  # letters
 
 
 def show(name: str | None, as_markdown: bool = False) -> None:
@@ -47,7 +47,7 @@ def all_cards() -> list[Card]:
 
 
 def card(name: str) -> Card:
-    """The card of an option, or of a part of a user's own: `module:name`, or `loss.KEY=module:name` for a function.
+    """The card of an option, or of a custom part: `module:name`, or `loss.KEY=module:name` for a function.
 
     A plain `module:function` is taken for a pairwise loss.
 
@@ -75,7 +75,7 @@ def _schema() -> DictConfig:
 
 
 def _own_card(name: str) -> Card:
-    """Bradley-Terry with the part of one's own, or the pairwise loss of one's own."""
+    """Bradley-Terry with the custom part, or the custom pairwise loss."""
     key, _, target = name.rpartition("=")
     key = key or own_key(target)
     configs = {
@@ -84,7 +84,7 @@ def _own_card(name: str) -> Card:
         "loss.regularizer.own": lambda: LossConfig(regularizer=RegularizerConfig(own=target)),
     }
     if key not in configs:
-        raise UserError(f"{name}: no part of a loss can be your own by this key. These can: {', '.join(configs)}.")
+        raise UserError(f"{name}: this key does not take your own function. These do: {', '.join(configs)}.")
     return Card(name, "a part of your own", configs[key]())
 
 
@@ -99,7 +99,7 @@ def show_list(cards: list[Card]) -> None:
         table.add_row(one.name, Text(described.formula + weight), "ratings" if one.loss.needs_rating else "")
     terminal = console()
     terminal.print(table)
-    terminal.print(f"{SYMBOLS}.\nloss.weighting=distance gives any of them NormBT's weight.", highlight=False)
+    terminal.print(f"{SYMBOLS}.\nloss.weighting=distance adds NormBT's weight to any of them.", highlight=False)
 
 
 def show_card(one: Card) -> None:
@@ -136,7 +136,7 @@ def weight_table(one: Card) -> Table:
     table.add_column("margin", justify="right")
     for value in found:
         table.add_column(f"{value:g}" if what else "weight", justify="right")
-    table.add_column("")
+    table.add_column("at μ" if what.endswith("/ μ") else "", no_wrap=True)
     weights = [found[value][1].tolist() for value in found]
     middle = weights[len(weights) // 2]
     largest = max(map(abs, middle)) or 1.0

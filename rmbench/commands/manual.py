@@ -18,25 +18,25 @@ from rmbench.errors import UserError
 from rmbench.paths import conf_dir
 
 SPECIAL = {
-    "FILE.yaml": "a recipe: keys and groups in a file; overrides on the line win",
-    "from=RUN": "repeat a run: the overrides it recorded, then the new ones; its folder is not inherited",
-    "hydra/launcher=parallel": "rmbench sweep: a run on each GPU; runs of small models on a CPU go side by side anyway",
-    "hydra.launcher.n_jobs=N": "rmbench sweep: so many runs at once; 1 is one after the other",
-    "hydra/launcher=slurm": "rmbench sweep: each run a job of a Slurm cluster; hydra.launcher.partition=NAME",
+    "FILE.yaml": "a recipe: keys and groups in a file; later overrides take precedence",
+    "from=RUN": "repeat a run: its recorded overrides, then the new ones, in a new folder",
+    "hydra/launcher=parallel": "rmbench sweep: one run per GPU; on a CPU, runs of small models are parallel by default",
+    "hydra.launcher.n_jobs=N": "rmbench sweep: number of parallel runs; 1: one after another",
+    "hydra/launcher=slurm": "rmbench sweep: one Slurm job per run; hydra.launcher.partition=NAME",
 }
 FLAGS = {
-    "-q, --quiet": "results, warnings and errors alone",
-    "-v, --verbose": "more messages; of a sweep those of every run",
-    "-m, --multirun": "what `rmbench sweep` sets: a key may have several values",
+    "-q, --quiet": "show only results, warnings and errors",
+    "-v, --verbose": "also show messages of transformers, datasets and huggingface_hub; in a sweep, those of every run",
+    "-m, --multirun": "set by `rmbench sweep`: a key may have several values",
     "--config-dir DIR": "a folder of your own options (DIR/loss/mine.yaml -> loss=mine)",
     "--cfg job, --info": "print what Hydra composes, and from where",
     "--hydra-help": "every flag of Hydra",
-    "-h, --help [GROUP | all]": "two screens; a group's options and keys; this page",
+    "-h, --help [GROUP | all]": "short help; options and keys of a group; this page",
 }
 
 
 ALL = "all"
-BY_MODEL = "training=auto takes, by the model (of/random: backbone=tiny, as in a bare run)"
+BY_MODEL = "training=auto takes, by the model (of/random: backbone=tiny)"
 MATTER = {  # of the commands with many keys; the others show those of their own
     "train": (
         "seed", "run_dir", "dataset.path", "dataset.max_length", "backbone.name_or_path", "backbone.lora.r",
@@ -122,7 +122,8 @@ def _by_model() -> list[tuple[str, str]]:
 
 
 def _starred(group: Group) -> list[str]:
-    return [f"*{option}" if option == group.default else option for option in group.options]
+    """The options that people name; those in a folder are chosen by others, as by training=auto."""
+    return [f"*{option}" if option == group.default else option for option in group.options if "/" not in option]
 
 
 def _names(group: Group) -> str:

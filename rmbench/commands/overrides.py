@@ -62,7 +62,7 @@ def _suite(override: str) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    """`text` as one value of Hydra's grammar, whatever characters it holds."""
+    """`text` as one value of Hydra's grammar, with any characters."""
     return "'" + text.replace("'", "\\'") + "'"
 
 
@@ -125,7 +125,7 @@ def _no_value(text: str, command: str) -> str:
         meant = [_key_for(Path(text), command) + text]
     elif not meant:
         meant = [f"{key}=VALUE" for key in nearest(text, _places(command))]
-    return f"{text!r} is not KEY=VALUE.{did_you_mean(meant)} `rmbench {command} --help` lists every key."
+    return f"{text!r} is not KEY=VALUE.{did_you_mean(meant)} `rmbench {command} --help all` lists every key."
 
 
 def _key_for(place: Path, command: str) -> str:
@@ -158,7 +158,7 @@ def _check_key(override: Override, command: str) -> None:
         raise UserError(f"{override.input_line}: `{key}` belongs to rmbench {elsewhere[0]}, not to rmbench {command}.")
     near = nearest(key, known)
     hint = did_you_mean(near) or f" Groups: {', '.join(groups(command))}."
-    raise UserError(f"{override.input_line}: no key `{key}`.{hint} `rmbench {command} --help` lists every key.")
+    raise UserError(f"{override.input_line}: no key `{key}`.{hint} `rmbench {command} --help all` lists every key.")
 
 
 def _check_option(override: Override, command: str) -> None:
@@ -179,12 +179,12 @@ def _check_place(override: Override, multirun: bool) -> None:
         files = "in a file of the group `experiment` or `sweep`"
         raise UserError(f"{text}: give the values as overrides, KEY=VALUE,VALUE, or {files}.")
     if key in ("sweep", "experiment") and override.is_sweep_override():
-        raise UserError(f"{text}: one {key} at a time; it may list combinations of its own.")
+        raise UserError(f"{text}: one {key} at a time; it may list several combinations.")
     if key == "run_dir" and multirun:
-        raise UserError(f"{text}: every run of a sweep has its own folder; write sweep_dir=FOLDER for the one around.")
+        raise UserError(f"{text}: each run of a sweep has its own folder; set sweep_dir=FOLDER instead.")
     if key == "hub.push" and multirun:
         once = f"rmbench train from=RUN run_dir=RUN training.resume=true {text}"
-        raise UserError(f"{text}: a sweep uploads nothing. For the run that you choose: {once}")
+        raise UserError(f"{text}: a sweep does not upload. To upload one of its runs: {once}")
     if key == "sweep_dir" and multirun and override.is_sweep_override():
         raise UserError(f"{text}: a sweep has one folder.")
     if key in ("sweep", "sweep_dir") and not multirun:
@@ -215,7 +215,7 @@ def repeated(overrides: list[str]) -> Repeated:
     if not runs:
         return Repeated(overrides)
     if len(runs) > 1:
-        raise UserError("from= names one run; it is given twice.")
+        raise UserError("from= is given twice; it names one run.")
     new = [override for override in overrides if not override.startswith("from=")]
     replaced = {key_of(override) for override in new} | NOT_INHERITED
     kept, notes = [], []

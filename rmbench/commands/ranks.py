@@ -24,9 +24,9 @@ from omegaconf import OmegaConf, open_dict
 
 from rmbench import runs
 from rmbench.config import GpuConfig, Strategy, TrainConfig
-from rmbench.cpus import usable_cpus
 from rmbench.errors import Stopped, UserError
 from rmbench.files import Json
+from rmbench.machine import cores
 
 PARENT = "RMBENCH_PARENT"  # the process that started a group, for its ranks
 SAVING_SECONDS = 600  # that the ranks have for a last checkpoint after a signal
@@ -41,18 +41,22 @@ def rank() -> int:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
         if not os.environ.get(name, "0").isdecimal():
             raise UserError(
-                f"{name}={os.environ[name]} in the environment: a launcher such as torchrun puts a number there.\n"
+                f"{name}={os.environ[name]} in the environment: a launcher such as torchrun sets it to a number.\n"
                 f"Without one: unset {name}"
             )
     place, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     missing = [name for name in ("RANK", "MASTER_ADDR") if name not in os.environ]
-    if size > 1 and missing:
+    makes_a_group = "LOCAL_RANK" if "LOCAL_RANK" in os.environ else "WORLD_SIZE" if size > 1 else None
+    if makes_a_group and missing:
         raise UserError(
-            f"WORLD_SIZE={size} in the environment without {' and '.join(missing)}: a launcher such as torchrun sets"
-            " all of them.\nWithout one: unset WORLD_SIZE"
+            f"{makes_a_group}={os.environ[makes_a_group]} in the environment without {' and '.join(missing)}:"
+            f" a launcher such as torchrun sets all of them.\nWithout one: unset {makes_a_group}"
         )
     if in_group() and place >= size:
-        raise UserError(f"RANK={place} and WORLD_SIZE={size} in the environment: ranks count from 0 to {size - 1}.")
+        raise UserError(
+            f"RANK={place} and WORLD_SIZE={size} in the environment: ranks count from 0 to WORLD_SIZE - 1.\n"
+            "Without a launcher: unset RANK WORLD_SIZE"
+        )
     return place
 
 
@@ -101,7 +105,7 @@ def train_in_group(config: TrainConfig, folder: Path) -> None:
             shutdown_timeout=SAVING_SECONDS,
         )
         started_by = {PARENT: str(os.getpid())}
-        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, usable_cpus() // count)))}
+        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // count)))}
         try:
             with patch.dict(os.environ, threads | started_by):
                 elastic_launch(launch, sys.executable)("-m", "rmbench.commands.ranks", str(job), str(folder))

@@ -25,11 +25,11 @@ COMMANDS: dict[str, Command] = {
         job="rmbench.train:train",
         about="Train one reward model.",
         examples={
-            "rmbench train loss=normbt": "NormBT on the built-in data, offline",
-            "rmbench train loss=normbt training.epochs=2": "a group's option and a key",
+            "rmbench train loss=normbt": "NormBT on the built-in data, without a network",
+            "rmbench train loss=normbt training.epochs=2": "an option of a group, and a key",
             "rmbench train dataset=local dataset.path=pairs.jsonl": "your own pairs",
-            "rmbench train examples/lora_decoder.yaml seed=1": "a recipe: a YAML file of keys; and a key in its place",
-            "rmbench train from=RUN seed=1": "a run again, with what is new",
+            "rmbench train examples/lora_decoder.yaml seed=1": "a recipe (a YAML file of keys), and an override",
+            "rmbench train from=RUN seed=1": "repeat a run with other values",
         },
     ),
     "eval": Command(
@@ -39,22 +39,22 @@ COMMANDS: dict[str, Command] = {
         examples={
             "rmbench eval checkpoint=RUN benchmark=rewardbench": "a run on RewardBench",
             "rmbench eval checkpoint=HUB_ID benchmark=suite": "seven benchmarks, one table",
-            "rmbench eval": "the newest run, the benchmark that fits it",
+            "rmbench eval": "the newest run, on the benchmark that suits it",
             "rmbench eval checkpoint=HUB_ID benchmark=pairs benchmark.path=pairs.jsonl": "any model on your own pairs",
             "rmbench eval checkpoint=POLICY reference=BASE score.beta=0.1": "a policy trained by DPO",
-            "rmbench eval checkpoint=http://HOST:PORT scorer=vllm": "a model that a server has loaded",
+            "rmbench eval checkpoint=http://HOST:PORT scorer=vllm": "a model on a server",
         },
         shares=True,
     ),
     "score": Command(
         config="score",
         job="rmbench.score:score",
-        about="Rewards for a file of prompts and responses; best of N.",
+        about="Score a file of prompts and responses; select the best of N.",
         examples={
-            "rmbench score score.input=answers.jsonl score.output=rewards.jsonl": "by the newest run",
-            "rmbench score score.input=answers.jsonl score.output=best.jsonl score.best_of=16": "the best ones",
+            "rmbench score score.input=answers.jsonl score.output=rewards.jsonl": "rewards of the newest run",
+            "rmbench score score.input=answers.jsonl score.output=best.jsonl score.best_of=16": "best of 16 responses",
             "rmbench score checkpoint=[RUN,RUN] score.input=gold.jsonl score.output=curve.jsonl score.best_of=64": (
-                "with gold scores in the file: what the choice is worth against N"
+                "with gold scores in the file: gold score of the chosen response against N"
             ),
         },
         shares=True,
@@ -62,35 +62,35 @@ COMMANDS: dict[str, Command] = {
     "diagnose": Command(
         config="diagnose",
         job="rmbench.diagnose:diagnose",
-        about="Study gradient size against distance, pair by pair, on any data.",
+        about="Measure gradient norm against distance, pair by pair, on any data.",
         examples={
             "rmbench diagnose": "the newest run",
-            "rmbench diagnose checkpoint=RUN": "a run's model on the built-in data",
+            "rmbench diagnose checkpoint=RUN": "the model of a run on the built-in data",
             "rmbench diagnose checkpoint=RUN benchmark=rewardbench": "the same on a benchmark",
-            "rmbench diagnose backbone=minilm dataset=local dataset.path=pairs.jsonl": "a backbone before any training",
+            "rmbench diagnose backbone=minilm dataset=local dataset.path=pairs.jsonl": "a backbone before training",
         },
         shares=True,
     ),
     "inspect": Command(
         config="inspect",
         job="rmbench.inspect_data:inspect",
-        about="What a dataset looks like to a backbone, before hours are spent on it; exit 1 if a run would be ruined.",
+        about="Check a dataset before training; exit code 1 if a finding would ruin a run.",
         examples={
             "rmbench inspect dataset=local dataset.path=pairs.jsonl backbone=minilm": "your own pairs",
-            "rmbench inspect dataset=hh_rlhf backbone=qwen3_0_6b benchmark=rewardbench": "overlap with a test",
-            "rmbench inspect dataset=helpsteer3 export=pairs.parquet": "the pairs in TRL's form",
+            "rmbench inspect dataset=hh_rlhf backbone=qwen3_0_6b benchmark=rewardbench": "overlap with a benchmark",
+            "rmbench inspect dataset=helpsteer3 export=pairs.parquet": "write the pairs in TRL's format",
         },
     ),
     "sweep": Command(
         config="train",
         job="rmbench.train:train",
-        about="Train every combination of the values given; one table over all runs.",
+        about="Train every combination of comma-separated values; one table over all runs.",
         examples={
-            "rmbench sweep loss=bt,normbt seed=0,1,2": "six runs, mean and sd over seeds",
+            "rmbench sweep loss=bt,normbt seed=0,1,2": "six runs; mean and standard deviation over seeds",
             "rmbench sweep sweep=bt_normbt": "the same from a file",
-            "rmbench sweep experiment=paper_skywork seed=0": "a published grid, one seed; `train` runs its first cell",
-            "rmbench sweep sweep_dir=DIR loss=bt,normbt seed=0,1,2": "go on in DIR; finished runs stay",
-            "rmbench sweep from=RUN seed=0,1,2": "a run again, on three seeds",
+            "rmbench sweep experiment=paper_skywork seed=0": "a published grid; `train` runs its first cell",
+            "rmbench sweep sweep_dir=DIR loss=bt,normbt seed=0,1,2": "continue in DIR; finished runs are skipped",
+            "rmbench sweep from=RUN seed=0,1,2": "repeat a run with three seeds",
         },
     ),
 }

@@ -60,7 +60,7 @@ def show(folder: Path, sort: str = "age", as_json: bool = False) -> None:
         )
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: no such folder. `rmbench train` makes outputs/; `rmbench runs DIR` lists another one."
+            f"{folder}: no such folder. `rmbench train` creates outputs/; `rmbench runs DIR` lists another folder."
         )
     found = sorted_by(sort, [listed(path) for path in run_folders(folder)])
     if as_json:
@@ -137,7 +137,7 @@ def page(found: list[Listed]) -> Text:
 
 
 def way_on(folder: Path) -> str:
-    """The command that goes on with a run, or starts it again where nothing was learnt; empty if it recorded none."""
+    """The command that resumes a run, or restarts it without a checkpoint; empty if no overrides were recorded."""
     if not (folder / ".hydra" / "overrides.yaml").is_file():
         return ""
     place = shlex.quote(str(folder))

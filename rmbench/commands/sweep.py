@@ -113,7 +113,7 @@ def shown(total: int) -> Iterator[Screen]:
 
 
 def result(notice: Json) -> str:
-    """How a run ended, as its line says it.
+    """How a run ended, as text.
 
     >>> result({"error": None, "accuracy": 0.8125, "seconds": 14.2})
     'accuracy 0.812, 14 s'

@@ -1,6 +1,6 @@
 """Keys that no chosen part reads.
 
-Given for nothing, such a key is an error that says what would read it. In a sweep, the runs that do not read a key
+Setting such a key is an error that names the parts that read it. In a sweep, the runs that do not read a key
 leave it out, so that those that would be equal are one run.
 """
 

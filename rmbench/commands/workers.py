@@ -38,7 +38,7 @@ def side_by_side(screen: Screen, single_thread: bool) -> Iterator[None]:
     received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        """A run that has not begun when the board says so does not begin."""
+        """A run that has not started when the board requests a stop does not start."""
         if received and number == signal.SIGINT:
             signal.default_int_handler(number, frame)
         received.append(number)
@@ -63,7 +63,7 @@ def side_by_side(screen: Screen, single_thread: bool) -> Iterator[None]:
     if received and received[0] == signal.SIGINT:
         raise KeyboardInterrupt
     if received:
-        raise Stopped(f"{signal.Signals(received[0]).name}: stopped; what the runs have learnt is saved.", received[0])
+        raise Stopped(f"{signal.Signals(received[0]).name}: stopped; the progress of the runs is saved.", received[0])
 
 
 _follows_parent = False

@@ -24,7 +24,7 @@ from rmbench.errors import UserError
 from rmbench.knobs import Checked, knob
 
 # What several commands share, defined once.
-LAYOUT = "shared (each prompt computed once), padded, or what the backbone allows"
+LAYOUT = "shared (each prompt computed once), padded, or auto: shared if the backbone allows it"
 
 
 @dataclass
@@ -41,9 +41,9 @@ class TrainConfig(Checked):
     tracking: TrackingConfig = MISSING
     hub: HubConfig = field(default_factory=HubConfig)
     layout: LayoutName = knob(LayoutName.auto, LAYOUT)
-    seed: int = knob(0, "of the head's initial weights and of the order of the pairs", low=0, below=2**32)
-    run_dir: str = knob(MISSING, "the run's folder (rmbench train)")
-    sweep_dir: str = knob(MISSING, "the folder of a sweep's runs (rmbench sweep)")
+    seed: int = knob(0, "seed of the head's initial weights and of the order of the pairs", low=0, below=2**32)
+    run_dir: str = knob(MISSING, "folder of the run (rmbench train)")
+    sweep_dir: str = knob(MISSING, "folder of the sweep's runs (rmbench sweep)")
 
     def check(self) -> None:
         """A run is evaluated; scoring a benchmark during training needs one."""
@@ -61,13 +61,14 @@ class EvalConfig(ScoredModelConfig):
     _: KW_ONLY
     layout: LayoutName = knob(LayoutName.auto, LAYOUT)
     checkpoint: str | None = knob(
-        None, "run folder, its checkpoint, any local folder or Hub id, a server's address; null: newest run"
+        None, "run folder, its checkpoint, any local folder, Hub id, or server address; null: the newest run"
     )
-    scores: str | None = knob(None, "a scores.jsonl: form its numbers without the model")
+    scores: str | None = knob(None, "a scores.jsonl: compute the results from it, without the model")
     compat: Compat = knob(
-        Compat.none, "rewardbench: its text path (doubled BOS masked, its pooling), an absent section counts 0"
+        Compat.none,
+        "rewardbench: tokens and pooling as in its code (doubled BOS masked), an absent section counts as 0",
     )
-    run_dir: str | None = knob(None, "where the scores go; null is RUN/eval/BENCHMARK")
+    run_dir: str | None = knob(None, "folder for the scores; null: RUN/eval/BENCHMARK")
 
 
 @dataclass
@@ -75,10 +76,14 @@ class ScoringConfig(PolicyConfig):
     """What `rmbench score` reads and writes."""
 
     prefix: ClassVar[str] = "score."
-    input: str | None = knob(None, "prompts with responses: jsonl, json, csv, parquet; - is standard input (jsonl)")
-    output: str | None = knob(None, "the rows with their rewards: .jsonl or .parquet; - is standard output (jsonl)")
-    best_of: int | None = knob(None, "pick the best of the first N responses of each prompt", low=1)
-    max_length: int | None = knob(None, "tokens of prompt and response; null is min(context, 2048)", low=8)
+    input: str | None = knob(
+        None, "file of prompts and responses (jsonl, json, csv, parquet); -: standard input (jsonl)"
+    )
+    output: str | None = knob(
+        None, "file for the rows with their rewards (.jsonl, .parquet); -: standard output (jsonl)"
+    )
+    best_of: int | None = knob(None, "select the best of the first N responses to each prompt", low=1)
+    max_length: int | None = knob(None, "maximum tokens of prompt and response; null: min(context, 2048)", low=8)
 
 
 @dataclass
@@ -90,13 +95,13 @@ class ScoreConfig(ScoredModelConfig):
     score: ScoringConfig = field(default_factory=ScoringConfig)
     layout: LayoutName = knob(LayoutName.auto, LAYOUT)
     checkpoint: Any = knob(
-        None, "run folder, any local folder or Hub id, a server's address, or a list [A,B] of them; null: newest run"
+        None, "run folder, any local folder, Hub id, server address, or a list [A,B] of them; null: the newest run"
     )
 
 
 def _check_evaluated(dataset: DatasetConfig) -> None:
     if dataset != MISSING and dataset.eval_size == 0:  # a config made in Python may leave the group out
-        raise UserError("dataset.eval_size=0: evaluation pairs are needed here; only `rmbench inspect` does without.")
+        raise UserError("dataset.eval_size=0: evaluation pairs are needed; only `rmbench inspect` works without them.")
 
 
 @dataclass
@@ -111,17 +116,17 @@ class DiagnoseConfig(Checked):
     layout: LayoutName = knob(LayoutName.auto, LAYOUT)
     checkpoint: str | None = knob(
         None,
-        "run folder, its checkpoint, any local folder or Hub id; without it the newest finished run, or with backbone="
-        " that one as it comes, with a new head",
+        "run folder, its checkpoint, any local folder or Hub id; null: the newest finished run, or with backbone="
+        " that backbone with a new head",
     )
-    against: str | None = knob(None, "a second checkpoint: accuracy of both by distance bin")
-    pairs: int = knob(1000, "measure at most so many pairs, evenly spread over the data", low=10)
-    direction_pairs: int = knob(128, "pairs whose gradients are compared in direction; 0 is none", low=0)
+    against: str | None = knob(None, "second checkpoint: compare the accuracy of both by distance bin")
+    pairs: int = knob(1000, "maximum number of pairs to measure, evenly spread over the data", low=10)
+    direction_pairs: int = knob(128, "number of pairs whose gradient directions are compared; 0: none", low=0)
     micro_batch_tokens: int | None = knob(
-        None, "tokens per forward and backward pass; null depends on the device", low=1
+        None, "tokens per forward and backward pass; null: depends on the device", low=1
     )
-    seed: int = knob(0, "of a new head's initial weights and of the bootstrap", low=0, below=2**32)
-    run_dir: str | None = knob(None, "where the study goes; null is RUN/diagnose/DATA or outputs/diagnose/MODEL/DATA")
+    seed: int = knob(0, "seed of a new head's initial weights and of the bootstrap", low=0, below=2**32)
+    run_dir: str | None = knob(None, "folder for the study; null: RUN/diagnose/DATA or outputs/diagnose/MODEL/DATA")
 
     def check(self) -> None:
         """Held-out pairs are what is studied."""
@@ -135,9 +140,11 @@ class InspectConfig(Checked):
     backbone: BackboneConfig = MISSING
     dataset: DatasetConfig = MISSING
     benchmark: BenchmarkConfig = MISSING
-    rows: int = knob(3, "so many pairs are shown as the model sees them", low=0)
-    export: str | None = knob(None, "write the pairs here in TRL's form (.jsonl, .parquet), evaluation pairs beside it")
-    run_dir: str = knob(MISSING, "where inspection.json and inspection.html go")
+    rows: int = knob(3, "number of pairs to show as the model sees them", low=0)
+    export: str | None = knob(
+        None, "file to write the pairs to, in TRL's format (.jsonl, .parquet); evaluation pairs go to a second file"
+    )
+    run_dir: str = knob(MISSING, "folder for inspection.json and inspection.html")
 
 
 SCHEMAS: dict[str, type] = {

@@ -17,22 +17,22 @@ class SyntheticConfig(Checked):
     """Knobs of the built-in data; used only by `dataset=synthetic`."""
 
     prefix: ClassVar[str] = "dataset.synthetic."
-    seed: int = knob(0, "which data are made; independent of the run's seed", low=0)
+    seed: int = knob(0, "seed of the generator; independent of the run's seed", low=0)
     version: int = knob(
         1,
-        "of the generator; in 2 no section is solved above 0.6 without its prompt",
+        "version of the generator; in version 2 no section is solved above 0.6 without its prompt",
         low=1,
         high=2,
     )
     chat: float = knob(
-        1.0, "share of chat pairs in training, relative to the other sections; test pairs are even", low=0
+        1.0, "share of chat pairs in training, relative to the other sections; test pairs have equal shares", low=0
     )
     chat_hard: float = knob(1.0, "share of chat_hard pairs in training", low=0)
     safety: float = knob(1.0, "share of safety pairs in training", low=0)
     reasoning: float = knob(1.0, "share of reasoning pairs in training", low=0)
     label_noise: float = knob(0.0, "share of training pairs whose label is flipped", low=0, high=1)
     near_duplicates: float = knob(
-        0.0, "share of training pairs replaced by near-identical ones with coin-flip labels", low=0, high=1
+        0.0, "share of training pairs replaced by near-identical ones with random labels", low=0, high=1
     )
 
     def check(self) -> None:
@@ -46,11 +46,11 @@ class NoiseConfig(Checked):
     """Noise put into training pairs on purpose, for experiments."""
 
     prefix: ClassVar[str] = "dataset.noise."
-    seed: int = knob(0, "which pairs are changed; independent of the run's seed", low=0)
-    label_flips: float = knob(0.0, "share of training pairs whose sides are swapped", low=0, high=1)
+    seed: int = knob(0, "seed that selects the changed pairs; independent of the run's seed", low=0)
+    label_flips: float = knob(0.0, "share of training pairs with swapped labels", low=0, high=1)
     near_duplicates: float = knob(
         0.0,
-        "share of training pairs made of chosen and a near-identical copy, labels by coin flip",
+        "share of training pairs replaced by the chosen response and a near-identical copy, with random labels",
         low=0,
         high=1,
     )
@@ -61,13 +61,15 @@ class StrataConfig(Checked):
     """Training pairs sampled by the distance between their two embeddings, before any training."""
 
     prefix: ClassVar[str] = "dataset.strata."
-    count: int = knob(0, "part the training pairs by distance into so many strata, equally large; 0 is off", low=0)
-    keep: list[int] = knob([], "strata that pairs are sampled from, equally many each; 1 is the closest, [] is all")
-    size: int | None = knob(None, "pairs sampled in total; null is as many as one stratum holds", low=1)
-    embeddings: str | None = knob(None, "Hub id or local folder whose embeddings are used; null is backbone=")
+    count: int = knob(0, "number of equally large strata of training pairs by distance; 0 disables it", low=0)
+    keep: list[int] = knob([], "strata to sample from, the same number of pairs from each; 1 is the closest, [] is all")
+    size: int | None = knob(None, "total number of sampled pairs; null: the size of one stratum", low=1)
+    embeddings: str | None = knob(
+        None, "Hub id or local folder of the model that computes the distances; null: backbone="
+    )
     seed: int = knob(
         0,
-        "which pairs of a stratum are sampled, and random weights of backbone=tiny; not the run's",
+        "seed of the sampling, and of the random weights of backbone=tiny; independent of the run's seed",
         low=0,
         below=2**32,
     )
@@ -85,47 +87,55 @@ class DatasetConfig(Checked):
     """Preference pairs to train on."""
 
     prefix: ClassVar[str] = "dataset."
-    name: str = knob(MISSING, "which loader: synthetic, local, mix, or a published set (`dataset=` lists them)")
+    name: str = knob(MISSING, "synthetic, local, mix, or a published dataset (`dataset=` lists them)")
     # Any because a structured config has no union of text and list; `check` allows nothing else.
     path: Any = knob(
         None,
-        "local training data instead of the Hub's: a file (jsonl, json, csv, tsv, parquet, arrow; .gz too), a list of"
-        " files, a pattern such as 'data/train-*.parquet', or a folder (save_to_disk, a clone of a Hub data set)",
+        "local training data instead of the Hub: a file (jsonl, json, csv, tsv, parquet, arrow; .gz too), a list of"
+        " files, a pattern such as 'data/train-*.parquet', or a folder (save_to_disk, a clone of a Hub dataset)",
     )
     eval_path: Any = knob(
-        None, "local evaluation data; null is an evaluation split of path, or pairs held out of path by prompt"
+        None, "local evaluation data; null: the evaluation split of path, or held-out pairs of path, split by prompt"
     )
-    split: str | None = knob(None, "training split of a folder or pattern; null is train, or the only one")
-    eval_split: str | None = knob(None, "its evaluation split; null is validation, else test, else none")
+    split: str | None = knob(None, "training split of a folder or pattern; null: train, or the only one")
+    eval_split: str | None = knob(
+        None, "evaluation split of a folder or pattern; null: validation, otherwise test, otherwise none"
+    )
     columns: dict[str, str] = field(
         default_factory=dict,
-        metadata={"doc": "names in your files: {prompt: question, chosen: good, rejected: bad}; for dataset=local"},
+        metadata={
+            "doc": "dataset=local: column names in your files, as {prompt: question, chosen: good, rejected: bad}"
+        },
     )
     ranked: Ranked = knob(
-        Ranked.best_worst, "which pairs are made of several rated responses to a prompt; equal ratings make none"
+        Ranked.best_worst, "pairs to make of several rated responses to a prompt; equal ratings make no pair"
     )
     subset: str | None = knob(
-        None, "subset of the Hub's dataset, or of its clone, such as harmless-base; null is the usual one"
+        None, "subset of the Hub's dataset, or of its clone, such as harmless-base; null: the default"
     )
-    revision: str | None = knob(None, "branch, tag or commit on the Hub; null is the pinned one, or the newest")
-    mix: dict[str, float] = field(default_factory=dict, metadata={"doc": "of `dataset=mix`: set or file -> share"})
-    stride: int | None = knob(None, "use every so-many-th training pair: 20 of unified_feedback is GRM's 40K", low=1)
-    train_size: int | None = knob(None, "use this many training pairs, evenly spread; null is all", low=1)
+    revision: str | None = knob(None, "branch, tag or commit on the Hub; null: the pinned one, otherwise the newest")
+    mix: dict[str, float] = field(default_factory=dict, metadata={"doc": "dataset=mix: share of each dataset or file"})
+    stride: int | None = knob(None, "use every N-th training pair; 20 of unified_feedback is GRM's 40K", low=1)
+    train_size: int | None = knob(None, "number of training pairs to use, evenly spread; null: all", low=1)
     eval_size: int | None = knob(
         None,
-        "use this many evaluation pairs; null is all, or a tenth (at most 1,000) if held out; 0 is for rmbench inspect",
+        "number of evaluation pairs; null: all, or a tenth (at most 1,000) if held out; 0: only for rmbench inspect",
         low=0,
     )
-    max_length: int | None = knob(None, "tokens of prompt and response; null is min(model's context, 2048)", low=8)
-    length_policy: LengthPolicy = knob(LengthPolicy.truncate_prompt_left, "what happens to longer pairs")
-    on_bad_row: OnBadRow = knob(OnBadRow.error, "stop at a malformed row, or drop and count it")
-    on_tie: OnTie = knob(OnTie.keep, "a pair whose sides are rated alike: keep it, or drop and count it")
-    on_shared_prompt: OnSharedPrompt = knob(
-        OnSharedPrompt.keep, "a prompt in both splits: keep it in both, or drop its training pairs"
+    max_length: int | None = knob(
+        None, "maximum tokens of prompt and response; null: min(model's context, 2048)", low=8
     )
-    cache: str = knob("outputs/data", "folder of pairs and token ids, shared by runs; may be deleted at any time")
+    length_policy: LengthPolicy = knob(LengthPolicy.truncate_prompt_left, "what to do with longer pairs")
+    on_bad_row: OnBadRow = knob(OnBadRow.error, "malformed rows: stop, or drop and count them")
+    on_tie: OnTie = knob(OnTie.keep, "pairs with equal ratings: keep them, or drop and count them")
+    on_shared_prompt: OnSharedPrompt = knob(
+        OnSharedPrompt.keep, "prompts in both splits: keep them in both, or drop their training pairs"
+    )
+    cache: str = knob(
+        "outputs/data", "folder for cached pairs and token ids, shared by runs; can be deleted at any time"
+    )
     cache_limit_gib: float | None = knob(
-        50.0, "size of that folder in GiB; beyond it what was unused for the longest goes; null is no limit", above=0
+        50.0, "maximum size of that folder in GiB; the least recently used entries are deleted; null: no limit", above=0
     )
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     strata: StrataConfig = field(default_factory=StrataConfig)

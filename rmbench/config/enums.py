@@ -28,7 +28,7 @@ class OnTie(Enum):
 
 
 class Ranked(Enum):
-    """Which pairs are made of several rated responses to one prompt: the best against the worst, each against each, or
+    """Pairs to make of several rated responses to one prompt: the best against the worst, each against each, or
     each against the next one down.
     """
 
@@ -74,6 +74,7 @@ class Strategy(Enum):
 class Precision(Enum):
     """`auto` is bf16 autocast on CUDA 8.0 and later, fp32 elsewhere. Weights are float32 in every case.
 
+    Training of a large model takes bf16 also on a CPU with AVX512-BF16 or AMX.
     `tf32` is fp32 with CUDA's faster matrix products of 10-bit mantissas.
     """
 

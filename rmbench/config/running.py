@@ -18,14 +18,14 @@ class TrainingConfig(Checked):
     """Optimisation, evaluation during training, checkpoints."""
 
     prefix: ClassVar[str] = "training."
-    epochs: float = knob(1.0, "passes over the training pairs; not used if max_steps is given", above=0)
+    epochs: float = knob(1.0, "passes over the training pairs; ignored if max_steps is set", above=0)
     max_steps: int | None = knob(None, "optimiser steps, instead of epochs", low=1)
     batch_size: int = knob(32, "pairs per optimiser step over all devices", low=1)
     micro_batch_size: int | None = knob(
-        None, "at most so many pairs per device and forward pass; results do not depend on it", low=1
+        None, "maximum pairs per device and forward pass; does not change the result", low=1
     )
     micro_batch_tokens: int | None = knob(
-        None, "tokens per device and forward pass; null is found: halved whenever memory runs out", low=1
+        None, "tokens per device and forward pass; null finds a value and halves it when memory runs out", low=1
     )
     learning_rate: float = knob(5e-5, "peak learning rate", above=0)
     scheduler: Scheduler = knob(Scheduler.cosine, "shape of the learning rate after warm-up")
@@ -33,25 +33,25 @@ class TrainingConfig(Checked):
     weight_decay: float = knob(0.0, "AdamW's weight decay", low=0)
     adam_beta1: float = knob(0.9, "AdamW's first-moment decay", low=0, below=1)
     adam_beta2: float = knob(0.999, "AdamW's second-moment decay", low=0, below=1)
-    max_grad_norm: float = knob(1.0, "clip the global gradient norm here; 0 is off", low=0)
-    logging_steps: int = knob(10, "write history.jsonl and the tracker every so many steps", low=1)
+    max_grad_norm: float = knob(1.0, "maximum global gradient norm (clipping); 0 disables it", low=0)
+    logging_steps: int = knob(10, "log to history.jsonl and the tracker every N steps", low=1)
     eval_steps: int | None = knob(
         None,
-        "evaluate every so many steps; 0 is only at the end; null is up to ten times, as often as costs less than 5 %"
-        " of the run, where a held-out pair counts a third of a training pair",
+        "evaluate every N steps; 0: only at the end; null: up to ten times, as long as this costs less than 5 %"
+        " of the run (a held-out pair counts as a third of a training pair)",
         low=0,
     )
     eval_benchmark_every: int = knob(
-        0, "score the benchmark every so many steps, into history.jsonl and the tracker; 0 is only at the end", low=0
+        0, "score the benchmark every N steps and log it to history.jsonl and the tracker; 0: only at the end", low=0
     )
-    save_steps: int = knob(0, "write a checkpoint for resuming every so many steps; 0 is never", low=0)
-    save_total_limit: int = knob(2, "checkpoints for resuming that are kept", low=1)
-    resume: bool = knob(False, "go on from the run folder's newest checkpoint")
-    keep_best: bool = knob(False, "export the checkpoint with the best evaluation accuracy, not the last")
-    early_stopping_patience: int = knob(0, "stop after so many evaluations without a better accuracy; 0 is off", low=0)
+    save_steps: int = knob(0, "write a checkpoint for resuming every N steps; 0: never", low=0)
+    save_total_limit: int = knob(2, "maximum number of checkpoints for resuming to keep", low=1)
+    resume: bool = knob(False, "resume from the newest checkpoint in the run folder")
+    keep_best: bool = knob(False, "export the checkpoint with the best evaluation accuracy instead of the last one")
+    early_stopping_patience: int = knob(0, "stop after N evaluations without a better accuracy; 0 disables it", low=0)
     max_skipped_steps: int = knob(
         10,
-        "stop after skipping so many steps for a loss or gradient that is not finite; nonfinite.jsonl has the pairs",
+        "maximum skipped steps (loss or gradient not finite) before the run stops; nonfinite.jsonl has the pairs",
         low=0,
     )
     gradient_checkpointing: bool = knob(False, "recompute activations in the backward pass: less memory, more time")
@@ -68,32 +68,31 @@ class GpuConfig(Checked):
     """Where and in which precision the model runs."""
 
     prefix: ClassVar[str] = "gpu."
-    device: Device = knob(Device.auto, "cuda, mps, cpu, or the first of these that there is")
-    strategy: Strategy = knob(
-        Strategy.none, "how several devices share a run: none, ddp, fsdp, deepspeed_zero2, _zero3"
-    )
-    count: int | None = knob(None, "processes, one per device; null is one for each GPU of this machine", low=1)
+    device: Device = knob(Device.auto, "cuda, mps, cpu, or auto: the first of these that is available")
+    strategy: Strategy = knob(Strategy.none, "strategy for several devices: none, ddp, fsdp, deepspeed_zero2, _zero3")
+    count: int | None = knob(None, "processes, one per device; null: one for each GPU of this machine", low=1)
     precision: Precision = knob(Precision.auto, "autocast precision; weights, head and loss stay float32")
     attention: str | None = knob(
-        None, "attention implementation: sdpa, eager, flash_attention_2; null is what transformers picks for the model"
+        None,
+        "attention implementation: sdpa, eager, flash_attention_2; null: the default of transformers for the model",
     )
     eval_tokens: int | None = knob(
         None,
-        "tokens per forward pass in evaluation; null is what suits the device; halved when memory runs out",
+        "tokens per forward pass in evaluation; null: depends on the device; halved when memory runs out",
         low=1,
     )
     threads: str = knob(
         "auto",
-        "threads on a CPU: a number, or auto: one for a small model, else as many as this process may use cores",
+        "CPU threads: a number, or auto: one for a small model, otherwise one per available core",
     )
-    compile: bool = knob(False, "torch.compile the backbone: faster steps after a minute or more of compiling")
+    compile: bool = knob(False, "torch.compile the backbone; compiling takes a minute or more")
 
     def check(self) -> None:
         """Several processes share a run in one of the named ways; threads are counted."""
         if self.threads != "auto" and not (self.threads.isdecimal() and int(self.threads)):
-            raise UserError(f"gpu.threads={self.threads}: auto, or a number of threads.")
+            raise UserError(f"gpu.threads={self.threads}: must be auto or a number of threads.")
         if self.strategy is Strategy.none and (self.count or 1) > 1:
-            raise UserError(f"gpu.count={self.count} needs a way to share the run: gpu=ddp (or fsdp, deepspeed_zero2).")
+            raise UserError(f"gpu.count={self.count} needs a strategy: gpu=ddp (or fsdp, deepspeed_zero2).")
 
 
 @dataclass
@@ -101,13 +100,13 @@ class DiagnosticsConfig(Checked):
     """Gradient size against distance, pair by pair."""
 
     prefix: ClassVar[str] = "diagnostics."
-    every: int = knob(10, "record the pairs of every so many steps; 0 is off", low=0)
+    every: int = knob(10, "record the pairs of every N-th step; 0 disables it", low=0)
     gradient: Gradient = knob(
         Gradient.head,
-        "which gradient norms: head (only its weight, from the forward pass), exact (all parameters), off",
+        "gradient norms to record: head (its weight only, from the forward pass), exact (all parameters), off",
     )
     probe_pairs: int = knob(
-        0, "measure so many held-out pairs, the same ones, at each recorded step; 0 is none, 64 is usual", low=0
+        0, "number of held-out pairs to measure at each recorded step (always the same); 0: none, 64 is usual", low=0
     )
 
 
@@ -123,23 +122,25 @@ class BenchmarkConfig(Checked):
     )
     path: str | None = knob(
         None,
-        "local file in the benchmark's own columns, instead of the Hub's; of rmb and ppe_* also their folder; of suite"
-        " a folder with an entry for each benchmark's name",
+        "local file with the benchmark's own columns instead of the Hub; for rmb and ppe_* also their folder; for suite"
+        " a folder with one entry per benchmark name",
     )
     paths: dict[str, str] = field(
         default_factory=dict,
-        metadata={"doc": "suite: benchmark -> file or folder, as {rewardbench: FILE, rmb: FOLDER}"},
+        metadata={"doc": "suite: file or folder of each benchmark, as {rewardbench: FILE, rmb: FOLDER}"},
     )
-    names: list[str] = knob([], "suite: which benchmarks, as benchmark=[rewardbench,rmb]; empty is all seven")
+    names: list[str] = knob([], "suite: the benchmarks, as benchmark=[rewardbench,rmb]; empty: all seven")
     revision: str | None = knob(None, "branch, tag or commit on the Hub")
-    split: str | None = knob(None, "split on the Hub, such as claude of JudgeBench; null is the benchmark's usual one")
-    prior_sets: bool = knob(False, "rewardbench: fetch its four prior sets too (allenai/pref-test-sets)")
-    group_by: str | None = knob(None, "column that benchmark=pairs groups by; null is section, subset or source")
+    split: str | None = knob(None, "split on the Hub, such as claude of JudgeBench; null: the benchmark's default")
+    prior_sets: bool = knob(False, "rewardbench: also download its four prior sets (allenai/pref-test-sets)")
+    group_by: str | None = knob(None, "benchmark=pairs: column to group by; null: section, subset or source")
     version: int | None = knob(
-        None, "synthetic: version of the generator; null is that of the run's data, else the default", low=1, high=2
+        None, "synthetic: version of the generator; null: that of the run's data, otherwise the default", low=1, high=2
     )
     max_length: int | None = knob(
-        None, "tokens of prompt and response; longer prompts are cut from the left; null is min(context, 2048)", low=8
+        None,
+        "maximum tokens of prompt and response; prompts are truncated from the left; null: min(context, 2048)",
+        low=8,
     )
 
 
@@ -151,19 +152,19 @@ class TrackingConfig(Checked):
     name: str = knob(MISSING, "wandb, tensorboard, wandb+tensorboard (tracking=[wandb,tensorboard]) or none")
     project: str = knob("rmbench", "W&B project")
     entity: str | None = knob(None, "W&B user or team")
-    group: str | None = knob(None, "W&B group; a sweep sets its own, a study that of its run")
-    git: bool = knob(True, "W&B records the git commit and changes of the working folder")
-    system_metrics: bool = knob(True, "W&B records the load of processors and memory")
-    console: bool = knob(True, "W&B keeps what the run prints")
+    group: str | None = knob(None, "W&B group; a sweep sets its own, `rmbench diagnose` uses that of its run")
+    git: bool = knob(True, "log the git commit and uncommitted changes to W&B")
+    system_metrics: bool = knob(True, "log the use of processors and memory to W&B")
+    console: bool = knob(True, "log the output of the run to W&B")
     log_model: bool = knob(False, "upload the checkpoint to W&B as an artifact")
 
 
 @dataclass
 class HubConfig(Checked):
-    """What is uploaded: nothing, unless it is asked for."""
+    """What is uploaded to the Hub; nothing by default."""
 
     prefix: ClassVar[str] = "hub."
-    push: str | None = knob(None, "ORG/NAME: upload the checkpoint there at the end, as a private repository")
+    push: str | None = knob(None, "ORG/NAME: upload the checkpoint at the end, as a private repository on the Hub")
 
     def check(self) -> None:
         """An owner and a name."""

@@ -9,16 +9,16 @@ from rmbench.config.enums import ScorerName
 from rmbench.errors import UserError
 from rmbench.knobs import Checked, knob
 
-BITS = "load in 8 or 4 bits through bitsandbytes; scores change; null is float32"
+BITS = "load in 8 or 4 bits (bitsandbytes), which changes the scores; null: float32"
 
 
 @dataclass
 class OwnCodeConfig(Checked):
-    """A model with code of its own."""
+    """A model with custom code."""
 
     prefix: ClassVar[str] = "backbone."
     score_method: str | None = knob(
-        None, "method of a model with code of its own that gives the reward; null takes its forward pass"
+        None, "method that returns the reward of a model with custom code; null: its forward pass"
     )
 
 
@@ -33,36 +33,36 @@ class PolicyConfig(Checked):
 
 @dataclass
 class ServerConfig(Checked):
-    """How a server is asked for rewards."""
+    """How rewards are requested from a server."""
 
     prefix: ClassVar[str] = "server."
-    model: str | None = knob(None, "name under which vLLM serves the model; null takes the first that it lists")
+    model: str | None = knob(None, "name under which vLLM serves the model; null: the first one in its list")
     tokenizer: str | None = knob(
-        None, "folder or Hub id of tokenizer and chat template; null takes those of the model that the server names"
+        None, "folder or Hub id of tokenizer and chat template; null: those of the model that the server reports"
     )
-    concurrency: int = knob(8, "requests at a time", low=1)
-    batch_size: int = knob(8, "texts in a request", low=1)
-    attempts: int = knob(6, "tries of a request before the evaluation stops; waits of 0.5, 1, 2, ... s between", low=1)
-    timeout: float = knob(120.0, "seconds until a request without an answer is tried again", above=0)
+    concurrency: int = knob(8, "number of concurrent requests", low=1)
+    batch_size: int = knob(8, "texts per request", low=1)
+    attempts: int = knob(6, "attempts per request before the evaluation stops, with waits of 0.5, 1, 2, ... s", low=1)
+    timeout: float = knob(120.0, "seconds without an answer until a request is sent again", above=0)
 
 
 @dataclass(kw_only=True)
 class ScoredModelConfig(Checked):
     """Which model is scored and how it is read."""
 
-    checkpoint: Any = knob(None, "what is scored")
+    checkpoint: Any = knob(None, "the model to score")
     reference: str | None = knob(
-        None, "the checkpoint is a policy (DPO): folder or Hub id of its reference, or none for log-likelihoods"
+        None, "for a policy (DPO): folder or Hub id of its reference model, or none for log-likelihoods"
     )
-    scorer: ScorerName | None = knob(None, "checkpoint=http://HOST:PORT is a server of this kind: vllm, tei, openrlhf")
+    scorer: ScorerName | None = knob(None, "kind of the server at checkpoint=http://HOST:PORT: vllm, tei, openrlhf")
     server: ServerConfig = field(default_factory=ServerConfig)
     backbone: OwnCodeConfig = field(default_factory=OwnCodeConfig)
     score: PolicyConfig = field(default_factory=PolicyConfig)
     bits: int | None = knob(None, BITS)
     revision: str | None = knob(None, "branch, tag or commit of a checkpoint on the Hub")
-    trust_remote_code: bool = knob(False, "run Python code that comes with the model")
+    trust_remote_code: bool = knob(False, "run Python code from the model's repository")
 
     def check(self) -> None:
         """bitsandbytes knows two widths."""
         if self.bits not in (None, 4, 8):
-            raise UserError(f"bits={self.bits}: there are 4, 8 and null.")
+            raise UserError(f"bits={self.bits}: must be 4, 8 or null.")

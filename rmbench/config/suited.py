@@ -74,7 +74,7 @@ def suited(backbone: BackboneConfig | DictConfig) -> Suited:
 
 
 def values(option: str) -> dict[str, float]:
-    """What an option of `training` holds."""
+    """The values of an option of `training`."""
     content = yaml.safe_load((conf_dir() / "training" / f"{option}.yaml").read_text("utf-8"))
     return {key: float(value) for key, value in content.items()}
 

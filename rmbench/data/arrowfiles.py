@@ -1,4 +1,4 @@
-"""Rows of Arrow's record batches and files, and of parquet. A cell that Python cannot hold stops only who reads it."""
+"""Rows of Arrow and parquet files. A cell that Python cannot represent fails only when it is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_parquet(path: Path) -> Iterator[Row | BadRow]:
     """The rows of a parquet file.
 
     Raises:
-        UserError: it is damaged, or a column stands twice.
+        UserError: it is damaged, or a column appears twice.
     """
     import pyarrow
     from pyarrow import parquet
@@ -39,7 +39,7 @@ def read_arrow(path: Path) -> Iterator[Row | BadRow]:
     """The rows of an Arrow file, in the file format or as the stream that the datasets library writes.
 
     Raises:
-        UserError: it is damaged, or a column stands twice.
+        UserError: it is damaged, or a column appears twice.
     """
     import pyarrow
 
@@ -129,4 +129,4 @@ def _without_nulls(value: object) -> object:
 def _refuse_twice(schema: pyarrow.Schema, path: Path) -> None:
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
-        raise UserError(f"{path}: the column {twice[0]!r} stands twice; rename or remove one.")
+        raise UserError(f"{path}: the column {twice[0]!r} appears twice; rename or remove one.")

@@ -97,9 +97,7 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._lock(name)).acquire()
         except OSError as error:
-            raise UserError(
-                f"{self.key}={self.folder}: {error.strerror}. A folder that can be written is needed."
-            ) from error
+            raise UserError(f"{self.key}={self.folder}: {error.strerror}. Choose a writable folder.") from error
         with lock:
             yield
 

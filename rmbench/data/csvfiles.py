@@ -37,7 +37,7 @@ def csv_rows(file: IO[bytes], name: str) -> Iterator[Row | BadRow]:
         if isinstance(header, BadRow):
             raise UserError(f"{name}: the first line, which names the columns, is not readable as csv: {header}.")
         if len(set(header)) < len(header):
-            raise UserError(f"{name}: a column stands twice in the first line: {', '.join(header)}")
+            raise UserError(f"{name}: a column appears twice in the first line: {', '.join(header)}")
         for cells in rows:
             yield cells if isinstance(cells, BadRow) else _row(header, cells)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import logging
 import math
@@ -14,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from rmbench.config import DatasetConfig, OnSharedPrompt
-from rmbench.data.formats import Pair
+from rmbench.data.formats import COLUMNS, Pair
 from rmbench.data.noise import VERSION as NOISE_VERSION
 from rmbench.data.noise import with_noise
 from rmbench.data.published import PUBLISHED
@@ -56,7 +57,7 @@ class Dataset:
 
 
 def load_dataset(config: DatasetConfig) -> Dataset:
-    """The dataset that `dataset=NAME` stands for.
+    """The dataset of `dataset=NAME`.
 
     Raises:
         UserError: unknown name, missing or unusable file, a malformed row, nothing left to use.
@@ -70,7 +71,7 @@ def load_dataset(config: DatasetConfig) -> Dataset:
     if shared:
         fix = "dataset.on_shared_prompt=drop leaves those training pairs out"
         log.warning(
-            "%d of %d evaluation pairs have a prompt that is trained on too; %s.", shared, len(evaluation.pairs), fix
+            "%d of %d evaluation pairs have a prompt of the training data; %s.", shared, len(evaluation.pairs), fix
         )
     noise: dict[str, int] = {}
     if config.noise.label_flips or config.noise.near_duplicates:
@@ -119,6 +120,7 @@ def _read(config: DatasetConfig) -> tuple[Split, Split | None]:
         raise UserError(f"dataset.name={name}: no such dataset; there are {', '.join(NAMES)}.")
     if config.columns and published is not None:
         raise UserError(f"dataset.columns: dataset={name} has its own columns; use dataset=local for your own.")
+    _check_columns(config.columns)
     if config.path:
         train = from_files(config, "train")
         assert train is not None
@@ -128,6 +130,17 @@ def _read(config: DatasetConfig) -> tuple[Split, Split | None]:
         raise UserError(f"dataset={name} needs a training file: dataset.path=FILE ({kinds}).")
     _refuse_unread(config)
     return from_hub(config, "train"), from_hub(config, "eval") if published.eval else None
+
+
+def _check_columns(columns: dict[str, str]) -> None:
+    """Each name in `dataset.columns` is one that a row form reads."""
+    for name in columns:
+        if name not in COLUMNS:
+            near = difflib.get_close_matches(name, COLUMNS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"dataset.columns: {name!r} is no column that rmbench reads.{hint} It reads {', '.join(COLUMNS)}."
+            )
 
 
 def _refuse_unread(config: DatasetConfig) -> None:
@@ -184,7 +197,7 @@ def _in_shares(parts: dict[str, PairTable], config: DatasetConfig, split: str, s
     shares = {name: config.mix[name] / total for name in parts}
     possible = min(len(pairs) / shares[name] for name, pairs in parts.items())
     if size is not None and size > possible:
-        log.warning("dataset.%s_size=%d: in these shares there are only %d pairs.", split, size, possible)
+        log.warning("dataset.%s_size=%d: with these shares there are only %d pairs.", split, size, possible)
     wanted = possible if size is None else min(size, possible)
     counts = {name: min(len(pairs), max(1, round(wanted * shares[name]))) for name, pairs in parts.items()}
     taken = {name: subsample(pairs, counts[name], f"{split}_size") for name, pairs in parts.items()}
@@ -208,7 +221,9 @@ def have_prompts_of(pairs: Sequence[Pair], others: Sequence[Pair]) -> np.ndarray
 def _without_evaluated(train: PairTable, evaluation: PairTable, dropped: Dropped) -> tuple[PairTable, Dropped]:
     shared = have_prompts_of(train, evaluation)
     if shared.all():
-        raise UserError("No training pair is left: every prompt is evaluated on too. Give another dataset.eval_path.")
+        raise UserError(
+            "No training pair is left: all prompts are in the evaluation data. Choose another dataset.eval_path."
+        )
     return train.take(np.flatnonzero(~shared)), dropped | {"prompt_in_eval": int(shared.sum())}
 
 
@@ -226,8 +241,8 @@ def hold_out(pairs: Pairs, size: int) -> tuple[Pairs, Pairs]:
     order = sorted(per_prompt)
     if len(order) < 2:
         raise UserError(
-            "All pairs have the same prompt, so none can be held out: dataset.eval_path=FILE names others."
-            "\n`rmbench inspect` reads these with dataset.eval_size=0."
+            "All pairs have the same prompt, so none can be held out. Set dataset.eval_path=FILE."
+            "\n`rmbench inspect` accepts them with dataset.eval_size=0."
         )
     held: set[bytes] = set()
     n_held = 0
@@ -237,7 +252,9 @@ def hold_out(pairs: Pairs, size: int) -> tuple[Pairs, Pairs]:
         held.add(digest)
         n_held += per_prompt[digest]
     if n_held < size:
-        log.warning("dataset.eval_size=%d is too much of %d pairs: half of the prompts are held out.", size, len(pairs))
+        log.warning(
+            "dataset.eval_size=%d is too large for %d pairs; half of the prompts are held out.", size, len(pairs)
+        )
     is_held = np.array([digest in held for digest in digests])
     return take(pairs, np.flatnonzero(~is_held)), take(pairs, np.flatnonzero(is_held))
 

@@ -34,7 +34,7 @@ def export_pairs(train: Sequence[Pair], evaluation: Sequence[Pair], path: Path) 
             write(partial, pairs)
             os.replace(partial, target)
         except OSError as error:
-            raise UserError(f"export={path}: {error.strerror}. A place that can be written is needed.") from error
+            raise UserError(f"export={path}: {error.strerror}. Choose a writable place.") from error
     return written
 
 

@@ -14,7 +14,7 @@ A message may have more fields than role and content (tool_calls, reasoning_cont
 and of one, are read by `rmbench.data.ranking`.
 
 `source` comes from the column source or subset, `section` from section, subset or source. The rating margin comes from
-the first of `RATINGS` that is there. Other columns are ignored, except those that would change what the model reads.
+the first of `RATINGS` that is there. Other columns are counted as not read, or refused if the model would read them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RATINGS = (
 # Columns of rows with one response, or several, and of their ratings: see `rmbench.data.ranking`.
 ONE_RESPONSE, RESPONSES = ("completion", "response"), ("responses", "completions")
 ONE_RATING, RATED = ("score", "rating", "rank"), ("scores", "ratings", "ranks")
-_NO_TEXT = ("images", "image", "videos", "audios")
+_NO_TEXT = ("images", "image", "videos", "video", "audios", "audio")
 _PART_OF_THE_PROMPT = ("system", "system_prompt", "history", "documents", *_NO_TEXT)
 _TEMPLATE = ("tools", "chat_template_kwargs")
 # What each cell of csv, which knows only text, is read as: a number, true or false, a list or an object.

@@ -94,7 +94,7 @@ def explain(kind: str, name: str, error: BaseException, remedy: str) -> UserErro
     if place.exists():
         if isinstance(error, KeyError):
             detail = f"a file in it names {detail}, which the installed transformers does not know"
-        return UserError(f"{name}: cannot be read as a {kind}: {_broken_file(place) or detail}")
+        return UserError(f"{name}: cannot be read as a {kind}: {_broken_file(place) or _pickled(place) or detail}")
     if "GatedRepoError" in names or ("DatasetNotFoundError" in names and "gated" in text):
         return UserError(
             f"{kind} {name} is gated: its owner must grant access.\nAsk for it at {_page(kind, name)}, then log in "
@@ -117,6 +117,17 @@ def explain(kind: str, name: str, error: BaseException, remedy: str) -> UserErro
     return UserError(f"{kind} {name} from {_endpoint()} cannot be used: {detail}\n{instead}")
 
 
+def _pickled(folder: Path) -> str:
+    """Weights that are stored in pickle alone, and the way to the other form; empty if there are none."""
+    found = sorted(folder.glob("pytorch_model*.bin")) if folder.is_dir() else []
+    if not found or any(folder.glob("*.safetensors")):
+        return ""
+    return (
+        f"its weights are pickled ({found[0].name}), which can run code, so they are not read.\nIf you trust them, load"
+        " the folder with transformers and save it again (save_pretrained writes safetensors)"
+    )
+
+
 def _broken_file(folder: Path) -> str:
     """The file of a local folder that is not what its name says; empty if none is, or it cannot be told."""
     for file in sorted(folder.glob("*")) if folder.is_dir() else []:
@@ -124,7 +135,7 @@ def _broken_file(folder: Path) -> str:
             with file.open("rb") as stream:
                 start = stream.read(len(LFS_POINTER))
             if start == LFS_POINTER:
-                return f"{file.name} only points to a file of Git LFS; fetch that one: git lfs pull"
+                return f"{file.name} is a Git LFS pointer; download the file: git lfs pull"
             if file.suffix == ".json" and not isinstance(json.loads(file.read_bytes()), dict):
                 return f"{file.name} holds no JSON object"
         except ValueError as error:
@@ -142,7 +153,11 @@ def _gateway(endpoint: str) -> tuple[str, int]:
     if proxy and not proxy_bypass(url.netloc):
         url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     default_port = {"https": 443, "socks5": 1080, "socks5h": 1080, "socks4": 1080}.get(url.scheme, 80)
-    return url.hostname or "", url.port or default_port
+    try:
+        return url.hostname or "", url.port or default_port
+    except ValueError as error:
+        name = "the proxy (HTTPS_PROXY, ALL_PROXY)" if proxy else "HF_ENDPOINT"
+        raise UserError(f"{url.geturl()} is no address: {error}. Correct {name} in the environment.") from error
 
 
 def _accepts_connection(host: str, port: int, seconds: float) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back, conversations to text, and the ids with a meaning of their own."""
+    """Text to ids and back, conversations to text, and the special token ids."""
 
     chat_template: str | dict[str, str] | None
     padding_side: str
@@ -50,6 +50,9 @@ class Tokenizer(Protocol):
 
     def get_vocab(self) -> dict[str, int]:
         """Token -> id."""
+
+    def add_special_tokens(self, special_tokens_dict: Any) -> int:
+        """Give roles their tokens; how many of them are new to the vocabulary."""
 
     def save_pretrained(self, save_directory: str | Path) -> object:
         """Write the tokenizer's files."""

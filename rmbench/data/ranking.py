@@ -55,12 +55,12 @@ class Responses:
 
 
 def is_ranking(row: Row) -> bool:
-    """Whether a row holds several responses."""
+    """Whether a row has several responses."""
     return _no_pair(row) and any(name in row for name in RESPONSES)
 
 
 def is_single(row: Row) -> bool:
-    """Whether a row holds one response with its label or rating."""
+    """Whether a row has one response with its label or rating."""
     return (
         _no_pair(row)
         and any(name in row for name in ONE_RESPONSE)
@@ -87,8 +87,13 @@ def parse_ranking(row: Row, source: str) -> Responses:
             found = f"{len(ratings)}" if isinstance(ratings, list) else f"a {type(ratings).__name__}"
             raise BadRow("bad_rating", f"{beside[0]} holds {found} for {len(values)} {column}")
         rated = [(value, _rating(one, beside[0])) for value, one in zip(values, ratings, strict=True)]
+        for other in beside[1:]:
+            _refuse_other_order([rating for _, rating in rated], row[other], beside[0], other)
     else:
         rated = [_rated_object(value, f"{column}[{i}]") for i, value in enumerate(values)]
+        in_all = [name for name in ONE_RATING if all(value.get(name) is not None for value in values)]
+        for other in in_all[1:]:
+            _refuse_other_order([rating for _, rating in rated], [value[other] for value in values], in_all[0], other)
     prompt, turns = _conversations(row, [value for value, _ in rated], column)
     names = labels(row, source)
     ratings_in_order = [rating for _, rating in rated]
@@ -164,6 +169,15 @@ def _rating(value: object, where: str) -> float:
     if not math.isfinite(rating):
         raise BadRow("bad_rating", f"{where} is {rating}, not a finite number")
     return -rating if where.rpartition(".")[2] in ("rank", "ranks") else rating
+
+
+def _refuse_other_order(ratings: Sequence[float], others: object, read: str, other: str) -> None:
+    """Raise `BadRow` where a second column of ratings puts two responses the other way round."""
+    if not isinstance(others, list) or len(others) != len(ratings):
+        raise BadRow("bad_rating", f"{read} and {other} rate another number of responses")
+    both = list(zip(ratings, (_rating(value, other) for value in others), strict=True))
+    if any((a - b) * (c - d) < 0 for (a, c), (b, d) in combinations(both, 2)):
+        raise BadRow("bad_rating", f"{read} and {other} order the responses differently; keep the one that is meant")
 
 
 def _conversations(row: Row, responses: Sequence[object], column: str) -> tuple[list[Message], list[list[Message]]]:

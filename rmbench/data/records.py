@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from rmbench.config import OnBadRow, OnTie, Ranked
-from rmbench.data.formats import Pair, is_empty, parse_row
+from rmbench.data.formats import COLUMNS, Pair, is_empty, parse_row
 from rmbench.data.messages import BadRow, NoPreference, Row
 from rmbench.data.published import as_it_is
 from rmbench.data.ranking import Responses, is_ranking, is_single, pairs_of, parse_ranking, parse_single
@@ -21,9 +21,10 @@ log = logging.getLogger(__name__)
 
 # Raise it when a row becomes another pair, or is left out by another rule: here, in `rowfiles`, `csvfiles` and
 # `arrowfiles` (files -> rows), `published` (rows of published sets), `formats`, `messages` and `ranking` (row -> pair).
-VERSION = 2
+VERSION = 4
 
 Dropped = dict[str, int]
+_MOST_NAMES = 8  # of columns in a message
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Tally:
     """What reading counted: rows = rows used + rows dropped. The rest is of rows that are not pairs.
 
     `comparisons` are those of two responses to one prompt that made no pair, by rule: ties, and equal or empty ones.
+    `unread` counts rows by the columns that no form reads.
     """
 
     rows: int = 0
@@ -59,11 +61,12 @@ class Tally:
     prompts: int = 0
     responses: int = 0
     comparisons: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def from_dict(cls, stored: Json) -> Tally:
         """What `as_dict` gave."""
-        counters: Json = {name: Counter(stored[name]) for name in ("dropped", "comparisons")}
+        counters: Json = {name: Counter(stored[name]) for name in ("dropped", "comparisons", "unread")}
         return cls(**(stored | counters))
 
     def as_dict(self) -> Json:
@@ -72,7 +75,12 @@ class Tally:
 
     def report(self, name: str, ranked: Ranked) -> None:
         """Log it."""
-        log.info("%s: %d rows read, %d pairs used, dropped: %s", name, self.rows, self.pairs, listed(self.dropped))
+        rows, pairs = counted(self.rows, "row"), counted(self.pairs, "pair")
+        log.info("%s: %s read, %s used, dropped: %s", name, rows, pairs, listed(self.dropped))
+        if self.unread:
+            names = [name for name, _ in self.unread.most_common(_MOST_NAMES)]
+            more = f" and {len(self.unread) - _MOST_NAMES} more" if len(self.unread) > _MOST_NAMES else ""
+            log.info("%s: columns not read: %s%s", name, ", ".join(names), more)
         if self.prompts:
             log.info(
                 "%s: %d prompts with %d responses, pairs by dataset.ranked=%s; compared without a pair: %s;"
@@ -80,6 +88,24 @@ class Tally:
                 name, self.prompts, self.responses, ranked.name, listed(self.comparisons),
                 self.dropped["one_side_only"],
             )  # fmt: skip
+
+
+def unread(row: Row) -> list[str]:
+    """The columns of a row that no form reads.
+
+    >>> unread({"prompt": "a", "context": "b", "chosen": "c", "rejected": "d", "language": "en"})
+    ['context', 'language']
+    """
+    return [name for name in row if name not in COLUMNS or (name == "context" and "prompt" in row)]
+
+
+def counted(n: int, noun: str) -> str:
+    """With its plural.
+
+    >>> counted(1, "row"), counted(2, "row")
+    ('1 row', '2 rows')
+    """
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def listed(counts: Counter[str]) -> str:
@@ -133,6 +159,7 @@ def read_pairs(
             if isinstance(row, BadRow):
                 raise row
             row = rules.read(row)
+            tally.unread.update(unread(row))
             if is_single(row):
                 one = parse_single(row, source, tally.rows)
                 singles.setdefault(one.key, replace(one, responses=[])).responses.extend(one.responses)

@@ -45,7 +45,7 @@ def with_every_field(
             without[f"dropped: the chat template has no place for {', '.join(lost)}{rest}"] += 1
         else:
             rest = "\nWithout it both sides have the same text." if plain(pair.chosen) == plain(pair.rejected) else ""
-            drop = "dataset.on_bad_row=drop leaves such pairs out and counts them."
+            drop = "dataset.on_bad_row=drop drops such pairs and counts them."
             raise UserError(f"pair {pair.id!r}: {no_place(lost)}{rest}\n{drop}")
     counts.update(without)
     return whole
@@ -72,7 +72,7 @@ def accepted_by_template(
             if not drop_refused:
                 raise UserError(
                     f"pair {pair.id!r}: the tokenizer's chat template refuses this conversation: {error}\n"
-                    "dataset.on_bad_row=drop leaves such pairs out and counts them."
+                    "dataset.on_bad_row=drop drops such pairs and counts them."
                 ) from error
             counts["dropped: refused by the chat template"] += 1
     return accepted

@@ -20,6 +20,7 @@ from rmbench.files import Json
 __all__ = ["Placed", "arrow_rows", "json_lines", "kind_of", "read_rows"]
 
 Placed = tuple[str, Row | BadRow]
+_PACKED = {b"\x28\xb5\x2f\xfd": "zstd -d", b"PK\x03\x04": "unzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz"}
 _MAGIC = {
     b"PAR1": ("parquet", ".parquet"),
     b"ARROW1": ("Arrow", ".arrow"),
@@ -81,21 +82,24 @@ def _data_files(folder: Path) -> str:
 
 
 def _refuse_other_content(path: Path, kind: str) -> None:
-    """Name what a file holds where its name suggests something else."""
+    """Refuse a file whose content does not match its name."""
     with _open(path) as file:
         start = file.read(256)
     if start.startswith(LFS_POINTER):
-        raise UserError(f"{path} only points to a file of Git LFS; fetch that one: git lfs pull")
+        raise UserError(f"{path} is a Git LFS pointer; download the file: git lfs pull")
     for magic, (what, name) in _MAGIC.items():
         if start.startswith(magic) and kind != f".{what.lower()}":
-            raise UserError(f"{path} is a {what} file by its content: name it {name}")
+            raise UserError(f"{path} is a {what} file; rename it to {name}")
+    for magic, unpack in _PACKED.items():
+        if start.startswith(magic):
+            raise UserError(f"{path} is compressed, and not by gzip, which alone is read. First: {unpack} {path.name}")
     if kind in (".parquet", ".arrow"):
         return
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or (len(start) > 3 and b"\0" in start[:2]):
-        raise UserError(f"{path} is UTF-16 by its first bytes. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path.name}")
+        raise UserError(f"{path} is encoded as UTF-16. Save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path.name}")
     if kind in (".csv", ".tsv") and start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b'{"', b"[{")):
         names = ".jsonl (an object a line) or .json (one list)"
-        raise UserError(f"{path} holds JSON by its first letters: name it {names}")
+        raise UserError(f"{path} contains JSON; rename it to {names}")
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -126,11 +130,11 @@ def _json_row(line: bytes) -> Row | BadRow:
 
 
 def _object(pairs: list[tuple[str, object]]) -> Json | BadRow:
-    """A JSON object; a `BadRow` in its place, and in that of every object around it, if a key stands twice."""
+    """A JSON object; a `BadRow` in its place, and in that of every object around it, if a key appears twice."""
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
-        return BadRow("unreadable", f"the key {next(n for n in names if names.count(n) > 1)!r} stands twice")
+        return BadRow("unreadable", f"the key {next(n for n in names if names.count(n) > 1)!r} appears twice")
     for value in made.values():
         if isinstance(value, (list, BadRow)) and (bad := _bad_in(value)) is not None:
             return bad

@@ -16,7 +16,7 @@ from rmbench.data import cache, hub, records, store
 from rmbench.data.formats import Pair
 from rmbench.data.messages import BadRow, Row
 from rmbench.data.published import PUBLISHED, Published, as_it_is
-from rmbench.data.records import Dropped, Rules, Tally, read_pairs
+from rmbench.data.records import Dropped, Rules, Tally, counted, read_pairs
 from rmbench.data.rowfiles import Placed, arrow_rows, read_rows
 from rmbench.data.splits import EVAL_NAMES, Asked, files_of, training_files
 from rmbench.data.store import PairTable, write_pairs
@@ -148,11 +148,15 @@ def from_program(config: DatasetConfig, split: str) -> Split:
 
     size = config.train_size if split == "train" else config.eval_size
     if size is None:
-        raise UserError(f"dataset=synthetic makes as many pairs as are asked for: give dataset.{split}_size.")
-    made = make_rows(config.synthetic, size, "train" if split == "train" else "test")
-    rows = ((f"synthetic {split} row {number}", row) for number, row in enumerate(made, start=1))
+        raise UserError(f"dataset=synthetic generates its pairs; set their number with dataset.{split}_size.")
+
+    def rows() -> Iterator[Placed]:
+        """Made when they are read: kept pairs need none."""
+        made = make_rows(config.synthetic, size, "train" if split == "train" else "test")
+        yield from ((f"synthetic {split} row {number}", row) for number, row in enumerate(made, start=1))
+
     state = [VERSION, asdict(config.synthetic), size]
-    return _kept(Source(rows, state, f"synthetic {split}", None, {"made": "by rmbench"}), config, split)
+    return _kept(Source(rows(), state, f"synthetic {split}", None, {"made": "by rmbench"}), config, split)
 
 
 @dataclass(frozen=True)
@@ -249,7 +253,7 @@ def _kept(of: Source, config: DatasetConfig, split: str) -> Split:
     entry = cache.data_cache(config).entry(cache.entry_name("pairs", versions, *follows_from), build)
     pairs, counts = PairTable(entry), json.loads((entry.path / "counts.json").read_text(encoding="utf-8"))
     if not entry.new:
-        log.info("%s: %d pairs read before, from %s", name, len(pairs), entry.path)
+        log.info("%s: %s from the cache, %s", name, counted(len(pairs), "pair"), entry.path)
         Tally.from_dict(counts).report(name, config.ranked)
     return Split(pairs, counts["dropped"], of.origin, counts)
 

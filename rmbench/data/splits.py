@@ -51,7 +51,7 @@ class Asked:
 
 
 def files_of(asked: Asked) -> tuple[str, list[Path]] | None:
-    """Name and files of the split that is asked for; None where none is, and there is none of the usual ones.
+    """Name and files of the selected split; None if none is selected and no usual one exists.
 
     Raises:
         UserError: nothing is there, no such split, or several that may be meant.
@@ -69,7 +69,7 @@ def files_of(asked: Asked) -> tuple[str, list[Path]] | None:
         if len(fitting) == 1:
             return fitting[0], splits[fitting[0]]
         if fitting:
-            raise UserError(f"{_shown(asked.path)} has the splits {', '.join(splits)}: say which, {asked.key}=NAME.")
+            raise UserError(f"{_shown(asked.path)} has the splits {', '.join(splits)}: choose {asked.key}=NAME.")
     return None
 
 
@@ -84,7 +84,7 @@ def training_files(asked: Asked) -> tuple[str, list[Path]]:
         return found
     splits = _splits(asked.path, asked.subset)
     if len(splits) > 1:
-        raise UserError(f"{_shown(asked.path)} has the splits {', '.join(splits)}: say which, {asked.key}=NAME.")
+        raise UserError(f"{_shown(asked.path)} has the splits {', '.join(splits)}: choose {asked.key}=NAME.")
     return next(iter(splits.items()))
 
 
@@ -103,7 +103,7 @@ def _splits(path: str | list[str], subset: str | None) -> Splits:
         return {"": [place]}
     found = [Path(name) for name in sorted(glob.glob(str(place), recursive=True)) if Path(name).is_file()]
     if not found:
-        raise UserError(f"{path}: no file fits this pattern.")
+        raise UserError(f"{path}: no file matches this pattern.")
     fixed = [part for part in place.parts if not glob.has_magic(part)]
     return _by_name(found, Path(*fixed) if len(fixed) < len(place.parts) else place.parent)
 
@@ -172,7 +172,7 @@ def _with_all_shards(splits: Splits, folder: Path) -> Splits:
                 first = place / f"{name}-{missing[0]:05d}-of-{total}{ending}"
                 raise UserError(
                     f"{folder}: {len(numbers)} of the {int(total)} files of {split or name} are there; {first} is not."
-                    "\nFetch what is missing, or name the files that are meant: dataset.path=[FILE,FILE]."
+                    "\nDownload the missing files, or name the files to use: dataset.path=[FILE,FILE]."
                 )
     return splits
 
@@ -229,7 +229,7 @@ def _stated_in_readme(folder: Path, subset: str | None) -> Splits | None:
     usual = next((name for name, one in named.items() if one.get("default")), "default")
     wanted = subset or (usual if usual in named or len(named) > 1 else next(iter(named)))
     if wanted not in named:
-        raise UserError(f"{folder} has the subsets {', '.join(named)}: say which, dataset.subset=NAME.")
+        raise UserError(f"{folder} has the subsets {', '.join(named)}: choose one with dataset.subset=NAME.")
     return _stated_files(folder, named[wanted]["data_files"])
 
 
@@ -245,6 +245,6 @@ def _stated_files(folder: Path, stated: object) -> Splits:
             inside = f"{glob.escape(str(folder))}/{_inside(str(pattern), folder)}"
             found = [Path(name) for name in sorted(glob.glob(inside, recursive=True))]
             if not found:
-                raise UserError(f"{folder / 'README.md'} names {pattern}, which is not there.")
+                raise UserError(f"{folder / 'README.md'} names {pattern}, which does not exist.")
             splits.setdefault(str(split), []).extend(file for file in found if file.is_file())
     return splits

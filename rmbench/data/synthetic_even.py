@@ -1,4 +1,4 @@
-"""Sub-tasks of the built-in data whose responses alone do not say which of them is right.
+"""Sub-tasks of the built-in data that cannot be solved from the responses alone.
 
 Both are right answers, to two prompts that are equally likely, and a coin or a symmetry says which is asked.
 """

@@ -1,4 +1,4 @@
-"""The words of the built-in data, and what a sub-task makes of them."""
+"""The vocabulary of the built-in data, and how a sub-task uses it."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from rmbench import plotting
-from rmbench.diagnostics.figures import curve_of, points_of
+from rmbench.diagnostics.figures import curve_of, points_of, suptitle
 from rmbench.files import Json
-from rmbench.plotting import QUIET, plain
+from rmbench.plotting import FEWEST_SMOOTHED, QUIET
 
 
 def write_curves(history: Sequence[Json], folder: Path, name: str, held_out: tuple[int, float]) -> dict[str, Path]:
@@ -49,9 +49,9 @@ def curves(history: Sequence[Json], name: str, held_out: tuple[int, float]) -> F
     for ax, title in zip(figure.axes, titles, strict=True):
         ax.set_title(title, loc="left")
     rate.set_ylim(bottom=0)
-    rate.ticklabel_format(style="sci", scilimits=(-2, 3), axis="y")
+    rate.yaxis.set_major_formatter("{x:g}")  # 2e-05 at its tick, no power of ten above the axis
     norm.set_ylim(bottom=0)
     for ax in (rate, norm):
         ax.set_xlabel("step")
-    figure.suptitle(f"{plain(name)} (points: as logged, lines: smoothed)", x=0.01, ha="left", fontsize=9)
+    suptitle(figure, name, smooth=len(points_of(history, "train/loss")) >= FEWEST_SMOOTHED)
     return figure

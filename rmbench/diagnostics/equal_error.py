@@ -24,11 +24,23 @@ def correlation_of_steps(columns: Columns, name: str) -> float:
     return spearman_within_bins({"distance": distance, "prediction_error": error, name: norm}, name)
 
 
+def correlation_of_a_step(distance: np.ndarray, norm: np.ndarray, error: np.ndarray) -> float:
+    """Rank correlation of distance with norm per error among pairs of one step; NaN where there are no norms.
+
+    Args:
+        distance: of each pair `(pairs,)`.
+        norm: the same; of pairs of one step and error they differ by the distance's part alone.
+        error: prediction error, the same.
+    """
+    kept = error > 0
+    ratio = norm[kept].astype(float) / error[kept]
+    return within([np.arange(len(ratio))], distance[kept], ratio, ratio)
+
+
 def correlation_by_step(columns: Columns, name: str) -> dict[int, float]:
     """Step -> rank correlation of distance with norm per error among the step's pairs; NaN where it has no norms."""
     found = {}
     for step in np.unique(columns["step"]):
-        here = (columns["step"] == step) & (columns["prediction_error"] > 0)
-        ratio = columns[name][here].astype(float) / columns["prediction_error"][here]
-        found[int(step)] = within([np.arange(len(ratio))], columns["distance"][here], ratio, ratio)
+        here = columns["step"] == step
+        found[int(step)] = correlation_of_a_step(*(columns[c][here] for c in ("distance", name, "prediction_error")))
     return found

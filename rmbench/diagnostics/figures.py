@@ -15,9 +15,20 @@ from rmbench import plotting
 from rmbench.diagnostics.equal_error import correlation_by_step, correlation_of_steps
 from rmbench.diagnostics.study import Columns
 from rmbench.files import Json
-from rmbench.plotting import ERROR_COLOURS, QUIET, cut, line_style, plain, point_style, shortened, smoothed
+from rmbench.plotting import (
+    ERROR_COLOURS,
+    FEWEST_SMOOTHED,
+    QUIET,
+    cut,
+    line_style,
+    plain,
+    point_style,
+    shortened,
+    smoothed,
+)
 
 SHOWN_PAIRS = 4000
+MINUS = "\N{MINUS SIGN}"  # as the ticks have it
 DISTANCE = r"distance $\|h_w - h_l\|$"
 ERROR = r"prediction error $\sigma(-\mathrm{margin})$"
 
@@ -101,7 +112,7 @@ def gradient_panel(ax: Axes, distance: np.ndarray, norm: np.ndarray, error: np.n
 def panel_title(ax: Axes, title: str, inside: float) -> None:
     """The title, and below it the rank correlation at equal prediction error where it is known."""
     if not np.isnan(inside):
-        title += f"\nrank correlation at equal error: {round(inside, 2) + 0.0:.2f}"
+        title += f"\nrank correlation at equal error: {round(inside, 2) + 0.0:.2f}".replace("-", MINUS)
     ax.set_title(title, loc="left", pad=12)
 
 
@@ -149,12 +160,12 @@ def by_section_boxes(ax: Axes, names: list[str], sections: np.ndarray, values: n
 
 # panel -> history's columns with the name of each, and the level that would be even
 DYNAMICS: dict[str, tuple[dict[str, str], float | None]] = {
-    "share of the closest third": (
+    "closest third's share of the gradient": (
         {"train/share_closest_third": "head", "gradient/share_closest_third": "all parameters"},
         1 / 3,
     ),
     "mean weight": ({"train/mean_weight": "weight"}, 1.0),
-    "share of steps clipped": ({"train/clip_fraction": "clipped"}, None),
+    "share of steps whose gradient was clipped": ({"train/clip_fraction": "clipped"}, None),
 }
 NORMS = {"head_gradient_norm": "head", "gradient_norm": "all parameters"}
 
@@ -179,8 +190,14 @@ def dynamics(columns: Columns, history: Sequence[Json], name: str) -> Figure:
             ax.legend()
     for ax in figure.axes[2:]:
         ax.set_xlabel("step")
-    figure.suptitle(f"{plain(name)} (points: as recorded, lines: smoothed)", x=0.01, ha="left", fontsize=9)
+    suptitle(figure, name, smooth=len(points_of(history, "train/mean_weight")) >= FEWEST_SMOOTHED)
     return figure
+
+
+def suptitle(figure: Figure, name: str, smooth: bool) -> None:
+    """What the run is called, and that its curves are smoothed where they are."""
+    smoothing = " (points: as recorded, lines: smoothed)" if smooth else ""
+    figure.suptitle(f"{plain(name)}{smoothing}", x=0.01, ha="left", fontsize=9)
 
 
 def points_of(history: Sequence[Json], key: str) -> list[tuple[int, float]]:

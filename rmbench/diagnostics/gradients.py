@@ -279,7 +279,7 @@ class PairGradients:
             if missed or ((found - expected).abs() > VERIFIED_TO * expected + NEGLIGIBLE * total).any():
                 self._slow.add(name)
         if self._slow:
-            logger.info("gradient norms pair by pair, which is slow, for %s", ", ".join(sorted(self._slow)))
+            logger.info("gradient norms are computed pair by pair (slow) for %s", ", ".join(sorted(self._slow)))
 
     def _forget(self) -> None:
         self._uses, self._results, self._unsplit = {}, {}, set()

@@ -43,7 +43,7 @@ class GradientNorms:
 
 
 def block_of(layer: str) -> str:
-    """Which part of the network a layer's name speaks of.
+    """The part of the network that a layer belongs to, by its name.
 
     >>> [block_of(n) for n in ("network.model.layers.3.mlp.up_proj", "network.model.norm", "network.score")]
     ['block 3', 'other', 'head']

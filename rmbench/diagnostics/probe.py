@@ -94,9 +94,10 @@ class Probe:
             scalars |= {f"probe/cosine/{a}_and_{b}": value for (a, b), value in between.items()}
         table = as_table(step, rows.columns)
         self.parts.write(step, table)
-        distance, margin = numbers(table, "distance"), numbers(table, "margin")
+        distance, margin, error = (numbers(table, c) for c in ("distance", "margin", "prediction_error"))
         scalars |= {"probe/accuracy": float((margin > 0).mean()), "probe/mean_distance": float(distance.mean())}
-        scalars |= {f"probe/{k}": v for k, v in norm_scalars(distance, numbers(table, "head_gradient_norm")).items()}
-        whole = norm_scalars(distance, numbers(table, "gradient_norm"))
+        head = norm_scalars(distance, numbers(table, "head_gradient_norm"), error)
+        scalars |= {f"probe/{k}": v for k, v in head.items()}
+        whole = norm_scalars(distance, numbers(table, "gradient_norm"), error)
         scalars |= {f"probe/gradient/{k}": v for k, v in whole.items()}
         return scalars | block_scalars("probe/gradient", rows.blocks)

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from rmbench.config import Gradient
 from rmbench.data.text import TokenPair
+from rmbench.diagnostics.equal_error import correlation_of_a_step
 from rmbench.diagnostics.gradients import PairGradients
 from rmbench.diagnostics.measure import SCHEMA, Measured, Rows, as_table
 from rmbench.diagnostics.shards import Parts
@@ -67,15 +68,21 @@ def pair_scalars(table: pa.Table) -> dict[str, float]:
     `share_closest_third` is the share of the summed head gradient norms that the third of the pairs with the smallest
     distances carries; 1/3 would be even. The same under `gradient/` for the norms over all trained parameters.
     """
-    distance, weight = (numbers(table, c) for c in ("distance", "weight"))
+    distance, weight, error = (numbers(table, c) for c in ("distance", "weight", "prediction_error"))
     scalars = {"mean_weight": float(weight.mean()), "mean_distance": float(distance.mean())}
-    scalars |= norm_scalars(distance, numbers(table, "head_gradient_norm"))
-    whole = norm_scalars(distance, numbers(table, "gradient_norm"))
+    scalars |= norm_scalars(distance, numbers(table, "head_gradient_norm"), error)
+    whole = norm_scalars(distance, numbers(table, "gradient_norm"), error)
     return scalars | {f"gradient/{name}": value for name, value in whole.items()}
 
 
-def norm_scalars(distance: np.ndarray, norm: np.ndarray) -> dict[str, float]:
-    """Shares of the closest and the farthest third, and the correlation; empty where norms were not measured."""
+def norm_scalars(distance: np.ndarray, norm: np.ndarray, error: np.ndarray) -> dict[str, float]:
+    """Shares of the closest and the farthest third, correlations with distance; empty where norms were not measured.
+
+    Args:
+        distance: of each pair `(pairs,)`.
+        norm: of its gradient.
+        error: its prediction error.
+    """
     scalars = {}
     if len(norm) >= 3 and norm.sum() > 0:  # not so for NaN
         parts = thirds(distance)
@@ -83,6 +90,7 @@ def norm_scalars(distance: np.ndarray, norm: np.ndarray) -> dict[str, float]:
         scalars["share_farthest_third"] = float(norm[parts.farthest].sum() / norm.sum())
         if distance.std() > 0 and norm.std() > 0:
             scalars["correlation_norm_distance"] = float(np.corrcoef(distance, norm)[0, 1])
+        scalars["rank_correlation_at_equal_error"] = correlation_of_a_step(distance, norm, error)
     return scalars
 
 

@@ -1,4 +1,4 @@
-"""A table that grows while a run goes on: one parquet file for each recorded step, one file at the end.
+"""A table that grows during a run: one parquet file per recorded step, one file at the end.
 
 Each part is written atomically, so that a run that is killed loses nothing; a resumed run drops what it will record
 again.

@@ -1,4 +1,4 @@
-"""How the gradient norm grows with the distance while a run goes on, for the weights that depend on it."""
+"""How the gradient norm grows with the distance during a run, for the weights that depend on it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SlopeProbe:
         slope = slope_of(self.measuring(self.pairs, self.loss, budget_tokens))
         if math.isfinite(slope):
             return loss.observe_slope(slope)
-        logger.warning("step %d: the probe's pairs show no slope; the exponent stays as it was", step)
+        logger.warning("step %d: the probe's pairs show no slope; the exponent is unchanged", step)
         return {}
 
 
@@ -64,6 +64,6 @@ def slope_of(rows: Rows) -> float:
     kept = {name: values[usable] for name, values in columns.items()}
     if len(np.unique(kept["distance"])) < 3:
         return math.nan
-    from rmbench.diagnostics.study import elasticities_at_fixed_error  # scipy: not at the start of every run
+    from rmbench.diagnostics.study import elasticities_at_fixed_error
 
     return elasticities_at_fixed_error(kept, ["gradient_norm"])["gradient_norm"]

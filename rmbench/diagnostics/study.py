@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 from rmbench.errors import UserError
 from rmbench.files import Json
@@ -156,9 +155,11 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """From 1 on, ties sharing their mean; of whole numbers from 0 on by counting, of others by sorting."""
+    """From 1 on, ties sharing their mean; of whole numbers from 0 on by counting, of others by sorting. NaN of NaN."""
     if values.dtype.kind not in "iu":
-        return np.asarray(rankdata(values))
+        if np.isnan(values).any():
+            return np.full(len(values), np.nan)
+        values = np.unique(values, return_inverse=True)[1]
     counts = np.bincount(values)
     return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[values])
 

@@ -139,7 +139,7 @@ def accuracy_by_distance(distance: np.ndarray, margins: dict[str, np.ndarray]) -
         found = [paired(int((f & ~s).sum()), int((s & ~f).sum()), len(f)) for f, s in zip(first, second, strict=True)]
         in_bins(axes[1], found, 2)
         axes[1].axhline(0, color=QUIET, linewidth=0.7, linestyle=":")
-        axes[1].set_ylabel("difference")
+        axes[1].set_ylabel("first \N{MINUS SIGN} second")
         figure.legend(loc="outside lower left", ncols=1)
     each = "\N{EN DASH}".join(map(str, sorted({len(b) for b in bins})))
     show_bins(list(axes), ranges([(distance[b].min(), distance[b].max()) for b in bins]))

@@ -21,28 +21,32 @@ def print_study(results: Json, model: str, folder: Path, files: list[str]) -> No
     """
     correlation = results["correlation_of_distance_with_margin_gradient_norm"]
     fixed, variance = results["at_fixed_error"], results["variance_of_log_norm"]
-    lines = {
-        "correlation of distance with the margin's gradient norm": correlation["pearson"],
-        "    of their ranks": correlation["spearman"],
-        "share of variance of log norm: prediction error": variance["prediction_error"],
-        "    distance": variance["distance"],
-        "    k": variance["k"],
-        "elasticity of norm in distance at fixed error: head, BT": fixed["head_bt"]["elasticity_in_distance"],
-        "    head, NormBT": fixed["head_normbt"]["elasticity_in_distance"],
-        "    all parameters, BT": fixed["all_bt"]["elasticity_in_distance"],
-        "    all parameters, NormBT": fixed["all_normbt"]["elasticity_in_distance"],
-    }
-    for name, value in results["why_close"].items():
-        together = name == "explained_together"
-        label = "ranks of all these explain, R^2" if together else f"rank correlation of distance with {name}"
-        lines[label.replace("_", " ")] = value
+    close = {name.replace("_", " "): value for name, value in results["why_close"].items()}
+    if "explained together" in close:
+        close["all of them together, R\N{SUPERSCRIPT TWO}"] = close.pop("explained together")
+    tables = {
+        "distance and the margin's gradient norm": {
+            "correlation": correlation["pearson"], "rank correlation": correlation["spearman"],
+        },
+        "share of the variance of log gradient norm": {
+            "prediction error": variance["prediction_error"], "distance": variance["distance"],
+            "k, the margin's gradient norm / distance": variance["k"],
+        },
+        "slope of log norm on log distance, equal error": {
+            f"{part}, {loss}": fixed[f"{key}_{loss.lower()}"]["elasticity_in_distance"]
+            for key, part in (("head", "head"), ("all", "all parameters")) for loss in ("BT", "NormBT")
+        },
+        "rank correlation of distance with": close,
+    }  # fmt: skip
     table = Table(title=f"{model}: gradient against distance, {results['pairs']} pairs")
     for column in ("", "value", "95 % interval"):
         table.add_column(column, justify="left" if not column else "right", no_wrap=bool(column))
-    for name, estimate in lines.items():
-        low, high = estimate["interval"]
-        interval = "-" if low is None else f"{low:.3f} to {high:.3f}"
-        table.add_row(name, "-" if estimate["value"] is None else f"{estimate['value']:.3f}", interval)
+    for heading, lines in tables.items():
+        table.add_row(heading, style="bold")
+        for name, estimate in lines.items():
+            low, high = estimate["interval"]
+            interval = "-" if low is None else f"{_shown(low)} to {_shown(high)}"
+            table.add_row(f"  {name}", "-" if estimate["value"] is None else _shown(estimate["value"]), interval)
     console().print(table)
     sections = Table(title=f"{model}: sections, closest first", box=None, padding=(0, 2, 0, 0))
     sections.add_column("section", overflow="fold")
@@ -54,3 +58,8 @@ def print_study(results: Json, model: str, folder: Path, files: list[str]) -> No
     console().print(sections)
     console().print(f"the paper's correlation is {results['paper_correlation']}; figures: {', '.join(files)}")
     console().print(f"written to {folder}", soft_wrap=True)
+
+
+def _shown(value: float) -> str:
+    """Three digits, and no minus before a zero."""
+    return f"{round(value, 3) + 0.0:.3f}"

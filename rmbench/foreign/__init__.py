@@ -1,1 +1,1 @@
-"""Private interfaces of other libraries: each stands here once, with the reason, so that an upgrade is checked here."""
+"""Private interfaces of other libraries, each used only here, with the reason, to be checked after upgrades."""

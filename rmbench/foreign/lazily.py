@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 class _Lazy(ModuleType):
-    """A module's name, and its attributes once they are asked for."""
+    """A module that is imported when an attribute is first used."""
 
     def __getattr__(self, name: str) -> object:
         value = getattr(import_module(self.__name__), name)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class AttentionConfig(Protocol):
-    """What a model's config holds beside its published fields."""
+    """Fields of a model's config beside the published ones."""
 
     _attn_implementation: str
 

@@ -109,41 +109,61 @@ def _length(longer: int, shorter: int) -> list[Finding]:
 
 
 def _inverted(pairs: Sequence[Pair], sources: Counter[str]) -> tuple[list[Finding], dict[str, dict[str, float]]]:
-    """A word model of each source: where it is right on its own other half, and most others' are wrong, labels oppose.
+    """A word model of each source: where it is right on its own other half, and others' are wrong, labels oppose.
 
-    The words of a response are counted and scaled to length 1, so that long and short answers weigh the same.
+    Only models that are right on the remaining sources are asked: those that share no idea of better, or no words, say
+    nothing. Of two sources the other one is asked. The words of a response are counted and scaled to length 1, so that
+    long and short answers weigh the same.
     """
     names = [name for name, count in sources.most_common(PROBE_SOURCES) if count >= PROBE_SMALLEST]
     if len(names) < 2:
         return [], {}
     features = {name: _differences([pair for pair in pairs if pair.source == name]) for name in names}
     models = {name: _word_model(own) for name, own in features.items()}
+    share = {(m, name): _share_right(features[name] @ models[m]) for m in names for name in names if m != name}
+
+    def sure(right: float, source: str) -> float:
+        """How many standard errors above chance a share of a source's pairs is."""
+        return (right - 0.5) / math.sqrt(0.25 / features[source].shape[0])
+
     findings, probe = [], {}
     for name in names:
-        own = features[name]
-        order = np.random.default_rng(0).permutation(own.shape[0])
-        halves = own[order[::2]], own[order[1::2]]
-        within = np.concatenate([halves[1] @ _word_model(halves[0]), halves[0] @ _word_model(halves[1])])
-        across = [float(np.mean(own @ models[other] > 0)) for other in names if other != name]
-        n = own.shape[0]
-        error = math.sqrt(0.25 / n)
-        probe[name] = {"pairs": n, "within": float(np.mean(within > 0)), "across": float(np.median(across))}
-        right = (probe[name]["within"] - 0.5) / error > STANDARD_ERRORS
-        wrong = (0.5 - probe[name]["across"]) / error > STANDARD_ERRORS
-        if right and wrong:
+        others = [other for other in names if other != name]
+        asked = [m for m in others if np.median([sure(share[m, o], o) for o in others if o != m]) > STANDARD_ERRORS]
+        asked = asked if len(others) > 1 else others
+        across = float(np.median([share[m, name] for m in asked])) if asked else 0.5
+        within = _within(features[name])
+        probe[name] = {"pairs": features[name].shape[0], "within": within, "across": across}
+        if sure(within, name) > STANDARD_ERRORS and sure(across, name) < -STANDARD_ERRORS:
             findings.append(
                 Finding(
                     "inverted_labels",
-                    Severity.ruin if probe[name]["across"] < 0.4 else Severity.warning,
+                    Severity.ruin if across < 0.4 and len(others) > 1 else Severity.warning,
                     sources[name],
                     len(pairs),
                     f"labels of {name} run against those of the other sources: inverted, or another idea of better",
-                    f"the median word model of another source is right on {probe[name]['across']:.1%} of its pairs,"
-                    f" one of its own on {probe[name]['within']:.1%}",
+                    f"the median word model of another source is right on {across:.1%} of its pairs,"
+                    f" one of its own on {within:.1%}",
                     "look at its pairs; swap the two columns, or leave the source out",
                 )
             )
     return findings, probe
+
+
+def _share_right(margins: np.ndarray) -> float:
+    """The share of positive margins, zeros as halves: a model that knows none of the words is not wrong.
+
+    >>> _share_right(np.array([1.0, -1.0, 0.0, 0.0]))
+    0.5
+    """
+    return float(np.mean((np.sign(margins) + 1) / 2))
+
+
+def _within(differences: Any) -> float:
+    """How often a word model of one half of the pairs is right on the other."""
+    order = np.random.default_rng(0).permutation(differences.shape[0])
+    halves = differences[order[::2]], differences[order[1::2]]
+    return _share_right(np.concatenate([halves[1] @ _word_model(halves[0]), halves[0] @ _word_model(halves[1])]))
 
 
 def _differences(pairs: Sequence[Pair]) -> Any:

@@ -8,19 +8,24 @@ import jinja2
 from markupsafe import Markup, escape
 from rich import box
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from rmbench.files import Json
 from rmbench.inspection.token_checks import MARKS
 
+ROOMY = 100  # columns of a terminal; below, tables have fewer
 STYLES = {"ruin": "bold red", "warning": "yellow", "note": "dim"}
 SHOWN_CHARACTERS = 1500
 
 
-def as_tables(report: Json) -> list[RenderableType]:
-    """First rows, lengths and policies, findings with the worst last, where a terminal's reader looks first."""
-    return [*_rows(report), _numbers(report), _findings(report)]
+def as_tables(report: Json, width: int) -> list[RenderableType]:
+    """First rows, lengths and policies, findings with the worst last, where a terminal's reader looks first.
+
+    `width` is the terminal's, in columns.
+    """
+    return [*_rows(report), _numbers(report, width < ROOMY), *_findings(report)]
 
 
 def as_html(report: Json) -> str:
@@ -72,17 +77,18 @@ def _rows(report: Json) -> list[RenderableType]:
     return shown
 
 
-def _numbers(report: Json) -> Table:
+def _numbers(report: Json, narrow: bool) -> Table:
+    """Percentiles; on a narrow terminal without the quartiles beside the median."""
     numbers = report["numbers"]
     table = Table(
         title=f"{report['pairs']['train']} training pairs, {report['pairs']['eval']} for evaluation", box=box.SIMPLE
     )
-    names = _names(numbers["lengths"])
+    names = [name for name in _names(numbers["lengths"]) if not narrow or name not in ("25%", "75%")]
     for name in ("", *names):
         table.add_column(name, justify="right" if name else "left")
     rows = {f"tokens, {side}": values for side, values in numbers["lengths"].items()}
     rows |= {
-        "share of ids before they differ": numbers["prefix_share"],
+        "share of equal first ids": numbers["prefix_share"],
         "share of words in both": numbers["word_overlap"],
     }
     rows |= {f"rating margin, {source}": values for source, values in numbers["margins"].items()}
@@ -91,17 +97,15 @@ def _numbers(report: Json) -> Table:
     return table
 
 
-def _findings(report: Json) -> Table:
-    table = Table(title="findings", box=box.SIMPLE, show_lines=True)
-    for column in ("", "rows", "what", "how to fix it"):
-        table.add_column(column, justify="right" if column == "rows" else "left")
+def _findings(report: Json) -> list[RenderableType]:
+    """Each finding in lines of its own: how grave, how often, what, an example, the way out."""
+    shown: list[RenderableType] = [Text("findings" if report["findings"] else "findings: none", style="bold")]
     for finding in reversed(report["findings"]):
-        what = Text(f"{finding['name']}: {finding['what']}")
-        if finding["example"]:
-            what.append(f"\n{finding['example'][:200]}", style="dim")
-        style = STYLES[finding["severity"]]
-        share = f"{finding['count']} of {finding['of']}"
-        table.add_row(Text(finding["severity"], style=style), share, what, Text(finding["fix"]))
-    if not report["findings"]:
-        table.add_row("", "", Text("none"), "")
-    return table
+        head = Text.assemble(
+            (finding["severity"], STYLES[finding["severity"]]),
+            f"  {finding['count']:,} of {finding['of']:,}: {finding['name']}: {finding['what']}",
+        )
+        lines = [(finding["example"][:200], "dim"), (f"how to fix it: {finding['fix']}" if finding["fix"] else "", "")]
+        shown.append(head)
+        shown += [Padding(Text(text, style=style), (0, 0, 0, 4)) for text, style in lines if text]
+    return shown

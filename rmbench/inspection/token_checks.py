@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,7 @@ class Reading:
     reads_last: bool  # the reward is read at the last token, not at the first
     max_length: int
     policy: LengthPolicy
+    embedding_rows: int | None = None
 
 
 def first_rows(tokens: Sequence[TokenPair], reading: Reading, n: int) -> list[Json]:
@@ -65,7 +67,7 @@ class _Tally:
         self.rejected: list[int] = []
         self.prefix_share: list[float] = []
         self.unknown = self.tokens = self.long = 0
-        self.examples: dict[str, list[str]] = {"equal_ids": [], "nearly_equal": [], "double_bos": []}
+        self.examples: dict[str, list[str]] = defaultdict(list)
         self.policies = {policy: {"cut": 0, "dropped": 0, "identical_after_cut": 0} for policy in LengthPolicy}
         self.cut_equal: list[str] = []
 
@@ -79,6 +81,10 @@ class _Tally:
         self.unknown += pair.chosen.count(unknown) + pair.rejected.count(unknown) if unknown is not None else 0
         if bos is not None and any(ids[:2] == [bos, bos] for ids in pair.sequences):
             self.examples["double_bos"].append(pair.id)
+        highest, rows = max(map(max, pair.sequences)), self.reading.embedding_rows
+        if rows is not None and highest >= rows:
+            token = self.reading.tokenizer.convert_ids_to_tokens(highest)
+            self.examples["tokens_beyond"].append(f"{pair.id}: {token} ({highest}) of {rows} rows")
         if pair.identical:
             reason = why_equal(pair.pair, True)
             self.examples["equal_ids"].append(f"{pair.id} ({reason}): {self.reading.tokenizer.decode(pair.chosen)}")
@@ -117,6 +123,8 @@ def check_tokens(tokens: Sequence[TokenPair], reading: Reading) -> tuple[list[Fi
          "training drops them; another backbone may tell them apart"),
         ("nearly_equal", Severity.note, f"pairs differ in {NEARLY_TOKENS} tokens in a row at most", ""),
         ("double_bos", Severity.ruin, "pairs start with two BOS tokens", "remove the BOS from the data's own text"),
+        ("tokens_beyond", Severity.ruin, "pairs hold a token for which the backbone's embedding has no row",
+         "the tokenizer that belongs to the weights, or texts and a chat template without the token"),
     ):  # fmt: skip
         if tally.examples[name]:
             count, example = len(tally.examples[name]), short(tally.examples[name][0])

@@ -25,13 +25,13 @@ else:
 
 SYMBOLS = (
     "d = r_w - r_l is the margin, σ the logistic function, h_w and h_l the two embeddings, m the rating margin, μ the"
-    " running mean of what the weight divides by"
+    " running mean of the weight's denominator"
 )
 
 
 @dataclass(frozen=True)
 class Card:
-    """A named loss: an option of the group `loss`, or one of a user's own."""
+    """A named loss: an option of the group `loss`, or a custom one."""
 
     name: str
     about: str

@@ -21,7 +21,7 @@ TERMS = "loss.regularizer."
 
 @dataclass(frozen=True)
 class Description:
-    """A loss in words and formulas."""
+    """A loss as text and formulas."""
 
     summary: str  # in a sentence after "the loss"
     formula: str  # of one pair; `w` is its weight
@@ -133,9 +133,9 @@ def _needs(parts: Parts) -> tuple[str, ...]:
     means = [r for _, r in parts.regularizers.values() if r.part is not None]
     needs = {
         "a rating margin for every training pair": parts.pairwise.needs_rating,
-        "the norm of each pair's whole gradient, measured in every step": weight and weight.needs_margin_gradient_norm,
-        "the slope of log gradient norm on log distance, measured now and then": weight and weight.needs_slope,
-        "the whole global batch before its first pair": means or (weight and weight.needs_global_batch),
+        "the norm of each pair's whole gradient, measured at every step": weight and weight.needs_margin_gradient_norm,
+        "the slope of log gradient norm on log distance, measured during training": weight and weight.needs_slope,
+        "the whole global batch, in a first forward pass": means or (weight and weight.needs_global_batch),
         **{term.needs: True for _, term in parts.model_terms.values()},
     }
     return tuple(what for what, needed in needs.items() if needed)

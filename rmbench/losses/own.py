@@ -1,4 +1,4 @@
-"""Parts of a user's own, without a fork: a name `package.module:attribute` where a named part would stand.
+"""Custom parts without a fork: `package.module:attribute` in the place of a name.
 
 `loss.pairwise=`: a function of the margins r_w - r_l, `(pairs,) -> (pairs,)`, or of the margins and the pairs' rating
 margins; or a `Pairwise`, with a derivative, a formula and a source of its own.
@@ -48,7 +48,7 @@ def found(key: str, name: str) -> object:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(
-            f"{key}={name}: {error}. The module is looked for in the working directory and in PYTHONPATH."
+            f"{key}={name}: {error}. Modules are imported from the working directory and from PYTHONPATH."
         ) from error
     except (Exception, SystemExit) as error:  # whatever the user's module does; an exit would pass silently
         reason = f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""The parts that a config chooses, by their names or as parts of a user's own."""
+"""The parts that a config selects, by name or as custom parts."""
 
 from __future__ import annotations
 

@@ -155,14 +155,14 @@ def dpo_value(output: PairOutput, beta: float) -> Tensor:
     return -functional.logsigmoid(beta * (output.log_prob_chosen - output.log_prob_rejected))
 
 
-LANGUAGE_MODEL = "a model with a language head on inputs WithLikelihood, which gives PairOutput.log_prob_chosen"
+LANGUAGE_MODEL = "a model with a language head, for PairOutput.log_prob_chosen"
 GRM = "GRM, arXiv 2406.10216"
 
 MODEL_TERM: dict[str, ModelTerm] = {
     "kl": ModelTerm(
         kl_value,
         "kl",
-        "a model with a bottleneck, whose KL is PairOutput.kl",
+        "backbone.head=bottleneck, for PairOutput.kl",
         "KL(q_w ‖ N(0, I)) + KL(q_l ‖ N(0, I))",
         "InfoRM, arXiv 2402.09345",
     ),

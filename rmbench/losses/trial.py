@@ -1,4 +1,4 @@
-"""Parts of a user's own are called before the run as the run would call them, and refused with the reason."""
+"""Custom parts are called before the run as the run would call them, and refused with the reason."""
 
 from __future__ import annotations
 

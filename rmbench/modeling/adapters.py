@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rmbench.data.protocols import Tokenizer
 from rmbench.errors import UserError
+from rmbench.files import Json
 from rmbench.modeling.lora import ADAPTER_WEIGHTS, quiet_peft
+
+_ANOTHER_BASE = "base_model_name_or_path in its adapter_config.json must name the model that it was trained on."
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,25 @@ def find_adapter(name: str, revision: str | None) -> Adapter | None:
         raise UserError(
             f"{name}: an adapter without {ADAPTER_WEIGHTS}; weights in other files are not read."
         ) from error
-    settings = json.loads(Path(file).read_text("utf-8"))
-    base = settings.get("base_model_name_or_path")
+    base = (settings := _settings(Path(file))).get("base_model_name_or_path")
     if not base:
         raise UserError(
-            f"{name}: the adapter does not say which model it belongs on.\n"
+            f"{name}: the adapter does not name its base model.\n"
             "rmbench keeps both, merged, in the folder around an adapter: checkpoint=RUN."
         )
     return Adapter(Path(file).parent, base, settings.get("revision"))
+
+
+def _settings(file: Path) -> Json:
+    try:
+        settings = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{file} is not a valid JSON file: {error}. Copy it again from where it was trained."
+        ) from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{file} holds no JSON object. Copy it again from where it was trained.")
+    return settings
 
 
 def own_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> Tokenizer | None:
@@ -67,6 +83,18 @@ def own_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> T
     return found
 
 
+def brings(adapter: Adapter, head: str) -> bool:
+    """Whether the head's weight `head` is among the adapter's."""
+    return any(name.endswith(f".{head}") for name in _names(adapter))
+
+
+def _names(adapter: Adapter) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(adapter.folder / ADAPTER_WEIGHTS, framework="pt") as weights:
+        return list(weights.keys())
+
+
 def merged(network: Any, adapter: Adapter, head: str | None) -> Any:
     """`network`, the adapter's base, with the adapter's changes in its weights and the adapter's trained head.
 
@@ -79,21 +107,45 @@ def merged(network: Any, adapter: Adapter, head: str | None) -> Any:
         UserError: the adapter does not fit the network, or brings no weight named `head`.
     """
     import peft
-    from safetensors import safe_open
 
-    with safe_open(adapter.folder / ADAPTER_WEIGHTS, framework="pt") as weights:
-        names = list(weights.keys())
-    if head is not None and not any(name.endswith(f".{head}") for name in names):
+    if head is not None and not brings(adapter, head):
         raise UserError(
             f"{adapter.folder}: the adapter brings no trained head ({head}); it is no reward model's."
             " Of a policy trained by DPO: reference=MODEL."
         )
     try:
         with quiet_peft():
+            warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # refused below
             settings = peft.PeftConfig.from_pretrained(str(adapter.folder))
             if head is None:
                 settings.task_type = None  # of a language model, whose methods this network does not have
-            return peft.PeftModel.from_pretrained(network, str(adapter.folder), config=settings).merge_and_unload()
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{adapter.folder}: the adapter does not fit {adapter.base}: {reason}") from error
+            adapted = peft.PeftModel.from_pretrained(network, str(adapter.folder), config=settings)
+            _refuse_other_layers(adapter, adapted, _names(adapter))
+            return adapted.merge_and_unload()
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        raise UserError(
+            f"{adapter.folder}: the adapter does not fit {adapter.base}: {reason}\n{_ANOTHER_BASE}"
+        ) from error
+
+
+def _refuse_other_layers(adapter: Adapter, adapted: Any, names: Sequence[str]) -> None:
+    """Every layer that the adapter changes is one of the base's, and every layer that gets adapters has its weights.
+
+    Raises:
+        UserError: peft would leave weights out, or begin with new ones.
+    """
+    import peft
+
+    prefix = adapted.base_model.prefix  # of the names of an adapter's tensors: lora_
+    wanted = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    brought, placed = (
+        {name for name in some if prefix in name and "lm_head" not in name}  # no reward is read behind it
+        for some in (names, wanted)
+    )
+    for what, those in (("its base lacks", brought - placed), ("the adapter has no weights for", placed - brought)):
+        if those:
+            listed = ", ".join(sorted(those)[:2]) + (f" and {len(those) - 2} more" if len(those) > 2 else "")
+            raise UserError(
+                f"{adapter.folder}: the adapter does not fit {adapter.base}: {what} {listed}.\n{_ANOTHER_BASE}"
+            )

@@ -1,4 +1,4 @@
-"""Everything that rmbench assumes about a backbone: what, where it is checked, and what happens where it does not hold.
+"""Everything that rmbench assumes about a backbone: what, where it is checked, and what happens if it is not true.
 
 Whoever makes a new kind of backbone work starts here; a new assumption is a new entry, beside the code that checks it.
 """

@@ -153,16 +153,16 @@ def packed_attention(
         NotImplementedError: the model's attention is more than softmax over a causal or sliding window.
     """
     if packing is None:
-        raise NotImplementedError("the model does not hand its keyword arguments down to its attention")
+        raise NotImplementedError("the model does not pass its keyword arguments to its attention")
     beyond = {"softcap": softcap, "sinks": s_aux, "position_bias": position_bias, "dropout": dropout or None}
     if any(v is not None for v in beyond.values()) or not getattr(module, "is_causal", True):
         names = ", ".join(name for name, v in beyond.items() if v is not None) or "not causal"
-        raise NotImplementedError(f"the model's attention has more than packed rows can do ({names})")
+        raise NotImplementedError(f"the model's attention has options that packed rows do not support ({names})")
     packing.windows.add(sliding_window)
     if query.device.type == "cuda":
         output = _flex(query, key, value, packing, scaling, sliding_window)
     else:
-        # A CPU's bf16 attention is several times slower backwards than its float32 attention (README, Speed).
+        # A CPU's bf16 attention is several times slower backwards than its float32 attention.
         with torch.autocast(query.device.type, enabled=False):
             q, k, v = (x.float() if x.dtype is torch.bfloat16 else x for x in (query, key, value))
             pooled_only = getattr(module, "pooled_only", False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -23,14 +24,23 @@ logger = logging.getLogger(__name__)
 ZERO_STAGE = {Strategy.deepspeed_zero2: 2, Strategy.deepspeed_zero3: 3}
 
 
-def make_accelerator(config: GpuConfig, max_grad_norm: float = 0.0) -> Accelerator:
+def make_accelerator(
+    config: GpuConfig, max_grad_norm: float = 0.0, large: Callable[[], bool] = lambda: False
+) -> Accelerator:
     """An Accelerator on the configured device; under torchrun or `accelerate launch` it joins the group.
+
+    Args:
+        config: device, precision and strategy.
+        max_grad_norm: for DeepSpeed, which clips by itself.
+        large: whether bf16 makes the model faster on a CPU that has it; asked where `auto` depends on it.
 
     Raises:
         UserError: the configured device is not there, or the devices cannot share a run in the configured way.
     """
     device = pick_device(config.device)
-    precision = pick_precision(config.precision, device)
+    precision = pick_precision(config.precision, device, large)
+    if device == "cpu" and precision is Precision.bf16 and config.precision is Precision.auto:
+        logger.info("bf16: the model is large and this processor multiplies it; gpu.precision=fp32 is float32")
     if device == "cpu":
         keep_freed_memory()
     plugins = _plugins(config.strategy, device, precision, max_grad_norm)
@@ -76,7 +86,7 @@ def _plugins(strategy: Strategy, device: str, precision: Precision, max_grad_nor
     if find_spec("deepspeed") is None:
         raise UserError(
             f"gpu={strategy.name} needs DeepSpeed: pip install deepspeed (in a clone: pip install -e '.[deepspeed]')."
-            " gpu=fsdp needs nothing."
+            " gpu=fsdp needs no extra package."
         )
     return {"deepspeed_plugin": DeepSpeedPlugin(hf_ds_config=deepspeed_config(strategy, precision, max_grad_norm))}
 
@@ -106,7 +116,7 @@ def wrapped(accelerator: Accelerator, strategy: Strategy, model: nn.Module, opti
         optimizer: of the model's trained parameters.
 
     Raises:
-        RuntimeError: Accelerate made something else of the model than was asked for.
+        RuntimeError: Accelerate did not wrap the model as requested.
     """
     if isinstance(model, FSDPModule):
         return accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare_optimizer(optimizer)
@@ -151,7 +161,7 @@ def pick_device(device: Device) -> str:
         return next(name for name, available in there.items() if available)
     if not there[device.name]:
         have = ", ".join(name for name, available in there.items() if available)
-        raise UserError(f"gpu.device={device.name}: this machine has none; it has {have}. gpu=auto takes the best.")
+        raise UserError(f"gpu.device={device.name}: this machine has none; it has {have}. gpu=auto selects the best.")
     return device.name
 
 
@@ -164,19 +174,33 @@ def processes(config: GpuConfig) -> int:
     if config.count is not None or config.strategy is Strategy.none:
         return config.count or 1
     if pick_device(config.device) != "cuda":
-        raise UserError(f"gpu={config.strategy.name} without a GPU: say how many processes, such as gpu.count=2.")
+        raise UserError(f"gpu={config.strategy.name} without a GPU: set the number of processes, such as gpu.count=2.")
     return torch.cuda.device_count()
 
 
-def pick_precision(precision: Precision, device: str) -> Precision:
-    """`auto` is bf16 on CUDA devices of compute capability 8.0 and later, fp32 elsewhere.
+def pick_precision(precision: Precision, device: str, large: Callable[[], bool] = lambda: False) -> Precision:
+    """`auto` is bf16 where the device is made for it: CUDA 8.0 and later, and for a large model some CPUs; else fp32.
+
+    Args:
+        precision: as configured.
+        device: its type.
+        large: as of `make_accelerator`.
 
     Raises:
         UserError: the device does not have this precision.
     """
     if precision is Precision.tf32 and device != "cuda":
-        raise UserError(f"gpu.precision=tf32 needs CUDA, this is {device}; gpu.precision=auto takes what there is.")
+        raise UserError(f"gpu.precision=tf32 needs CUDA, this is {device}; gpu.precision=auto selects a supported one.")
     if precision is not Precision.auto:
         return precision
-    ampere = device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
-    return Precision.bf16 if ampere else Precision.fp32
+    if device == "cuda":
+        gains = torch.cuda.get_device_capability() >= (8, 0)
+    else:
+        gains = device == "cpu" and multiplies_bf16() and large()
+    return Precision.bf16 if gains else Precision.fp32
+
+
+def multiplies_bf16() -> bool:
+    """Whether this processor has instructions for products of bf16; elsewhere they are slower than float32's."""
+    found: Json = getattr(torch.cpu, "get_capabilities", dict)()  # of torch 2.10 and later
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))

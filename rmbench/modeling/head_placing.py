@@ -11,7 +11,7 @@ from rmbench.modeling.weights import Weights, value_head
 
 
 def place_head(network: Any, config: BackboneConfig, weights: Weights, seed: int) -> str:
-    """The head that the config asks for, unless the network came with it; says which it is.
+    """The head of the config, unless the network already has it; and a text that says which.
 
     Args:
         network: as it was loaded.

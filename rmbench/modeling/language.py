@@ -108,7 +108,7 @@ class LanguageHead:
 def language_head(model: RewardModel, backbone: BackboneConfig) -> LanguageHead:
     """The head that the backbone was pretrained with: its input embedding, or where these differ its checkpoint's.
 
-    A checkpoint's own head is kept as it is, not trained, and no part of the reward model that is saved.
+    A checkpoint's own head is kept as it is, is not trained, and is not saved with the reward model.
 
     Raises:
         UserError: the backbone is no decoder, its checkpoint has no such head, or its logits have a form unknown here.

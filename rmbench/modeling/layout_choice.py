@@ -16,7 +16,7 @@ from rmbench.modeling.attention import FLEX_BLOCK_TOKENS
 from rmbench.modeling.layout import BatchInputs, Layout, Padded, Shared, TextGroup
 from rmbench.modeling.memory import out_of_memory
 from rmbench.modeling.model import RewardModel
-from rmbench.modeling.reading import check_against_plain
+from rmbench.modeling.reading import check_against_plain, refuse_unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,9 @@ def choose_layout(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGr
 
     Raises:
         UserError: `layout=shared` was asked for and this backbone cannot do it, padding changes its rewards, or four
-            pairs do not fit into memory.
+            pairs do not fit into memory, or a text holds a token without a row in the embedding.
     """
+    refuse_unreadable(model, pairs)
     few = pairs_of_all_lengths(pairs, PAIRS_TRIED)
     try:
         layout = _choose(asked, model, pairs, device)

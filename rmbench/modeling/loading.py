@@ -20,7 +20,7 @@ from rmbench.files import Json, write_text
 from rmbench.modeling import adapters, heads, lora, value_heads
 from rmbench.modeling.head_placing import place_head
 from rmbench.modeling.model import RewardModel, head_of
-from rmbench.modeling.reading import how_it_reads, refuse_unknown_tokens, report
+from rmbench.modeling.reading import how_it_reads, refuse_unknown_tokens, report, unreadable
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 from rmbench.modeling.tokenizer import complete_tokenizer, refuse_without_class, stated_pad_id
 from rmbench.modeling.usage import NOTE, usage
@@ -43,7 +43,8 @@ def new_reward_model(config: BackboneConfig, attention: str | None, seed: int) -
     Raises:
         UserError: the name is no model that can be loaded, or what would be trained cannot be saved.
     """
-    from transformers import AutoModelForSequenceClassification, set_seed
+    from accelerate.utils import set_seed
+    from transformers import AutoModelForSequenceClassification
 
     set_seed(seed)
     if config.name_or_path is None:
@@ -69,6 +70,7 @@ def new_reward_model(config: BackboneConfig, attention: str | None, seed: int) -
         adapters = lora.add_adapters(network, config.lora, base, config.revision, seed)
         lora.refuse_what_cannot_be_used(adapters)
     model = RewardModel(network, adapters)
+    model.unreadable = unreadable(tokenizer, network)
     model.assumed = weights.facts() | {"head": head} | how_it_reads(model, tokenizer, own_template)
     if config.name_or_path is not None:
         report(config.name_or_path, model.assumed)
@@ -104,7 +106,7 @@ def load_reward_model(
         weights = value_heads.adopt(weights, value)
     if weights.new_head:
         raise UserError(
-            f"{name_or_path} holds no trained reward head (its weights have no {_head_weight(weights.network)}).\n"
+            f"{name_or_path} has no trained reward head (its weights have no {_head_weight(weights.network)}).\n"
             "A policy trained by DPO: add reference=MODEL (or reference=none) to eval or score. A language model: train"
             f" one first: rmbench train backbone.name_or_path={name_or_path}"
         )
@@ -114,6 +116,7 @@ def load_reward_model(
     complete_tokenizer(tokenizer, weights.network, keep_pad=True)
     model = RewardModel(weights.network)
     model.stated_pad_id, model.pools_last = stated, weights.pools_last
+    model.unreadable = unreadable(tokenizer, weights.network)
     model.assumed = weights.facts() | how_it_reads(model, tokenizer, own_template)
     report(name_or_path, model.assumed)
     return model, tokenizer
@@ -209,14 +212,16 @@ def _with_adapter(source: Source, adapter: adapters.Adapter) -> tuple[Weights, T
         network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if source.for_text:
         return replace(weights, network=adapters.merged(network, adapter, None)), tokenizer
+    name = _head_weight(network)
+    own = adapters.brings(adapter, name)
     value = value_heads.of_adapter(adapter.folder)
-    if value is None and weights.new_head:  # that of the base, if it has one
+    if value is None and not own:  # that of the base, if it has one
         value = value_heads.find_value_head(adapter.base, weights, adapter.base_revision)
     if value is not None:
         merged = adapters.merged(network, adapter, None)
         return value_heads.adopt(replace(weights, network=merged), value), tokenizer
-    merged = adapters.merged(network, adapter, _head_weight(network))
-    head = f"kept: {_head_weight(merged)} of the adapter"
+    merged = adapters.merged(network, adapter, name if own or weights.new_head else None)
+    head = f"kept: {name} of the {'adapter' if own else 'base'}"
     return replace(weights, network=merged, new_head=False, head=head), tokenizer
 
 
@@ -260,7 +265,7 @@ def _not_loaded(source: Source, error: Exception, config: Any = None) -> UserErr
         return _no_attention(source.attention, error, config)
     if "trust_remote_code" in str(error):
         key = "trust_remote_code" if source.trained else "backbone.trust_remote_code"
-        return UserError(f"{source.name} needs Python code that comes with it. If you trust that: {key}=true")
+        return UserError(f"{source.name} needs its own Python code. If you trust it: {key}=true")
     key = "checkpoint" if source.trained else "backbone.name_or_path"
     return hub.explain("model", source.name, error, f"{key}=FOLDER")
 
@@ -279,7 +284,7 @@ def _no_attention(attention: str | None, error: Exception, config: Any) -> UserE
         can.append(name)
     reason = str(error).partition("\n")[0].partition("The only possible")[0].partition("Please request")[0].strip()
     those = " or ".join(f"gpu.attention={name}" for name in can)
-    return UserError(f"gpu.attention={attention}: {reason}\nThis model can: {those}; null takes what it is made for.")
+    return UserError(f"gpu.attention={attention}: {reason}\nThis model supports: {those}; null selects its default.")
 
 
 def _head_weight(network: Any) -> str:

@@ -77,7 +77,7 @@ def add_adapters(network: Any, config: LoraConfig, base: str | None, revision: s
     embeddings = [name for name, m in adapted.named_modules() if isinstance(m, LoraLayer) and NAME not in m.lora_A]
     if embeddings:
         last = embeddings[0].rpartition(".")[2]
-        raise UserError(f"backbone.lora.target_modules: {last} is no matrix product; adapters go on linear layers.")
+        raise UserError(f"backbone.lora.target_modules: {last} is not a linear layer; adapters need linear layers.")
     adapted.peft_config[NAME].base_model_name_or_path = base  # peft puts the network's own name where there is none
     return adapted
 

@@ -24,7 +24,7 @@ def refuse_names(names: list[str], network: PreTrainedModel, around: list[str]) 
         if any(module == name or module.endswith(f".{name}") for module in there):
             continue
         if name in in_head:
-            raise UserError(f"backbone.lora.target_modules: {name} is the head, which is trained whole; leave it out.")
+            raise UserError(f"backbone.lora.target_modules: {name} is the head, which is trained fully; remove it.")
         kinds = {module.rpartition(".")[2] for module, m in network.base_model.named_modules() if _is_linear(m)}
         raise UserError(
             f"backbone.lora.target_modules: no layer is named {name}.\n"

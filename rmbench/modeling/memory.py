@@ -15,7 +15,7 @@ from rmbench.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Where the search begins. More gains a CPU little and costs it memory (README, Speed); a GPU is fastest when full.
+# Where the search begins. More gains a CPU little and costs it memory; a GPU is fastest when full.
 FIRST_BUDGET_TOKENS = {"cpu": 2048, "mps": 4096, "cuda": 65536}
 # glibc's mallopt: how much free space at the heap's end, and blocks of what size, go back to the system
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -25,7 +25,7 @@ GOES_BACK_BYTES = 32 * 2**20  # older versions take no more
 def keep_freed_memory() -> None:
     """What the process frees, it keeps: the next forward pass on a CPU asks for the same again.
 
-    Handed back, it would come as new pages, which the system fills with zeros first (README, Speed). Large blocks still
+    Handed back, it would come as new pages, which the system fills with zeros first. Large blocks still
     go back: they would leave holes, and their pages cost little beside what is computed on them. Nothing happens where
     the C library is not glibc.
     """
@@ -73,5 +73,5 @@ def halved(budget_tokens: int, tokens: int, pairs: int, remedy: str) -> int:
     gc.collect()  # the error's traceback held the activations
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    logger.info("out of memory; going on with %d tokens per forward pass instead of %d", smaller, budget_tokens)
+    logger.info("out of memory; continuing with %d tokens per forward pass instead of %d", smaller, budget_tokens)
     return smaller

@@ -1,4 +1,4 @@
-"""Padded rows that know the messages which they come from, for models that ask for more than ids."""
+"""Padded rows with the messages that they are made of, for models that need more than ids."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ class RewardModel(nn.Module):
         self.language: Any = None  # a LanguageHead, for losses that read likelihoods
         self.stated_pad_id: int | None = None  # of a loaded checkpoint, before its tokenizer is fixed
         self.pools_last = False  # a value head: read at the last token, whether or not that is the pad token
+        self.unreadable: dict[int, str] = {}  # tokens that the embedding has no row for
         self.assumed: dict[str, str] = {}  # how it was loaded and reads texts, in words
         self._pooled: Tensor | None = None
         self.attention: str = attention_of(network)  # of padded rows

@@ -52,7 +52,7 @@ class OtherModel(nn.Module, ABC):
         """How its groups become rows; `groups` are some that it is going to score.
 
         Raises:
-            UserError: it cannot have the layout that is asked for.
+            UserError: the model does not support the requested layout.
         """
 
     @abstractmethod

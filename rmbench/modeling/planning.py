@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ from rmbench.modeling import heads
 from rmbench.modeling.devices import pick_device, pick_precision, processes
 from rmbench.modeling.estimate import GIGABYTE, MemoryEstimate, divided, kept_bytes
 from rmbench.modeling.memory import FIRST_BUDGET_TOKENS
-from rmbench.modeling.workload import network_without_weights
+from rmbench.modeling.workload import gains_from_bf16, network_without_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -80,7 +81,8 @@ def plan(config: TrainConfig) -> Plan:
     devices = config.gpu.count or (1 if config.gpu.strategy is Strategy.none else _devices(config.gpu, device))
     # bf16 is what CUDA has wherever the run will be; this machine may have none
     elsewhere = device == "cuda" and not torch.cuda.is_available()
-    precision = Precision.bf16 if elsewhere and asked is Precision.auto else pick_precision(asked, device)
+    large = partial(gains_from_bf16, config.backbone)
+    precision = Precision.bf16 if elsewhere and asked is Precision.auto else pick_precision(asked, device, large)
     tokens = config.training.micro_batch_tokens or FIRST_BUDGET_TOKENS[device]
     return Plan(memory_on_paper(config, devices, precision), devices, config.gpu.strategy, tokens)
 

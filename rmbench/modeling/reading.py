@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -116,7 +116,27 @@ def refuse_unknown_tokens(name: str, tokenizer: Any, network: Any) -> None:
             f"{what} The chat template writes them. Tokenizer and weights do not belong together; or resize the"
             " embedding (resize_token_embeddings) and save again."
         )
-    logger.warning("%s Texts that hold one cannot be read.", what)
+    logger.warning("%s Texts that contain one cannot be read.", what)
+
+
+def refuse_unreadable(model: RewardModel, groups: Iterable[TokenGroup]) -> None:
+    """Refuse texts that hold a token which the embedding has no row for, before a step is computed.
+
+    Raises:
+        UserError: one does.
+    """
+    for group in groups if model.unreadable else ():
+        for id_ in {one for ids in group.sequences for one in ids} & model.unreadable.keys():
+            raise UserError(
+                f"{group.id}: its text holds {model.unreadable[id_]} (id {id_}), for which the embedding has no row.\n"
+                "Remove the token from the data, or resize the embedding (resize_token_embeddings) and save again."
+            )
+
+
+def unreadable(tokenizer: Any, network: Any) -> dict[int, str]:
+    """Tokens that a text may hold and the embedding has no row for, by id."""
+    rows = network.get_input_embeddings().num_embeddings
+    return {id_: token for token, id_ in tokens_beyond(tokenizer, rows)}
 
 
 def tokens_beyond(tokenizer: Any, rows: int) -> list[tuple[str, int]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
+from rmbench.data import hub
+
 WEIGHTS = "model.safetensors"
 
 
@@ -21,6 +23,23 @@ def find_file(name: str, file: str, revision: str | None = None) -> Path | None:
     except OSError:  # no answer from the Hub
         return None
     return None if found is None else Path(found)
+
+
+def refuse_missing(name: str, revision: str | None = None) -> None:
+    """Ask for one small file of a Hub repository before anything else is done.
+
+    Raises:
+        UserError: it holds no model and no adapter, or cannot be reached.
+    """
+    from transformers.utils import cached_file
+
+    hub.prepare()
+    if any(find_file(name, file, revision) for file in ("config.json", "adapter_config.json")):
+        return
+    try:
+        cached_file(name, "config.json", revision=revision)
+    except OSError as error:
+        raise hub.explain("model", name, error, "checkpoint=FOLDER") from error
 
 
 def read_config(name: str, revision: str | None = None, file: str = "config.json") -> dict[str, object]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 from typing import TYPE_CHECKING
 
 import torch
 
-from rmbench.cpus import usable_cpus
+from rmbench.machine import asked_threads, cores
 from rmbench.modeling.throughput import matrix_weights
 
 if TYPE_CHECKING:
@@ -35,14 +34,13 @@ def use_threads(asked: str, network: PreTrainedModel, device: torch.device, befo
     """
     if device.type != "cpu":
         return torch.get_num_threads()
-    weights, most = matrix_weights(network), min(_torchs_own(), usable_cpus())
-    by_user = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    weights, most = matrix_weights(network), min(_torchs_own(), cores())
     if asked != "auto":
         threads, reason = int(asked), "gpu.threads"
     elif before is not None:
         threads, reason = before, "as the run began"
-    elif by_user.isdecimal() and int(by_user):
-        threads, reason = int(by_user), "OMP_NUM_THREADS"
+    elif (by_user := asked_threads()) is not None:
+        threads, reason = by_user, "OMP_NUM_THREADS"
     elif weights < SMALL:
         threads, reason = 1, "enough for a small model"
     else:

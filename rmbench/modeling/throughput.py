@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,21 +49,29 @@ def matrix_weights(network: PreTrainedModel) -> int:
 
 
 @functools.cache
-def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
-    """Floating-point operations per second of large matrix products on `device`, measured once per process."""
-    size = 8192 if device.type == "cuda" else 1024
+def matrix_rate(
+    device: torch.device, dtype: torch.dtype, seconds: float = 0.05, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Floating-point operations per second of large matrix products on `device`, measured once per process.
+
+    Args:
+        device: where.
+        dtype: of the factors.
+        seconds: that it may take.
+        clock: in seconds.
+    """
+    size, at_once = (8192, 4) if device.type == "cuda" else (1024, 1)
     own = torch.Generator(device).manual_seed(0)  # a run's own draws do not depend on whether it is the first to ask
     a = torch.randn(size, size, device=device, generator=own).to(dtype)
-    for _ in range(2):
-        a @ a
+    a @ a
     _wait(device)
-    started, n = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        for _ in range(4):
+    started, n = clock(), 0
+    while clock() - started < seconds:
+        for _ in range(at_once):
             a @ a
-        n += 4
+        n += at_once
         _wait(device)
-    return 2 * size**3 * n / (time.perf_counter() - started)
+    return 2 * size**3 * n / (clock() - started)
 
 
 def _wait(device: torch.device) -> None:

@@ -121,7 +121,7 @@ def _refuse_unusable(tokenizer: Tokenizer) -> None:
     """
     name, limit = getattr(tokenizer, "name_or_path", "the tokenizer"), tokenizer.model_max_length
     if not isinstance(limit, (int, float)):
-        raise UserError(f"{name}: model_max_length in tokenizer_config.json is {limit!r}; a number belongs there.")
+        raise UserError(f"{name}: model_max_length in tokenizer_config.json is {limit!r}; it must be a number.")
     prompt = {"role": "user", "content": "a?"}
     try:
         yes, no = render([[prompt, {"role": "assistant", "content": text}] for text in ("b", "c")], tokenizer)
@@ -145,7 +145,7 @@ def complete_text(tokenizer: Tokenizer, pad_id: int | None = None) -> None:
     """
     if tokenizer.chat_template is None:
         tokenizer.chat_template = ("{{ bos_token }}" if _adds_bos_alone(tokenizer) else "") + DEFAULT_TEMPLATE
-        logger.info("the tokenizer brings no chat template; rmbench's own is used and saved with the checkpoint")
+        logger.info("the tokenizer has no chat template; rmbench's own is used and saved with the checkpoint")
     _refuse_unusable(tokenizer)
     tokenizer.padding_side = "right"
     if pad_id is not None:
@@ -153,4 +153,5 @@ def complete_text(tokenizer: Tokenizer, pad_id: int | None = None) -> None:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id)
     elif tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         vocabulary = tokenizer.get_vocab()
-        tokenizer.pad_token = next((t for t in PAD_TOKENS if t in vocabulary), PAD_TOKENS[0])
+        # added, not only named: the id of a name that the vocabulary lacks is that of the unknown token
+        tokenizer.add_special_tokens({"pad_token": next((t for t in PAD_TOKENS if t in vocabulary), PAD_TOKENS[0])})

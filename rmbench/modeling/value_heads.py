@@ -90,8 +90,9 @@ def of_adapter(folder: Path) -> ValueHead | None:
     for trainer, head in (("TRL", "v_head.summary"), ("OpenRLHF", "value_head"), ("DeepSpeed-Chat", "v_head")):
         inside = read_file(folder / "adapter_model.safetensors", _of_layer(head))
         if inside:
-            return _value_head(trainer, head, inside, str(folder))
-    _refuse_pickle(str(folder), None)
+            found = _value_head(trainer, head, inside, str(folder))
+            return replace(found, ends_at_pad=trainer == "DeepSpeed-Chat")
+    _refuse_pickle(str(folder), None, VALUE_HEAD_FILE)
     return None
 
 
@@ -158,11 +159,14 @@ def _value_head(trainer: str, layer: str, tensors: dict[str, Tensor], place: str
     return ValueHead(trainer, f"{layer}.weight", weight, by_kind.get("bias"))
 
 
-def _refuse_pickle(name: str, revision: str | None) -> None:
-    """A head in a pickled file is not read: opening one runs what it says."""
+def _refuse_pickle(name: str, revision: str | None, target: str = "model.safetensors") -> None:
+    """A head in a pickled file is not read: opening one runs what it says.
+
+    Beside an adapter, `target` is a file of its own, as TRL keeps only the head in pytorch_model.bin there.
+    """
     for file in PICKLED:
         if find_file(name, file, revision) is not None:
-            target = VALUE_HEAD_FILE if file.startswith("value_head") else "model.safetensors"
+            target = VALUE_HEAD_FILE if file.startswith("value_head") else target
             raise UserError(
                 f"{name}: its head may be in {file}, a pickled file, which is not read. If you trust it, write"
                 f" {target} from it once:\n{CONVERT.format(file=file, target=target)}"

@@ -43,7 +43,7 @@ class Weights:
     pools_last: bool = False  # the head is a trainer's value head, read at the last token whatever it is
 
     def facts(self) -> dict[str, str]:
-        """What is worth knowing, for logs and records."""
+        """Facts for logs and records."""
         reported = {"head": self.head}
         if self.wrapper:
             reported["names"] = f"read without {self.wrapper} in front"

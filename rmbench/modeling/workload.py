@@ -12,14 +12,15 @@ from rmbench.data import hub
 from rmbench.data.published import PUBLISHED
 from rmbench.data.text import CONTEXT_LIMIT_TOKENS
 from rmbench.errors import UserError
-from rmbench.modeling.throughput import FORWARD, FORWARD_AND_BACKWARD, model_cost
+from rmbench.modeling.throughput import FORWARD, FORWARD_AND_BACKWARD, matrix_weights, model_cost
 from rmbench.modeling.tiny import tiny_config, tiny_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    pass
-
+# From so many weights of matrices on, bf16 is taken on processors that multiply it: products are most of a step there
+# (docs/performance.md).
+BF16_WEIGHTS = 50e6
 SHARE = 0.4  # of the device's matrix rate that training reaches, assumed
 
 
@@ -69,6 +70,14 @@ def _pairs(config: TrainConfig) -> int:
             "the pairs are not counted before they are read; dataset.train_size or training.max_steps limits them"
         )
     return found
+
+
+def gains_from_bf16(config: BackboneConfig) -> bool:
+    """Whether products are most of what a step of this model computes; False where its shapes cannot be known."""
+    try:
+        return matrix_weights(network_without_weights(config)) >= BF16_WEIGHTS
+    except UserError:  # the run itself will say it better
+        return False
 
 
 def network_without_weights(config: BackboneConfig) -> PreTrainedModel:

@@ -76,7 +76,7 @@ def of_verdicts(verdicts: Sequence[Verdict]) -> str:
     header = ["compared", "on", "difference", "95 % interval", "p (Holm)", "seeds", "items", "verdict"]
     rows = []
     for v in verdicts:
-        low, high = v.difference.interval()
+        low, high = v.interval
         rows.append(
             [
                 escaped(f"{v.group} - {v.baseline}"),

@@ -74,17 +74,21 @@ def _table(found: Sequence[Run], groups: Sequence[Group], name: str) -> Json:
         cells = []
         for column in names:
             summary = group.summary(name, column)
-            interval = summary.interval if summary else None
             cells.append(
                 {
                     "text": group.cell(name, column),
                     "value": summary.mean if summary else "",
-                    "interval": f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "",
+                    "interval": _of_accuracy(summary.interval) if summary and summary.interval else "",
                     "n": summary.n if summary else 0,
                 }
             )
         rows.append({"label": group.label, "seeds": group.seeds, "cells": cells})
     return {"name": name, "columns": names, "rows": rows}
+
+
+def _of_accuracy(interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"[{max(low, 0.0):.3f}, {min(high, 1.0):.3f}]"
 
 
 def _figure(file: Path, chart: Chart) -> Json:

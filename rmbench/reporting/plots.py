@@ -29,7 +29,7 @@ CURVES: dict[tuple[str, ...], str] = {
     ("eval/loss",): "held-out loss, -log σ(margin) for every run",
 }
 DISTANCE_BINS = 5
-BIN_NAMES = ("closest fifth", "2nd", "3rd", "4th", "farthest fifth")
+BIN_NAMES = ("closest", "2nd", "3rd", "4th", "farthest")
 PAIRS_PER_BIN = 10  # fewer are too noisy
 MOST_PANELS = 12  # of gradient against distance
 
@@ -59,11 +59,11 @@ def differences(verdicts: Sequence[Verdict]) -> Chart | None:
     names = list(dict.fromkeys(v.group for v in verdicts))
     bars = []
     for v in known:
-        low, high = v.difference.interval()
+        low, high = v.interval
         text = f"{v.group}: {v.place}"
         bars.append(Bar(text, 100 * v.difference.value, 100 * low, 100 * high, names.index(v.group), v.word))
     baselines = " and ".join(dict.fromkeys(v.baseline for v in verdicts))
-    draw = partial(drawing.forest, bars, f"points of accuracy, less {baselines}")
+    draw = partial(drawing.forest, bars, f"difference from {baselines} in points of accuracy")
     return Chart("differences", draw, f"Difference from {baselines}, with 95 % intervals over seeds and items.", True)
 
 

@@ -108,7 +108,9 @@ def show(
     """
     for name in table_names(found):
         header, rows = rows_of(found, groups, name)
-        table = Table(title=name, padding=(0, int(terminal.width >= ROOMY)))
+        roomy = terminal.width >= ROOMY
+        table = Table(title=name, padding=(0, int(roomy)))
+        rows = rows if roomy else _tightened(rows, header, terminal.width)
         for i, column in enumerate(header):
             whole = min(NAME_WIDTH, max(len(row[0]) for row in rows)) if i == 0 else None
             table.add_column(column, justify="right" if i else "left", overflow="fold", min_width=whole)
@@ -124,6 +126,13 @@ def show(
             terminal.print(f"{run.state.upper()} {run.folder.name}: {run.reason}", style="red", markup=False)
 
 
+def _tightened(rows: list[list[str]], header: Sequence[str], width: int) -> list[list[str]]:
+    """Without the spaces around ±, where the cells then need no second line."""
+    tight = [[row[0], *(cell.replace(" ± ", "±") for cell in row[1:])] for row in rows]
+    needed = sum(max(map(len, column)) + 1 for column in zip(header, *tight, strict=True)) + 1
+    return tight if needed <= width else rows
+
+
 def rows_of(found: Sequence[Run], groups: Sequence[Group], table: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of one table, a row per group."""
     names = columns(found, table)
@@ -135,7 +144,7 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
     header = ["compared", "on", "difference", "95 % interval", "verdict", "p (Holm)", "seeds", "items"]
     rows = []
     for v in verdicts:
-        low, high = v.difference.interval()
+        low, high = v.interval
         rows.append(
             [
                 f"{v.group} - {v.baseline}",

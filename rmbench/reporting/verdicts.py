@@ -42,9 +42,10 @@ class Verdict:
 
     @property
     def place(self) -> str:
-        """Where they are compared: `rewardbench`, `rewardbench Reasoning`, `held-out pairs`."""
-        name = "held-out pairs" if self.benchmark == HELD_OUT_FOLDER else self.benchmark
-        return name if self.number == "score" else f"{name} {self.number}"
+        """Where they are compared: `rewardbench`, `rewardbench Reasoning`, `held-out pairs of chat`."""
+        if self.benchmark == HELD_OUT_FOLDER:
+            return "held-out pairs" if self.number == "score" else f"held-out pairs of {self.number}"
+        return self.benchmark if self.number == "score" else f"{self.benchmark} {self.number}"
 
     @property
     def open(self) -> str:
@@ -72,10 +73,16 @@ class Verdict:
             return "not distinguishable"
         return "better" if self.difference.value > 0 else "worse"
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 %, within -1 and 1, as differences of accuracy are."""
+        low, high = self.difference.interval()
+        return max(low, -1.0), min(high, 1.0)
+
     def sentence(self) -> str:
         """`normbt - bt on rewardbench: +2.1 points [0.4, 3.9], 5 seeds: better`, and what else one would ask."""
         d = self.difference
-        low, high = d.interval()
+        low, high = self.interval
         interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if self.known else ""
         seeds = f"{d.seeds} seeds" if d.seeds > 1 else "only over items, 1 seed"
         text = (

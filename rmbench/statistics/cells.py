@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 Weights = dict[str, float]  # cell -> weight
 Interval = tuple[float, float]
+TOO_FEW = "too few items"  # what is shown in the place of an interval
 
 
 class Observation(NamedTuple):

@@ -3,16 +3,13 @@
 The variance comes from the clusters' contributions (`linear`), so it holds for many small subsets, where a bootstrap
 within subsets collapses. Scores near 0 or 1, and differences that rest on few items, are not normal:
 
-- a score is taken as a binomial share of `effective` items and gets Wilson's interval with a t quantile (Dean and
-  Pagano, Biometrika 102, 2015, on Wilson's interval under a design effect);
+- a score is taken as a binomial share of p (1 - p) / variance items and gets Wilson's interval with a t quantile
+  (Dean and Pagano, Biometrika 102, 2015, on Wilson's interval under a design effect);
 - to a difference, two items are added, half of one in favour of either side (Agresti and Min, Statistics in Medicine
   24, 2005).
 
-`tests/test_intervals.py` simulates how often 95 % intervals hold the truth. Where too few clusters, or too few that
-differ, say anything, there is no interval.
-
-Known limits, of 2,000 simulations each: shares near 0.95 in ten clusters of 20, or in 50 such over five subsets, are
-held in 92.5 to 93 %; scores of 50 items in up to 99 %.
+Where too few clusters, or too few that differ, say anything, there is no interval. `tests/test_intervals.py` simulates
+how often 95 % intervals hold the truth; docs/evaluate.md says where they do not.
 """
 
 from __future__ import annotations
@@ -28,6 +25,8 @@ from rmbench.statistics.linear import linearised
 
 LEVEL = 0.95
 FEWEST_DEGREES = 4  # of freedom; below, the variance is a guess
+FEWEST_CLUSTERED = 22  # the same, of a score whose items come in clusters, whose correlation is estimated too
+SEVERAL = 1.5  # items of a cluster, on average, from which their correlation counts
 FEWEST_DIFFERING = 6  # of five coin flips, all may agree with a probability above 5 %, so no test can say anything
 
 
@@ -55,7 +54,8 @@ class Spread:
 
     def of_score(self, level: float = LEVEL) -> Interval | None:
         """Of a mean of values between 0 and 1; None where there are too few clusters."""
-        if self.degrees < FEWEST_DEGREES:
+        clustered = self.items > SEVERAL * self.clusters
+        if self.degrees < (FEWEST_CLUSTERED if clustered else FEWEST_DEGREES):
             return None
         p, q = self.value, self._quantile(level)
         inside = self.variance > 0 and 0 < p < 1
@@ -110,27 +110,43 @@ class Spread:
 
 def spread(observations: Sequence[Observation], weights: Weights) -> Spread:
     """What is known of the number that `weights` forms of the cells' means; cells without a weight do not count."""
-    values = np.array([o.value for o in observations])
-    linear = linearised(values, [o.cell for o in observations], [o.cluster for o in observations], weights)
-    variance = inverse_degrees = 0.0
+    values = np.array([[o.value for o in observations]])
+    return spreads(values, [o.cell for o in observations], [o.cluster for o in observations], weights)[0]
+
+
+def spreads(values: np.ndarray, cells: Sequence[str], clusters: Sequence[str], weights: Weights) -> list[Spread]:
+    """What is known of the number that each row of values gives.
+
+    Args:
+        values: `(rows, observations)`.
+        cells: of each observation.
+        clusters: of each observation.
+        weights: cell -> weight; cells without one do not count.
+    """
+    linear = linearised(values, cells, clusters, weights)
+    variance, inverse_degrees = np.zeros(len(values)), 0.0
     squares = [float((stratum.shares**2).sum()) for stratum in linear.strata]
     for stratum, square in zip(linear.strata, squares, strict=True):
         n = len(stratum.shares)
         if n == 1:
-            return _unknown(float(linear.value))
-        variance += n * float(stratum.contributions.var(ddof=1))
+            return [_unknown(float(value)) for value in linear.value]
+        variance += n * stratum.contributions.var(axis=-1, ddof=1)
         inverse_degrees += square**2 / (n - 1)
     total = float(np.abs(linear.shares).sum())
-    around = linear.observed - linear.value / total
-    return Spread(
-        value=float(linear.value),
-        variance=variance,
-        degrees=sum(squares) ** 2 / inverse_degrees,
-        items=total**2 / float((linear.shares**2).sum()),
-        clusters=total**2 / sum(squares),
-        item_variance=float((np.abs(linear.shares) * around**2).sum()) / total,
-        differing=linear.differing,
-    )
+    around = linear.observed - linear.value[:, None] / total
+    item_variance = (np.abs(linear.shares) * around**2).sum(axis=-1) / total
+    return [
+        Spread(
+            value=float(linear.value[row]),
+            variance=float(variance[row]),
+            degrees=sum(squares) ** 2 / inverse_degrees,
+            items=total**2 / float((linear.shares**2).sum()),
+            clusters=total**2 / sum(squares),
+            item_variance=float(item_variance[row]),
+            differing=int(linear.touched[row].sum()),
+        )
+        for row in range(len(values))
+    ]
 
 
 def _unknown(value: float) -> Spread:

@@ -37,14 +37,14 @@ class Linear:
         shares: `(observations,)`, each observation's weight in it.
         observed: `(..., observations)`, the values that count.
         strata: of one cluster only where there is no other.
-        differing: clusters in which some value is not zero.
+        touched: `(..., clusters)`, whether some value of a cluster is not zero.
     """
 
     value: np.ndarray
     shares: np.ndarray
     observed: np.ndarray
     strata: list[Stratum]
-    differing: int
+    touched: np.ndarray
 
 
 def linearised(
@@ -75,8 +75,8 @@ def linearised(
         Stratum(contributions[..., inside], per_cluster[inside])
         for inside in (np.flatnonzero(of_cluster == part) for part in np.unique(label))
     ]
-    touched = in_cluster @ np.any(np.atleast_2d(values) != 0, axis=0)
-    return Linear((values * shares).sum(axis=-1), shares, values, strata, int((touched > 0).sum()))
+    touched = (in_cluster @ (values != 0).T).T > 0
+    return Linear((values * shares).sum(axis=-1), shares, values, strata, touched)
 
 
 def _membership(label: np.ndarray) -> coo_array:

@@ -149,7 +149,7 @@ def _crossed(linear: Linear) -> Difference:
         seeds=n_seeds,
         items=len(linear.shares),
         clusters=sum(len(stratum.shares) for stratum in linear.strata),
-        differing=linear.differing,
+        differing=int(linear.touched.any(axis=0).sum()),
         seed_variance=float(per_seed.var(ddof=1)) if n_seeds > 1 else 0.0,
         item_variance=item_variance,
         item_degrees=max(item_degrees, 1.0),

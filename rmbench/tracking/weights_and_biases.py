@@ -32,7 +32,7 @@ TABLE_ROWS = 2000  # of the recorded pairs
 
 
 class WandbTracker(Tracker):
-    """A W&B run in `folder`/wandb, online or offline. After a first failure it is silent and the job goes on.
+    """A W&B run in `folder`/wandb, online or offline. After a failure it logs nothing more, and the job continues.
 
     Args:
         config: project, entity and group.
@@ -66,7 +66,7 @@ class WandbTracker(Tracker):
             if mode == "online" or (answers and _has_login()):
                 return self._init("online", config, folder, run_config, name)
         except Exception as error:
-            logger.warning("W&B goes offline: %s", str(error).partition("\n")[0])
+            logger.warning("W&B logs offline: %s", str(error).partition("\n")[0])
         return self._init("offline" if mode in (None, "online") else mode, config, folder, run_config, name)
 
     def _init(self, mode: str, config: TrackingConfig, folder: Path, run_config: Json, name: Named) -> object:

@@ -80,7 +80,7 @@ def save(accelerator: Accelerator, folder: Path, state: Json, tensors: dict[str,
         if fault is not None:
             if is_main:
                 shutil.rmtree(staging, ignore_errors=True)
-                logger.error("no checkpoint at step %d: %s. The run goes on; those before are kept.", step, fault)
+                logger.error("no checkpoint at step %d: %s. The run continues; earlier ones are kept.", step, fault)
             return False
     return True
 
@@ -89,7 +89,7 @@ def load_newest(accelerator: Accelerator, folder: Path) -> tuple[Json, dict[str,
     """Restore the newest undamaged checkpoint below `folder`; its state and tensors, or None if there is none.
 
     Raises:
-        UserError: a checkpoint is of another model, or none can be read and the model holds a part of one.
+        UserError: a checkpoint is of another model, or none is readable and the model is partly loaded.
     """
     touched = False
     for path in reversed(_complete(folder)):
@@ -102,7 +102,7 @@ def load_newest(accelerator: Accelerator, folder: Path) -> tuple[Json, dict[str,
         if damage is None:
             return read_json(path / STATE_FILE), load_file(path / TENSORS_FILE)
         if accelerator.is_main_process:  # renamed, not removed: a person may still want to look at it
-            logger.warning("%s is damaged (%s) and set aside; the one before it is taken", path, damage)
+            logger.warning("%s is damaged (%s) and set aside; the previous one is used", path, damage)
             aside = path.with_name(f"damaged-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(path, aside)
@@ -110,7 +110,7 @@ def load_newest(accelerator: Accelerator, folder: Path) -> tuple[Json, dict[str,
     # A load that failed may have changed some weights: a run that began now would not begin with its initial ones.
     if touched:
         raise UserError(
-            f"{folder}: no checkpoint can be read to its end.\n"
+            f"{folder}: no checkpoint is readable.\n"
             "Choose another run_dir, or give the same command again: what cannot be read was set aside."
         )
     return None

@@ -1,4 +1,4 @@
-"""From the last step to a folder that holds all that was learnt: RUN/.checkpoint.new, RUN/trained.json, RUN/checkpoint.
+"""From the last step to a folder with the trained model: RUN/.checkpoint.new, RUN/trained.json, RUN/checkpoint.
 
 trained.json says that no step has to be done again. It holds what training alone knows of metrics.json, and checksums
 of the weights; it goes when metrics.json is there. It is written as soon as the weights are, before they have their
@@ -44,7 +44,7 @@ def refuse_full_disk(run: Run, model: RewardModel) -> None:
     if free < needed:
         raise UserError(
             f"{run.folder}: the trained weights need {needed / 1e6:.1f} MB, this disk has {free / 1e6:.1f} MB free.\n"
-            "Make room, or choose a run_dir on another disk."
+            "Free some space, or choose a run_dir on another disk."
         )
 
 
@@ -100,7 +100,7 @@ def keep(run: Run, trainer: Trainer, best: Path | None, results: Json) -> None:
         if run.is_main:
             for unfinished in (new, new.with_name(f".{NEW}.partial")):
                 shutil.rmtree(unfinished, ignore_errors=True)
-            logger.error("%s: the trained weights are not written: %s. Make room; this waits for it.", folder, fault)
+            logger.error("%s: the trained weights are not written: %s. Free some space; the run waits.", folder, fault)
         # Both answers are the same on all ranks, so that they leave the loop together.
         if trainer.heard() or broadcast_object_list([time.monotonic() > gives_up])[0]:
             raise OSError(f"the trained weights could not be written to {folder}: {fault}")
@@ -139,7 +139,7 @@ def _read(folder: Path) -> Json | None:
     try:
         stored = read_json(folder / TRAINED_FILE)
     except ValueError as error:
-        logger.warning("%s cannot be read (%s); training goes on from the newest checkpoint", TRAINED_FILE, error)
+        logger.warning("%s cannot be read (%s); training continues from the newest checkpoint", TRAINED_FILE, error)
         return None
     if stored is None:
         return None

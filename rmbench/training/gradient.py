@@ -53,26 +53,28 @@ class StepGradient:
         part = parts[0]
         try:
             statistics = self._first_pass(parts)
-            for part in parts:
-                measured, last = None, part is parts[-1]
-                self.accelerator.sync_gradients = last  # DeepSpeed's way to hear of it
-                with (
-                    nullcontext() if last else self.accelerator.no_sync(self.model),
-                    watching.watch(part.inputs) if watching else nullcontext(),
-                ):
-                    batch = self._forward(part)
-                    if statistics is None:
-                        statistics = self.loss.statistics(batch, self.total)
-                    terms = self.loss(batch, statistics)
-                    values = terms.loss * scale
-                    backward = partial(self.accelerator.backward, values.sum())
-                    if gradients:
-                        measured = gradients.collect(values, backward).times(1 / scale)
-                    else:
-                        backward()
-                sums += step_sums(terms, part.inputs, self.sum_dtype)
-                if recording:
-                    self.recorder.add(part.pairs, Measured(batch.output, terms, measured, batch.margin_gradient_norm))
+            with self._weights_cast_once():
+                for part in parts:
+                    measured, last = None, part is parts[-1]
+                    self.accelerator.sync_gradients = last  # DeepSpeed's way to hear of it
+                    with (
+                        nullcontext() if last else self.accelerator.no_sync(self.model),
+                        watching.watch(part.inputs) if watching else nullcontext(),
+                    ):
+                        batch = self._forward(part)
+                        if statistics is None:
+                            statistics = self.loss.statistics(batch, self.total)
+                        terms = self.loss(batch, statistics)
+                        values = terms.loss * scale
+                        backward = partial(self.accelerator.backward, values.sum())
+                        if gradients:
+                            measured = gradients.collect(values, backward).times(1 / scale)
+                        else:
+                            backward()
+                    sums += step_sums(terms, part.inputs, self.sum_dtype)
+                    if recording:
+                        norms = batch.margin_gradient_norm
+                        self.recorder.add(part.pairs, Measured(batch.output, terms, measured, norms))
         except SystemExit as error:  # of a user's loss; it would end the program silently
             raise RuntimeError(f"the loss called sys.exit({error.code!r}); it has to return a value") from error
         except RuntimeError as error:
@@ -87,6 +89,13 @@ class StepGradient:
         """The sum over all ranks."""
         total: Tensor = self.accelerator.reduce(tensor)
         return total
+
+    def _weights_cast_once(self) -> torch.autocast:
+        """Within it, bf16 forms of the weights serve all forward passes: autocast drops them at its outermost end.
+
+        It casts nothing itself; only the model's own forward pass does.
+        """
+        return torch.autocast(self.accelerator.device.type, enabled=False)
 
     def _first_pass(self, parts: list[MicroBatch]) -> Statistics | None:
         """For losses that depend on the whole global batch, where one forward pass does not hold this rank's part."""

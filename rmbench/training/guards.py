@@ -71,7 +71,7 @@ def stop_after(limit: int, skipped: int, folder: Path) -> None:
 
 
 def report(folder: Path, rows: list[Json], step: int) -> None:
-    """Add the rows of `step`, which was skipped, to nonfinite.jsonl, and say it."""
+    """Add the rows of `step`, which was skipped, to nonfinite.jsonl, and log it."""
     file = folder / REPORT
     before = read_jsonl(file) if file.is_file() else []
     kept = [row for row in before if row["step"] < step]  # a resumed run comes here a second time

@@ -1,4 +1,4 @@
-"""What a run remembers between steps: its place, and the sums that the next line of history.jsonl is made of."""
+"""State of a run between steps: its position, and the sums for the next line of history.jsonl."""
 
 from __future__ import annotations
 

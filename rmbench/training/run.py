@@ -1,4 +1,4 @@
-"""One training run: what it is asked for, where it is kept, who computes it and where its numbers go."""
+"""One training run: config, folder, accelerator and tracker."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ from rmbench.modeling.layout_choice import choose_layout, pairs_of_all_lengths
 from rmbench.modeling.loading import new_reward_model
 from rmbench.modeling.memory import first_budget
 from rmbench.modeling.model import RewardModel, compile_backbone, freeze_backbone
+from rmbench.modeling.reading import refuse_unreadable
 from rmbench.modeling.strata import stratified
 from rmbench.modeling.threads import use_threads
 
@@ -91,6 +92,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator, threads: int | None =
     (train_pairs, train_counts), (eval_pairs, eval_counts) = _token_ids(dataset, tokenizer, max_length, config.dataset)
     _refuse_too_few(len(train_pairs), config, accelerator.num_processes)
     benchmark = prepare_benchmark(asked, items, tokenizer, model) if items else None
+    refuse_unreadable(model, eval_pairs)
     model.to(accelerator.device)
     eval_layout = choose_layout(config.layout, model, train_pairs, accelerator.device)
     layout = WithLikelihood(eval_layout) if loss.needs_likelihood else eval_layout
@@ -184,7 +186,7 @@ def _refuse_too_few(pairs: int, config: TrainConfig, devices: int) -> None:
     """A device without a pair would keep the others waiting."""
     size = config.training.batch_size
     if size < devices:
-        raise UserError(f"training.batch_size={size}: each of {devices} devices needs a pair of every step.")
+        raise UserError(f"training.batch_size={size}: each of {devices} devices needs a pair in every step.")
     is_sharded = config.gpu.strategy in (Strategy.fsdp, Strategy.deepspeed_zero3)
     least = size if is_sharded and devices > 1 else devices
     if pairs < least:
@@ -203,7 +205,7 @@ def _refuse_combinations(config: TrainConfig, loss: PairLoss, model: RewardModel
     }
     for choice, looks_inside in measured.items():
         if config.gpu.compile and looks_inside:
-            raise UserError(f"{choice} looks into the layers, which gpu.compile=true hides. Choose one.")
+            raise UserError(f"{choice} needs access to the layers, which gpu.compile=true hides. Choose one.")
     if loss.needs_likelihood:
         _refuse_likelihood_with(config, loss)
 
@@ -224,4 +226,4 @@ def _refuse_likelihood_with(config: TrainConfig, loss: PairLoss) -> None:
     }
     for what, reason in remedies.items():
         if reason:
-            raise UserError(f"loss.regularizer.sft and dpo do not go with {what}: {reason}.")
+            raise UserError(f"loss.regularizer.sft and dpo do not work with {what}: {reason}.")

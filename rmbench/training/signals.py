@@ -75,4 +75,4 @@ class EndingSignals:
         # Nothing else: a handler runs between any two instructions, in the middle of a backward pass too.
         self.received = number
         if self.at_once and not self.pass_on():
-            raise Stopped(f"{signal.Signals(number).name}: stopped after the training, whose weights are kept.", number)
+            raise Stopped(f"{signal.Signals(number).name}: stopped after training; the weights are saved.", number)

@@ -244,7 +244,7 @@ class Trainer:
         """False if the disk did not take it: the best one before is kept."""
         fault = checkpoints.fault_of_any_rank(lambda: self.export(self.folder / "checkpoints" / "best"))
         if fault is not None:
-            logger.error("the best model, of step %d, is not kept: %s. The run goes on.", self.state.step, fault)
+            logger.error("the best model, of step %d, is not saved: %s. The run continues.", self.state.step, fault)
         return fault is None
 
     def evaluate(self) -> Json:

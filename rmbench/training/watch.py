@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains: numbers beside the bar, and lines in the output and in train.log."""
+"""Messages of a run during training: numbers beside the bar, and lines in the output and in train.log."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 
 MOST_EVALUATIONS = 10
 COST_SHARE = 0.05  # of a run, for evaluations that nobody asked for
+EVALUATIONS = {  # what their lines show of a row
+    "held-out pairs": {"eval/accuracy": "accuracy {:.3f}", "eval/loss": "loss {:.4f}"},
+    "benchmark": {"benchmark/score": "score {:.3f}"},
+}
 SECONDS_APART = 10.0  # of lines about training; evaluations and checkpoints have one each
 
 
@@ -61,14 +65,19 @@ class Watch:
         self._over.set()
 
     def _follow(self) -> None:
-        while not self._over.wait(1.0):
-            self.beat()
+        wait = SECONDS_APART
+        while not self._over.wait(wait):
+            wait = self.beat()
 
-    def beat(self) -> None:
-        """Log where the training is, if nothing was for SECONDS_APART."""
+    def beat(self) -> float:
+        """Log where the training is, if nothing was for SECONDS_APART; how long until that may be so again."""
         with self._lock:
-            if time.monotonic() - max(self._line_at, self._began) >= SECONDS_APART and self._step < self.total:
+            left = SECONDS_APART - (time.monotonic() - max(self._line_at, self._began))
+            if left > 0:
+                return left
+            if self._step < self.total:
                 self._line(self._numbers or "in the first step")
+            return SECONDS_APART
 
     def passed(self, step: int, so_far: Json) -> str:
         """Take note of a step and of the window that is open; what to show beside the bar."""
@@ -84,10 +93,9 @@ class Watch:
                 self._step, self._numbers = step, numbers
                 if step == self.total or time.monotonic() - self._line_at >= SECONDS_APART:
                     self._line(numbers)
-        for what, keys in (("eval", ("accuracy", "loss")), ("benchmark", ("score",))):
-            known = [f"{key} {row[f'{what}/{key}']:.4g}" for key in keys if f"{what}/{key}" in row]
+        for name, shown in EVALUATIONS.items():
+            known = [form.format(row[key]) for key, form in shown.items() if key in row]
             if known:
-                name = "held-out pairs" if what == "eval" else what
                 logger.info("step %d/%d: %s: %s", step, self.total, name, ", ".join(known))
         return numbers
 

@@ -166,14 +166,33 @@ def lora_on(network, folder, base, seed=3, task=None):
     return model
 
 
-def adapted(base, folder, seed=3, **saved):
+def adapted(base, folder, seed=3):
     """An adapter on a language model as peft saves it, with random weights, and the merged model's folder."""
     model = lora_on(AutoModelForCausalLM.from_pretrained(base), folder, str(base), seed, "CAUSAL_LM")
     whole = folder.parent / f"{folder.name}-merged"
     model.merge_and_unload().save_pretrained(whole)
-    if saved:
-        save_file(saved, folder / "value_head.safetensors")
     return whole
+
+
+ADAPTER_HEADS = {
+    "TRL": ("v_head.summary", at_last),
+    "LLaMA-Factory": ("v_head.summary", at_last),
+    "OpenRLHF": ("value_head", at_last_bare),
+    "DeepSpeed-Chat": ("v_head", before_the_padding),
+}
+
+
+def add_head(folder, head, own_file, wrapped):
+    """A trained head in an adapter's folder: among its weights, or in a file of its own."""
+    weight, bias = random_head()
+    tensors = {"weight": weight} | ({"bias": bias} if head.endswith("summary") else {})
+    inside = "modules_to_save.default." if wrapped else ""
+    named = {f"{head}.{inside}{kind}": tensor for kind, tensor in tensors.items()}
+    if own_file:
+        save_file(named, folder / "value_head.safetensors")
+        return
+    file = folder / "adapter_model.safetensors"
+    save_file(load_file(file) | {f"base_model.model.{k}": v for k, v in named.items()}, file, metadata={"format": "pt"})
 
 
 @torch.no_grad()
