@@ -49,7 +49,7 @@ from rmbench.data.synthetic_words import (
 )
 from rmbench.files import Json
 
-VERSION = 1  # raise it when the same seed gives other rows
+VERSION = 2  # raise it when the same seed gives other rows
 TEST_SHARE = 0.2  # of each sub-task's prompts
 
 
