@@ -48,12 +48,12 @@ def score(config: ScoreConfig) -> None:
         raise UserError(f"score.{missing}=FILE is needed: jsonl or parquet, or - for standard {missing}.")
     if target != STREAM and Path(target).suffix not in (".jsonl", ".parquet"):
         raise UserError(f"score.output={target}: .jsonl, .parquet or - was expected.")
-    checkpoints = named_checkpoints(config.checkpoint, config.revision)
     rows, prompts = read_candidates(source)
     if target != STREAM:
         refuse_unwritable(Path(target))
     if target.endswith(".parquet") and config.score.best_of is None:
         as_bytes([row | {"reward": 0.0} for row in rows], target)  # what cannot be held is found before it is computed
+    checkpoints = named_checkpoints(config.checkpoint, config.revision)
     for name, checkpoint in checkpoints.items():
         for prompt, rewards in zip(prompts, rewards_of(config, checkpoint, prompts), strict=True):
             prompt.rewards[name] = rewards
