@@ -11,6 +11,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from helpers.models import make_checkpoint
 from helpers.processes import rmbench
 from rmbench.commands import launch
 from rmbench.commands.compose import combinations, composed, without_hydra
@@ -189,8 +190,9 @@ def test_a_mistake_is_one_message_and_exit_2_and_leaves_nothing(tmp_path):
 
 def test_rewardbench_without_network_or_file_says_how_to_go_on(tmp_path):
     environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    make_checkpoint(tmp_path / "model")
     done = subprocess.run(
-        [sys.executable, "-m", "rmbench", "eval", "checkpoint=some/model", "benchmark=rewardbench"],
+        [sys.executable, "-m", "rmbench", "eval", "checkpoint=model", "benchmark=rewardbench"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

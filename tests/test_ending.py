@@ -231,7 +231,7 @@ def test_a_full_disk_at_the_export_waits_for_room(small, tmp_path, monkeypatch, 
         patch.setattr(Trainer, "export", full)
         train(config, tmp_path / "run")
     assert len(tried) == 3
-    assert "No space left on device. Make room" in caplog.text
+    assert "No space left on device. Free some space" in caplog.text
     assert_equal(tmp_path / "run", whole(config))
 
 
@@ -270,7 +270,7 @@ def test_what_cannot_be_exported_is_refused_before_the_first_step(train_config, 
 def test_final_weights_that_were_changed_are_made_again(small, tmp_path, monkeypatch, caplog, whole):
     config = small()
     with monkeypatch.context() as patch:
-        patch.setattr("rmbench.train._evaluate", raising(ValueError("on purpose")))
+        patch.setattr("rmbench.train.evaluated", raising(ValueError("on purpose")))
         with pytest.raises(ValueError, match="on purpose"):
             train(config, tmp_path / "run")
     file = tmp_path / "run" / "checkpoint" / "model.safetensors"
@@ -287,7 +287,7 @@ def test_the_best_model_is_not_chosen_again(small, tmp_path, monkeypatch):
     config = small(eval_steps=2, keep_best=True)
     train(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr("rmbench.train._evaluate", raising(ValueError("on purpose")))
+        patch.setattr("rmbench.train.evaluated", raising(ValueError("on purpose")))
         with pytest.raises(ValueError, match="on purpose"):
             train(config, tmp_path / "run")
     resumed(config, tmp_path / "run", monkeypatch)

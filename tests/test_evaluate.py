@@ -316,11 +316,12 @@ def test_a_benchmark_is_scored_during_training(train_config, tmp_path):
     [
         ["eval", "checkpoint=nowhere", "benchmark=rewardbench"],
         ["eval", "checkpoint=nowhere", "benchmark=suite"],
-        ["score", "checkpoint=nowhere", "score.input=none.jsonl", "score.output=-"],
+        ["score", "checkpoint=nowhere", "score.input=answers.jsonl", "score.output=-"],
         ["diagnose", "against=nowhere", "tracking=none"],
     ],
 )
 def test_a_missing_checkpoint_is_named_before_any_data_is_asked_for(tmp_path, words):
+    write_jsonl(tmp_path / "answers.jsonl", [{"prompt": "a", "response": "b"}])
     done = rmbench(*words, cwd=tmp_path)
     assert done.returncode == 2
     assert "model nowhere" in done.stderr

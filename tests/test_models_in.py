@@ -221,7 +221,7 @@ def test_tokens_beyond_the_embedding_are_one_sentence(tmp_path, caplog):
     [
         ("phimoe", ["all-linear"], "phimoe does not run with these adapters"),
         ("llama", ["q_proj", "w_proj"], "no layer is named w_proj"),
-        ("llama", ["q_proj", "score"], "score is the head, which is trained whole"),
+        ("llama", ["q_proj", "score"], "score is the head, which is trained fully"),
         ("distilbert", ["pre_classifier"], "pre_classifier is the head"),
     ],
 )

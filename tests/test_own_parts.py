@@ -190,7 +190,7 @@ def test_parts_of_ones_own_have_cards(modules, capsys):
     assert said.parts["loss.regularizer.own=own_others:bsr"] == "(mean reward)^2"
     assert said.knobs == {"loss.regularizer.own": "own_others:bsr", "loss.regularizer.own_coefficient": 1.0}
     assert card("loss.weighting=own_others:l1").description.weight == "μ / (own_others:l1(h_w, h_l) + ε)"
-    with pytest.raises(UserError, match=r"These can: loss\.pairwise, loss\.weighting, loss\.regularizer\.own"):
+    with pytest.raises(UserError, match=r"These do: loss\.pairwise, loss\.weighting, loss\.regularizer\.own"):
         card("loss.distance=own_others:l1")
 
 

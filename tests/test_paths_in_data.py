@@ -54,11 +54,12 @@ def rows_with(texts):
     for i, text in enumerate(texts):
         ask, say = [{"role": "user", "content": text}], [{"role": "assistant", "content": text + " it is"}]
         names = {"source": text, "section": text, "subset": text, "id": f"{text}{i}"}
-        other = {"image_url": {"url": text}, "file_name": text, "path": text, "audio": {"path": text}}
+        other = {"image_url": {"url": text}, "file_name": text, "path": text, "recording": {"path": text}}
         yield {"prompt": text, "chosen": text + " yes", "rejected": "no " + text, **names, **other}
         yield {"prompt": ask, "chosen": say, "rejected": [{"role": "assistant", "content": text}], **names, **other}
         yield {"prompt": text, "chosen": text + " yes", "rejected": "no", "images": [text]}
         yield {"prompt": text, "chosen": text + " yes", "rejected": "no", "image": text}
+        yield {"prompt": text, "chosen": text + " yes", "rejected": "no", "audio": {"path": text}}
         yield {
             "prompt": [{"role": "user", "content": [{"type": "image", "image": text}]}],
             "chosen": "a",

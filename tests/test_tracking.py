@@ -17,7 +17,7 @@ from helpers.paths import needs_checkout, script
 from helpers.runs import recorded_pairs
 from rmbench.commands.compose import composed, config_object, without_hydra
 from rmbench.commands.launch import show
-from rmbench.config import DiagnoseConfig, DiagnosticsConfig, Gradient, TrackingConfig, TrainConfig
+from rmbench.config import DiagnoseConfig, DiagnosticsConfig, Gradient, TrackingConfig
 from rmbench.diagnose import diagnose
 from rmbench.diagnostics.figures import write_diagnostics
 from rmbench.diagnostics.records import SCHEMA
@@ -341,8 +341,8 @@ def test_a_run_is_called_by_what_it_is(words, expected):
     assert str(without_hydra(config).run_dir).endswith(f"-{expected}")
 
 
-def test_a_config_made_in_python_is_called_by_its_regularizers():
-    config = TrainConfig()
+def test_a_config_made_in_python_is_called_by_its_regularizers(train_config):
+    config = train_config()
     config.loss.regularizer.centring = 0.01
     assert title(config, []) == "bt-centring_0.01-tiny-synthetic-seed0"
 

@@ -6,6 +6,7 @@ Every config is checked before anything starts, so a mistake in the third value 
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -87,8 +88,19 @@ def run(command: str, typed: list[str]) -> None:
             lines += [placing.line] if placing.line else []
         if lines and first:
             console().print("\n".join(lines), highlight=False, soft_wrap=True)
-    with accounted(), followed(len(jobs), placing.processes) if placing.followed else nullcontext():
-        _start(request, jobs, placing.overrides)
+    try:
+        with accounted(), followed(len(jobs), placing.processes) if placing.followed else nullcontext():
+            _start(request, jobs, placing.overrides)
+    finally:
+        _close_log_files()
+
+
+def _close_log_files() -> None:
+    """Hydra opens train.log for a job and leaves it open."""
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if type(handler) is logging.FileHandler]:
+        root.removeHandler(handler)
+        handler.close()
 
 
 def show(command: str, typed: list[str]) -> str:
