@@ -150,7 +150,7 @@ def _crossed(linear: Linear) -> Difference:
         item_variance += max(between - within / n_seeds, 0.0)
         observed += between
         item_degrees += n - 1
-    # Few seeds may agree by chance, even exactly; what was taken from the items' part as common to both is missing then.
+    # Few seeds may agree by chance, even exactly; then what was taken from the items' part is in neither.
     item_variance = max(item_variance, LEAST_SHARE * observed - seed_variance / n_seeds)
     return Difference(
         value=float(per_seed.mean()),
