@@ -166,3 +166,20 @@ def test_more_seeds_resolve_more_until_the_items_are_the_limit():
     assert few_seeds.seeds_for(0.0001) is None
     more = rng.normal(0, 0.03, (needed, 1)) + rng.normal(0, 0.2, (1, 2000)) + rng.normal(0, 0.3, (needed, 2000))
     assert compare(more).resolution < 1.6 * 0.02
+
+
+def test_seeds_that_agree_exactly_leave_an_interval():
+    """Each seed has two losses more than wins, on other items: no variance of seeds, and none is left of items."""
+    values = np.zeros((3, 300))
+    for seed, (wins, losses) in enumerate([(12, 14), (7, 9), (5, 7)]):
+        values[seed, 40 * seed : 40 * seed + wins] = 1
+        values[seed, 40 * seed + wins : 40 * seed + wins + losses] = -1
+    found = difference_over_seeds(values, ["all"] * 300, [str(i) for i in range(300)], {"all": 1.0})
+    assert found.value == pytest.approx(-2 / 300)
+    assert found.seed_variance == pytest.approx(0, abs=1e-20)
+    # a quarter of the variance of the items' means
+    means = values.mean(axis=0)
+    assert found.standard_error == pytest.approx(0.5 * means.std(ddof=1) / np.sqrt(300))
+    low, high = found.interval()
+    assert low < 0 < high
+    assert found.p_value > 0.05
