@@ -152,11 +152,12 @@ def report(
     with messages():
         from rmbench.report import newest
         from rmbench.report import report as write_report
+        from rmbench.titles import by_key
 
         for given in baseline or []:
             if "=" not in given:
                 raise UserError(f"--baseline {given}: give KEY=VALUE, such as loss=bt.")
-        compared_with = dict(given.split("=", 1) for given in baseline) if baseline else None
+        compared_with = by_key(baseline) if baseline else None
         write_report(folders or [newest()], compared_with, select)
 
 

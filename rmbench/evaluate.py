@@ -216,7 +216,11 @@ def find_checkpoint(asked: str | None, revision: str | None = None) -> str:
         return str(run / "checkpoint")
     if is_address(asked):
         return asked
-    if not hub.is_local(asked):
+    try:
+        local = hub.is_local(asked)
+    except UserError as error:
+        raise UserError(f"{error} `rmbench runs` lists the runs.") from None
+    if not local:
         refuse_missing(asked, revision)
         return asked
     folder = Path(asked).expanduser()

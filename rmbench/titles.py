@@ -13,6 +13,7 @@ from rmbench.config import TrainConfig
 from rmbench.config.loss import RegularizerConfig
 
 NAMED = ("loss.pairwise", "loss.weighting")  # keys of the loss that are its name
+ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")  # in a value without quotes, by Hydra's grammar
 
 
 def title(config: TrainConfig | DictConfig, overrides: Sequence[str] | None = None) -> str:
@@ -30,7 +31,7 @@ def parts_of(config: TrainConfig | DictConfig, overrides: Sequence[str] | None =
 
     Keys of the loss that were given beside its name follow it: `loss=bt loss.regularizer.l2=0.1` is bt-l2_0.1.
     """
-    chosen, typed = _choices() if overrides is None else 2 * (_by_key(overrides),)
+    chosen, typed = _choices() if overrides is None else 2 * (by_key(overrides),)
     loss = typed.get("loss.pairwise") or chosen.get("loss") or config.loss.pairwise
     weighting = typed.get("loss.weighting") or ("none" if "loss" in chosen else config.loss.weighting)
     if (loss, weighting) == ("bt", "distance"):
@@ -69,11 +70,17 @@ def _choices() -> tuple[dict[str, str], dict[str, str]]:
         return {}, {}
     hydra = HydraConfig.get()
     options = {str(group): str(option) for group, option in hydra.runtime.choices.items() if option}
-    return options, _by_key([str(override) for override in hydra.overrides.task])
+    return options, by_key([str(override) for override in hydra.overrides.task])
 
 
-def _by_key(overrides: Sequence[str]) -> dict[str, str]:
-    return dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+def by_key(overrides: Sequence[str]) -> dict[str, str]:
+    """Overrides as key -> value, without the backslashes that Hydra puts into the values of a sweep.
+
+    >>> by_key([r"loss.pairwise=my_losses\\:shifted", "seed=1"])
+    {'loss.pairwise': 'my_losses:shifted', 'seed': '1'}
+    """
+    pairs = (override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+    return {key: value if value[:1] in tuple("'\"") else ESCAPED.sub(r"\1", value) for key, value in pairs}
 
 
 def _short(name: str) -> str:

@@ -249,9 +249,10 @@ def _show_end(run: Run, metrics: Json) -> None:
     lines += ["figures:", *(f"  {path}" for path in drawn)] if drawn else []
     if run.folder.resolve() == Path(run.config.run_dir).resolve():
         place = shlex.quote(str(run.folder))
+        own = " benchmark=pairs benchmark.path=YOUR_TEST_PAIRS.jsonl" if run.config.dataset.name == "local" else ""
         lines += [
             "next:",
-            f"  rmbench eval checkpoint={place}",
+            f"  rmbench eval checkpoint={place}{own}",
             f"  rmbench diagnose checkpoint={place}",
             f"  rmbench train from={place} seed={run.config.seed + 1}",
         ]

@@ -3,6 +3,9 @@
 import csv
 import json
 import math
+import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -327,6 +330,20 @@ def test_a_broken_file_is_one_message_with_the_place(name, broken, tmp_path):
         says = "line 1.*int|line 1.*7"
     with pytest.raises(UserError, match=says):
         load(name, write_jsonl(tmp_path / "file.jsonl", [line]))
+
+
+def test_pairs_in_other_columns_are_answered_with_the_command_that_writes_them(tmp_path):
+    file = write_jsonl(tmp_path / "mine.jsonl", [{"q": f"Q{i}?", "good": f"yes {i}", "bad": "no"} for i in range(5)])
+    with pytest.raises(UserError, match="no column chosen, rejected") as caught:
+        load("pairs", file)
+    words = shlex.split(str(caught.value).partition("rmbench inspect ")[2])
+    columns = "dataset.columns={prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}"
+    words[words.index(columns)] = "dataset.columns={prompt: q, chosen: good, rejected: bad}"
+    subprocess.run([sys.executable, "-m", "rmbench", "inspect", *words], cwd=tmp_path, check=True, timeout=120)
+    responses = [[reply[-1]["content"] for reply in item.responses] for item in load("pairs", tmp_path / "pairs.jsonl")]
+    assert sorted(responses) == [[f"yes {i}", "no"] for i in range(5)]
+    with pytest.raises(UserError, match=r"the file has [\w, ]+\.$"):  # another file does not help here
+        load("pairs", tmp_path / "pairs.jsonl", group_by="language")
 
 
 def test_a_missing_column_of_a_group_and_an_unknown_subset(tmp_path):

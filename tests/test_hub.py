@@ -134,6 +134,7 @@ def test_out_of_reach_is_said_within_five_seconds_and_the_cache_still_works(answ
             "KEY=FOLDER",
         ):
             assert needle in text
+        assert ("There is no folder away/m either." in text) == ("dataset away/m" not in text)
     assert said[3][0] == "bert"
 
 

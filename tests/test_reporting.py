@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from helpers.pages import Page
 from helpers.runs import write_run
 from rmbench import plotting
+from rmbench.cli import main
 from rmbench.config import LossConfig
 from rmbench.diagnostics.equal_error import correlation_of_steps
 from rmbench.diagnostics.figures import gradient_panel
@@ -416,6 +417,25 @@ def test_markdown_shows_names_as_they_are(compared):
     text = (compared / "report.md").read_text()
     assert r"loss=\<b>\*x\*\|y\</b> [z\](http://a.b)" in text
     assert "<b>" not in text.replace(r"\<b>", "")
+
+
+def test_a_loss_of_ones_own_is_shown_as_it_was_typed(tmp_path, monkeypatch, capsys):
+    for seed in range(2):  # as Hydra records a value of a sweep
+        own = [r"loss.pairwise=my_losses\:shifted", f"seed={seed}"]
+        write_run(tmp_path / f"own-{seed}", own, [True] * 150 + [False] * 50)
+        write_run(tmp_path / f"hinge-{seed}", ["loss.pairwise=hinge", f"seed={seed}"], [True] * 100 + [False] * 100)
+    monkeypatch.setattr(
+        "sys.argv", ["rmbench", "report", str(tmp_path), "--baseline", "loss.pairwise=my_losses:shifted"]
+    )
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    assert "hinge - my_losses:shifted on pairs: -25.0 points" in " ".join(capsys.readouterr().out.split())
+    texts = {name: (tmp_path / name).read_text("utf-8") for name in ("report.md", "report.html", "summary.csv")}
+    tables = [file.read_text("utf-8") for file in (tmp_path / "tables").glob("*.tex")]
+    assert "my_losses:shifted" in texts["report.html"]
+    assert any(r"my\_losses:shifted" in table for table in tables)
+    assert not [text for text in [*texts.values(), *tables] if re.search(r"losses(\\|&#92;|.textbackslash)", text)]
 
 
 def test_without_a_folder_the_newest_sweep_is_reported(compared, monkeypatch, capsys):

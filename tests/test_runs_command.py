@@ -33,6 +33,9 @@ def test_each_state_with_what_was_chosen_and_the_command_that_goes_on(tmp_path):
     assert (failed.status, failed.loss, failed.reason) == ("failed", "bt", "OSError: no room")
     assert failed.go_on == f"rmbench train from={tmp_path}/failed"
 
+    swept = listed(made(tmp_path / "swept", [r"loss.pairwise=my_losses\:shifted"], 0.5))  # as Hydra records it
+    assert swept.loss == "my_losses:shifted"
+
     stopped = made(tmp_path / "a b", ["experiment=paper_skywork"])
     (stopped / "checkpoints" / "step-5").mkdir(parents=True)
     place = f"'{tmp_path}/a b'"

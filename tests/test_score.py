@@ -198,7 +198,7 @@ def test_input_output_and_checkpoints_are_checked_first(checkpoint, tmp_path):
         (tmp_path / "none.jsonl", "out.jsonl", checkpoint, "no such file"),
         (file, "out.txt", checkpoint, r"\.jsonl, \.parquet"),
         (file, "out.jsonl", [checkpoint, checkpoint], "the same checkpoint is given twice"),
-        (file, "out.jsonl", str(tmp_path / "no" / "model"), "no such file or folder"),
+        (file, "out.jsonl", str(tmp_path / "no" / "model"), "no such file or folder.*`rmbench runs` lists"),
     ]:
         with pytest.raises(UserError, match=says):
             run(models, source, tmp_path / target)

@@ -52,6 +52,36 @@ def test_a_key_that_no_chosen_part_reads_is_an_error_that_says_who_reads_it(word
     assert says in message("train", *words.split())
 
 
+@pytest.mark.parametrize("command", ["train", "inspect", "sweep"])
+def test_a_dataset_is_chosen_by_its_option_which_sets_the_sizes(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    says = "dataset.name is set by the option: write dataset=local (in a recipe: `dataset: local` and dotted keys"
+    assert says in message(command, "dataset.name=local", "dataset.path=a.jsonl")
+    (tmp_path / "recipe.yaml").write_text("dataset:\n  name: local\n  path: a.jsonl\n")
+    assert says in message(command, "recipe.yaml")
+    assert "read by dataset=local, hh_rlhf" in message(command, "dataset.path=a.jsonl")
+    assert "write dataset=skywork_80k" in message("sweep", "dataset.name=synthetic,skywork_80k")
+
+    (tmp_path / "recipe.yaml").write_text("dataset: local\ndataset.path: a.jsonl\n")
+    for words in (["dataset=local", "dataset.path=a.jsonl"], ["recipe.yaml"]):
+        shown = yaml.safe_load(launch.show(command, words))["dataset"]
+        assert (shown["name"], shown["train_size"], shown["eval_size"]) == ("local", None, None)
+
+
+def test_a_run_that_recorded_a_name_without_its_option_is_repeated(tmp_path):
+    words = ["dataset.name=local", "dataset.path=a.jsonl"]
+    (tmp_path / "run").mkdir()
+    recorded(tmp_path / "run", *words)
+    shown = yaml.safe_load(launch.show("train", [f"from={tmp_path / 'run'}"]))
+    assert (shown["dataset"]["name"], shown["dataset"]["train_size"]) == ("local", 4000)
+    whole = launch.show("train", ["dataset=local", "dataset.path=a.jsonl"])
+    (tmp_path / "copy.yaml").write_text(whole)
+    assert yaml.safe_load(launch.show("train", [str(tmp_path / "copy.yaml")])) == yaml.safe_load(whole)
+    sizes = yaml.safe_load(whole)["dataset"]
+    (tmp_path / "part.yaml").write_text(yaml.safe_dump({"dataset": sizes}))  # as of a version with fewer keys
+    assert yaml.safe_load(launch.show("train", [str(tmp_path / "part.yaml")]))["dataset"] == sizes
+
+
 @pytest.mark.parametrize(
     "words", ["loss=bt loss.gamma=2.0", "loss=focal loss.gamma=1", "loss=normbt_cosine loss.weighting=none"]
 )

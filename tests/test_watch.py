@@ -184,6 +184,10 @@ def test_the_end_names_figures_and_commands_that_are_understood(tmp_path, capsys
     if alone:
         assert read["eval"]["checkpoint"] == read["diagnose"]["checkpoint"] == str(folder)
         assert (read["train"]["seed"], read["train"]["loss"]["weighting"]) == (5, "distance")
+        config.dataset.name = "local"
+        _show_end(Run(config, folder, accelerator=None), metrics)
+        line = f"  rmbench eval checkpoint='{folder}' benchmark=pairs benchmark.path=YOUR_TEST_PAIRS.jsonl"
+        assert line in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize(

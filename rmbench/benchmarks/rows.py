@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,11 @@ from rmbench.data.items import Item
 from rmbench.data.messages import BadRow, Message, Row, check_text
 from rmbench.data.rowfiles import Placed, kind_of, read_rows
 from rmbench.errors import UserError
+
+OTHER_COLUMNS = (
+    "\nRename them, or write the file in this form: rmbench inspect dataset=local dataset.path={file}"
+    " dataset.eval_size=0 'dataset.columns={{prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}}' export=pairs.jsonl"
+)
 
 
 def placed_rows(config: BenchmarkConfig, hub_id: str, split: str, needs: tuple[str, ...]) -> tuple[str, list[Placed]]:
@@ -38,9 +44,11 @@ def placed_rows(config: BenchmarkConfig, hub_id: str, split: str, needs: tuple[s
     there = first[1] if isinstance(first[1], dict) else dict.fromkeys(needs)
     absent = [column for column in needs if column not in there]
     if absent:
+        own = config.name == "pairs" and bool({"chosen", "rejected"} & set(absent))
+        way_out = OTHER_COLUMNS.format(file=shlex.quote(name)) if own else ""
         raise UserError(
             f"{name}: no column {', '.join(absent)}. benchmark={config.name} needs {', '.join(needs)};"
-            f" the file has {', '.join(there)}."
+            f" the file has {', '.join(there)}.{way_out}"
         )
     return name, [first, *rows]
 

@@ -20,6 +20,7 @@ from rmbench.commands.registry import NOT_INHERITED
 from rmbench.console import console
 from rmbench.errors import UserError
 from rmbench.files import Json, read_json
+from rmbench.titles import by_key
 
 WITHOUT_RUNS = {"checkpoint", "checkpoints", "diagnostics", "eval", "wandb"}  # subfolders of a run
 SIGNS = ("metrics.json", "failed.json", "history.jsonl", "train.log", "config.yaml")  # the newest tells the age
@@ -93,7 +94,7 @@ def listed(folder: Path) -> Listed:
     except TORN as error:
         reason = f"a file cannot be read: {type(error).__name__}: {error}".splitlines()[0]
     status = _status(folder)
-    typed = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+    typed = by_key(overrides)
     seed = typed.get("seed", "0" if overrides or not reason else "")
     return Listed(
         folder=str(folder),

@@ -21,6 +21,7 @@ from rmbench.errors import UserError
 from rmbench.files import flat
 
 Job = list[str]  # the overrides of one run
+SIZES = {"dataset.train_size", "dataset.eval_size"}
 DECIDE_NOTHING = {"seed", "training.learning_rate", "run_dir", "sweep_dir"}  # what a sweep mostly varies
 
 
@@ -78,10 +79,11 @@ def planned(reading: Reading, asked: Asked) -> tuple[list[Job], list[str]]:
     """The overrides of each job, without the keys that it does not read, and what there is to say about them.
 
     Raises:
-        UserError: no job reads a key that was typed.
+        UserError: no job reads a key that was typed, or `dataset.name` was typed in the place of its option.
     """
     _refuse_in_experiment(reading, asked.overrides)
     jobs = asked.jobs if asked.sweeps else [fixed_overrides(asked.overrides)]
+    _refuse_name_without_option(reading, asked, jobs)
     if asked.sweeps and not lists_its_runs(reading.config(jobs[0])):
         return jobs, []
     typed = dict.fromkeys(str(override.key_or_group) for override in asked.overrides)
@@ -98,6 +100,23 @@ def planned(reading: Reading, asked: Asked) -> tuple[list[Job], list[str]]:
             raise UserError(problem)
         notes.append(f"{problem} It is what the run recorded.")
     return _distinct(reading, jobs, unread, notes) if asked.sweeps else (jobs, notes)
+
+
+def _refuse_name_without_option(reading: Reading, asked: Asked, jobs: list[Job]) -> None:
+    """The option of a dataset sets its sizes too, to which the pairs of another name would be cut.
+
+    Raises:
+        UserError: the name is not the option's, and neither a run nor the rest of the overrides gives both sizes.
+    """
+    key = "dataset.name"
+    typed = {str(override.key_or_group) for override in asked.overrides}
+    if key not in typed or key in asked.recorded or typed.issuperset(SIZES):
+        return
+    for job in jobs:
+        if reading.changes(job, key, {key}):
+            name = reading.value(job, key)
+            recipe = f"in a recipe: `dataset: {name}` and dotted keys, such as `dataset.path: FILE`"
+            raise UserError(f"{key} is set by the option: write dataset={name} ({recipe}).")
 
 
 def _distinct(

@@ -24,7 +24,8 @@ class Where:
 
     def __str__(self) -> str:
         *names, last = self.values or ("...",)
-        return f"{self.key}={', '.join(names)} or {last}" if names else f"{self.key}={last}"
+        key = "dataset" if self.key == "dataset.name" else self.key  # the option is what is typed
+        return f"{key}={', '.join(names)} or {last}" if names else f"{key}={last}"
 
 
 LOSS_PARTS = ("loss.pairwise", "loss.weighting", "loss.regularizer")  # every other key of a loss is some part's own

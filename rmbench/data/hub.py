@@ -119,9 +119,10 @@ def explain(kind: str, name: str, error: BaseException, remedy: str) -> UserErro
             f"one, log in with `hf auth login` or set HF_TOKEN.\n{instead}"
         )
     if names & _UNREACHABLE:
+        no_folder = "" if kind == "dataset" else f" There is no folder {name} either."
         return UserError(
-            f"{kind} {name} is neither in the local cache nor reachable: {_why_offline()}.\nConnect once to fetch it "
-            f"(HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy). {instead}"
+            f"{kind} {name} is neither in the local cache nor reachable: {_why_offline()}.{no_folder}\n"
+            f"Connect once to fetch it (HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy). {instead}"
         )
     return UserError(f"{kind} {name} from {_endpoint()} cannot be used: {detail}\n{instead}")
 

@@ -36,7 +36,7 @@ reward = scored[0]["score"]
 {trl}
 
 ```bash
-# servers get the same text; vLLM follows problem_type, and puts no sigmoid on the reward either
+# servers get the same text; whether vLLM, too, puts no sigmoid on the reward (by problem_type): not checked
 vllm serve {place} --runner pooling
 curl localhost:8000/classify -H "Content-Type: application/json" \\
     -d '{{"model": "{place}", "input": "TEXT"}}'

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from scipy.stats import t as student
 
 from rmbench.files import Json, flat, read_json
-from rmbench.titles import parts_of
+from rmbench.titles import by_key, parts_of
 from rmbench.tracking import seen_online
 
 # Overrides that name a repetition or a place, not what is compared.
@@ -167,7 +167,7 @@ def read_run(folder: Path) -> Run:
         metrics, failure = read_json(folder / "metrics.json"), read_json(folder / "failed.json")
         file = folder / ".hydra" / "overrides.yaml"
         overrides = list(OmegaConf.load(file)) if file.is_file() else (failure or {}).get("overrides", [])
-        pairs = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+        pairs = by_key(overrides)
         if metrics is not None:
             return Run(folder, "finished", pairs, _tables(metrics))
         if failure is not None:
