@@ -193,19 +193,33 @@ def losses(
 def main() -> None:
     """The `rmbench` program."""
     bound_spinning()
-    os.environ.pop(
-        "MPLBACKEND", None
-    )  # figures are written, never shown; a name that is gone fails matplotlib's import
+    os.environ.pop("MPLBACKEND", None)  # figures are only written; an unknown name fails matplotlib's import
     logging.raiseExceptions = False  # a log that a full disk does not take is no reason for a traceback
     try:
-        app()
+        try:
+            app()
+        except SystemExit as ended:
+            _flush_output(failed=bool(ended.code))
+            raise
     except OSError as error:  # of a help page, where standard output takes nothing
+        _flush_output(failed=True)
         known = unwritable(error, error.filename or "standard output")
         if not isinstance(known, UserError):
             raise
         with suppress(OSError):
             typer.echo(f"Error: {known}", err=True)
         sys.exit(2)
+
+
+def _flush_output(failed: bool) -> None:
+    """Flush standard output before the interpreter ends, which has no message for what fails then."""
+    try:
+        if sys.stdout is not None:  # closed
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # takes what is still in the buffer
+        if not failed:
+            raise
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -161,12 +162,13 @@ def test_recorded_pairs_that_are_damaged_are_set_aside_and_said(tmp_path, caplog
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("words", [["--version"], ["losses", "--help"], ["config", "train"]])
-def test_a_standard_output_that_is_full_is_one_message(tmp_path, words):
+def test_a_standard_output_that_is_full_is_one_message(tmp_path, words, unbuffered):
+    program = [sys.executable, "-m", "rmbench", *words]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "rmbench", *words], stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path
-        )
+        done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 2
     assert done.stderr.startswith("Error: standard output: No space left on device."), done.stderr
 
