@@ -35,12 +35,7 @@ BOOKKEEPING = (
 )  # fmt: skip
 NAME_LIMIT = 80
 TRAINED_FILE = "trained.json"  # training is over, its weights are in checkpoint/
-LEARNT = (
-    "metrics.json",
-    TRAINED_FILE,
-    "history.jsonl",
-    "checkpoints",
-)  # written after config.yaml
+AFTER_CONFIG = ("metrics.json", TRAINED_FILE, "history.jsonl", "checkpoints")  # written after config.yaml
 
 
 def finished(folder: Path) -> bool:
@@ -61,7 +56,7 @@ def claim(folder: Path, config: TrainConfig) -> bool:
     """
     stored = folder / "config.yaml"
     if not stored.is_file():
-        if left := [name for name in LEARNT if (folder / name).exists()]:
+        if left := [name for name in AFTER_CONFIG if (folder / name).exists()]:
             raise UserError(
                 f"{folder} holds a run ({', '.join(left)}) without its config.yaml, so whether it is this one is not"
                 " known.\nBring the file back (.hydra/config.yaml beside it is a copy), or choose another run_dir."

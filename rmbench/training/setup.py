@@ -56,9 +56,7 @@ class Inputs:
 
 
 def prepare(config: TrainConfig, accelerator: Accelerator, threads: int | None = None) -> Inputs:
-    """Loss, data, model and token ids.
-
-    Twelve steps, cheap mistakes before expensive work; each needs what stands above it:
+    """Loss, data, model and token ids, in twelve steps, cheap mistakes before expensive work; each needs those above:
 
     1. the loss: it says which columns and which parts of the model it needs, and a wrong name costs nothing yet;
     2. the pairs, then 3. the benchmark's items: a file that is missing is reported before a model is fetched;
