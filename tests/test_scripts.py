@@ -29,9 +29,7 @@ def test_a_contestant_of_the_training_benchmark(script, capsys, contestant):
     numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert numbers["pairs_per_second"] > 0
     assert numbers["share"] > 0
-    if (
-        "bf16" not in contestant or multiplies_bf16()
-    ):  # elsewhere small products are faster
+    if "bf16" not in contestant or multiplies_bf16():  # elsewhere small products are faster
         assert numbers["share"] < 1
 
 
