@@ -57,6 +57,7 @@ def test_large_is_counted_in_matrices_of_the_backbone(tmp_path, monkeypatch):
     assert not gains_from_bf16(BackboneConfig(str(tmp_path / "nothing")))  # the run itself says that it is not there
 
 
+@pytest.mark.slow
 def test_a_run_says_that_it_took_bf16(processor, monkeypatch, caplog, tmp_path, train_config):
     processor(amx_bf16=True)
     monkeypatch.setattr(workload, "BF16_WEIGHTS", 1)

@@ -46,6 +46,7 @@ def whole(tmp_path_factory):
     return tmp_path_factory.mktemp("whole") / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "function", "call"),
     [

@@ -38,6 +38,7 @@ def test_log_lines_are_whole_and_on_standard_error(tmp_path):
     assert done.stdout.rstrip().endswith("long" * 40)
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_that_goes_on(tmp_path):
     words = ["train", *SMALL, "training.max_steps=400", "training.save_steps=5", "run_dir=run"]
     process = subprocess.Popen(
@@ -118,6 +119,7 @@ def test_version_and_help(tmp_path):
     assert rmbench("trian", cwd=tmp_path).returncode == 2
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path):
     words = [
         "-m",

@@ -61,14 +61,11 @@ def cells(name, *words):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_value_of_an_experiment_composes_and_train_is_the_first_cell(name):
+def test_train_with_an_experiment_is_its_first_cell(name):
     jobs = cells(name)
     alone = without_hydra(composed("train", [f"experiment={name}"]))
     first = without_hydra(composed("train", jobs[0]))
     assert {**alone, "run_dir": "", "sweep_dir": ""} == {**first, "run_dir": "", "sweep_dir": ""}
-    for job in jobs[1:]:
-        if len(set(job) - set(jobs[0])) == 1:
-            without_hydra(composed("train", job))
 
 
 @pytest.mark.slow

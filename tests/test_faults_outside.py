@@ -58,6 +58,7 @@ def test_compare_refuses_an_out_that_cannot_be_written(tmp_path, no_folder):
         assert "Traceback" not in said.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "eval", "inspect", "diagnose"])
 def test_a_run_dir_that_cannot_be_written_is_one_message(no_folder, tmp_path, command):
     checkpoint = ["checkpoint=nowhere"] if command == "eval" else ["dataset.train_size=16", "dataset.eval_size=16"]

@@ -110,6 +110,7 @@ def _read(config, folder, results):
     results.put(float(np.abs(store.features(pairs, Shared(model.pad_id), "train").table).sum()))
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_file(train_config, tmp_path):
     context = multiprocessing.get_context("spawn")
     results = context.Queue()

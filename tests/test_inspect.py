@@ -65,6 +65,7 @@ def local(tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_clean_data_are_not_accused(looked_at, local):
     sizes = (2000, 4000)  # from 4,000 on, every source is large enough for a word model
     built_in = [DatasetConfig(name="synthetic", train_size=n, eval_size=200) for n in sizes]

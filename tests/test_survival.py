@@ -211,6 +211,7 @@ def await_lines(process, history, n):
         time.sleep(0.001)
 
 
+@pytest.mark.slow
 def test_data_deleted_after_the_start_are_not_missed(train_config, tmp_path):
     config, data = local_config(train_config, tmp_path, max_steps=30, logging_steps=1)
     process = started(config, tmp_path, tmp_path / "run")
@@ -232,6 +233,7 @@ def test_a_fault_after_a_signal_ends_as_the_signal_asked():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_last_evaluation_ends_the_run_and_nothing_is_lost(train_config, tmp_path, monkeypatch):
     config = with_training(train_config(), max_steps=4, eval_steps=4)
     evaluate = Trainer.evaluate
@@ -249,6 +251,7 @@ def test_a_signal_in_the_last_evaluation_ends_the_run_and_nothing_is_lost(train_
     assert same(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     def rmbench(*words):
         return [sys.executable, "-m", "rmbench", "train", *SMALL, "training.max_steps=90", *words]

@@ -84,6 +84,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_a_run_leaves_no_model_to_the_next_one_also_when_it_fails(tmp_path):
     words = ["sweep", "seed=0,1,2", *SMALL, "sweep_dir=s"]
     done = subprocess.run([sys.executable, "-c", COUNTING, *words], cwd=tmp_path, capture_output=True, text=True)

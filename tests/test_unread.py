@@ -167,6 +167,7 @@ def logging_as_it_was():
     root.handlers[:], root.level = handlers, level
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("logging_as_it_was")
 def test_a_sweep_starts_those_runs_alone_and_called_again_none(tmp_path, monkeypatch, capsys):
     started = []
