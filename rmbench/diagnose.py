@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from omegaconf import OmegaConf
 
 from rmbench import benchmarks, runs
+from rmbench.benchmarks.of_run import like_the_run
 from rmbench.config import DiagnoseConfig, LossConfig, OnBadRow
 from rmbench.data.dataset import load_dataset
 from rmbench.data.formats import Pair
@@ -61,6 +62,8 @@ def diagnose(config: DiagnoseConfig) -> Json:
     revision = config.backbone.revision
     checkpoint = None if config.checkpoint is None else find_checkpoint(config.checkpoint, revision)
     against = None if config.against is None else find_checkpoint(config.against, revision)
+    if checkpoint is not None:
+        config = dataclasses.replace(config, benchmark=like_the_run(config.benchmark, checkpoint))
     model, tokenizer = _model(config, checkpoint)
     pairs = _pairs(config, model, tokenizer, accelerator)
     use_threads(config.gpu.threads, model.network, accelerator.device)

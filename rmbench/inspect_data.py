@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rmbench.benchmarks.of_run import like_the_data
 from rmbench.benchmarks.registry import find
-from rmbench.benchmarks.synthetic import like_the_data
 from rmbench.config import GpuConfig, InspectConfig, LengthPolicy, OnBadRow
 from rmbench.console import console
 from rmbench.data.cache import data_cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from rmbench.benchmarks.formula import Formula, nothing_further, strict_wins, subset_observations
 from rmbench.benchmarks.scores import ScoreRow
@@ -24,13 +23,6 @@ def load(config: BenchmarkConfig) -> list[Item]:
         settings.version = config.version
     dataset = load_dataset(DatasetConfig(name="synthetic", train_size=1, eval_size=SIZE, synthetic=settings))
     return [Item.from_pair(pair) for pair in dataset.eval]
-
-
-def like_the_data(config: BenchmarkConfig, dataset: DatasetConfig) -> BenchmarkConfig:
-    """The built-in pairs are of the version that is trained on, unless another is named."""
-    if config.name != "synthetic" or config.version is not None or dataset.name != "synthetic":
-        return config
-    return replace(config, version=dataset.synthetic.version)
 
 
 def section_of(subset: str) -> str:

@@ -25,11 +25,8 @@ from rmbench.config import SCHEMAS, keys
 from rmbench.config.names import RENAMED
 from rmbench.errors import UserError
 
-MAPPINGS = (
-    "dataset.mix",
-    "dataset.columns",
-    "benchmark.paths",
-)  # whose keys are the user's own; Hydra adds those under ++ alone
+# whose keys are the user's own; Hydra adds those under ++ alone
+MAPPINGS = ("dataset.mix", "dataset.columns", "benchmark.paths", "benchmark.columns")
 QUOTES = "A value with special characters needs quotes of its own: '{key}=\"...\"'."
 
 

@@ -39,6 +39,7 @@ READ_WHERE: dict[str, tuple[Where, ...]] = {
     "benchmark.revision": (Where("benchmark.name", ("auto", *BENCHMARKS)),),
     "benchmark.split": (Where("benchmark.name", ("auto", *BENCHMARKS)),),
     "benchmark.prior_sets": (Where("benchmark.name", ("auto", "rewardbench")),),
+    "benchmark.columns": (Where("benchmark.name", ("pairs",)),),
     "benchmark.group_by": (Where("benchmark.name", ("pairs",)),),
     "benchmark.version": (Where("benchmark.name", ("auto", "synthetic")),),
     "dataset.path": (Where("dataset.name", ("local", *PUBLISHED)),),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import logging
 import math
@@ -15,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from rmbench.config import DatasetConfig, OnSharedPrompt
-from rmbench.data.formats import COLUMNS, Pair
+from rmbench.data.formats import Pair
 from rmbench.data.noise import VERSION as NOISE_VERSION
 from rmbench.data.noise import with_noise
 from rmbench.data.published import PUBLISHED
@@ -120,7 +119,6 @@ def _read(config: DatasetConfig) -> tuple[Split, Split | None]:
         raise UserError(f"dataset.name={name}: no such dataset; there are {', '.join(NAMES)}.")
     if config.columns and published is not None:
         raise UserError(f"dataset.columns: dataset={name} has its own columns; use dataset=local for your own.")
-    _check_columns(config.columns)
     if config.path:
         train = from_files(config, "train")
         assert train is not None
@@ -130,17 +128,6 @@ def _read(config: DatasetConfig) -> tuple[Split, Split | None]:
         raise UserError(f"dataset={name} needs a training file: dataset.path=FILE ({kinds}).")
     _refuse_unread(config)
     return from_hub(config, "train"), from_hub(config, "eval") if published.eval else None
-
-
-def _check_columns(columns: dict[str, str]) -> None:
-    """Each name in `dataset.columns` is one that a row form reads."""
-    for name in columns:
-        if name not in COLUMNS:
-            near = difflib.get_close_matches(name, COLUMNS, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise UserError(
-                f"dataset.columns: {name!r} is not a column that rmbench reads.{hint} It reads {', '.join(COLUMNS)}."
-            )
 
 
 def _refuse_unread(config: DatasetConfig) -> None:

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 import torch
 from accelerate import Accelerator
 
+from rmbench.benchmarks.of_run import like_the_data
 from rmbench.benchmarks.registry import find
 from rmbench.benchmarks.run import Prepared, prepare_benchmark
-from rmbench.benchmarks.synthetic import like_the_data
 from rmbench.config import DatasetConfig, Gradient, HeadKind, OnBadRow, Strategy, TrainConfig
 from rmbench.data.cache import data_cache
 from rmbench.data.dataset import Dataset, load_dataset
