@@ -210,7 +210,8 @@ def run_name(root: DictConfig) -> str:
     """
     hydra = root.hydra
     excluded = set(hydra.job.config.override_dirname.exclude_keys)
-    overrides = [override for override in hydra.overrides.task if override.split("=")[0] not in excluded]
+    typed = [override.lstrip("+") for override in hydra.overrides.task]  # a mapping is added: ++key={...}
+    overrides = [override for override in typed if override.split("=")[0] not in excluded]
     label = re.sub(r"[^\w.,=+-]+", "_", ",".join(overrides))[:NAME_LIMIT]
     job = OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
     content = _plain(job, BOOKKEEPING)

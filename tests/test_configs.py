@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 
 from helpers.models import make_checkpoint
 from helpers.processes import rmbench
+from rmbench import runs
 from rmbench.commands import launch
 from rmbench.commands.catalog import groups
 from rmbench.commands.compose import combinations, composed, without_hydra
@@ -298,6 +300,25 @@ def imported(path):
             for alias in node.names:
                 first, second, *_ = *node.module.split(".")[1:], alias.name, ""
                 yield first, second
+
+
+def folder_names(*words):
+    """The folders of a sweep's runs, as Hydra will name them."""
+    request = launch.understood("sweep", list(words))
+    fixed = [override.key_or_group for override in request.overrides if not override.is_sweep_override()]
+    excluded = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
+    return [runs.run_name(composed("train", [*job, excluded])) for job in launch.checked_jobs(request)]
+
+
+def test_folders_of_runs_with_mappings_have_short_legal_names_of_their_own():
+    own = ["dataset=local", "dataset.path=x.jsonl"]
+    names = folder_names(*own, "dataset.columns={prompt: question, chosen: good}", "loss=bt,normbt")
+    assert [name.rpartition("-")[0] for name in names] == ["loss=bt", "loss=normbt"]  # what all share is not named
+    long = ", ".join(f"{'part' * 20}{i}.jsonl: {i}" for i in range(1, 4))
+    mixes = folder_names("dataset=mix", f"dataset.mix={{{long}}},{{hh_rlhf: 2}},{{hh_rlhf: 3}},{{shp: 2}}")
+    assert [name.rpartition("-")[0] for name in mixes[1:3]] == ["dataset.mix=_hh_rlhf_2_", "dataset.mix=_hh_rlhf_3_"]
+    assert len(set(mixes)) == 4
+    assert all(re.fullmatch(r"[a-z][\w.,=+-]{,90}", name, re.ASCII) for name in [*names, *mixes])
 
 
 def test_shares_of_a_mix_can_be_typed():
