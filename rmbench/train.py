@@ -136,7 +136,7 @@ def _trained(run: Run, trainer: Trainer) -> Json:
     started = time.perf_counter()
     with trainer.signals:
         state = trainer.train()
-        trainer.signals.hold_interrupt()
+        trainer.signals.hold_every_interrupt()
         best = run.folder / "checkpoints" / "best" if run.config.training.keep_best and state.best_step else None
         results = {
             "steps": state.step,

@@ -40,7 +40,7 @@ from rmbench.training.metrics_window import SUMS, TrainState
 from rmbench.training.optimizer import clip_gradient, new_optimizer, new_schedule
 from rmbench.training.run import Run
 from rmbench.training.setup import Inputs
-from rmbench.training.signals import EndingSignals
+from rmbench.training.signals import EndingSignals, name_of
 from rmbench.training.watch import Watch, evaluation_steps
 
 logger = logging.getLogger(__name__)
@@ -284,7 +284,7 @@ class Trainer:
 
     def _end(self) -> NoReturn:
         number = self.signals.received or signal.SIGTERM  # another rank may have heard it
-        done = f"{signal.Signals(number).name}: stopped after step {self.state.step} of {self.total_steps}"
+        done = f"{name_of(number)}: stopped after step {self.state.step} of {self.total_steps}"
         raise Stopped(f"{done}; {'saved' if self._saved else 'the last checkpoint is kept'}.", number)
 
     def _restore(self) -> None:
