@@ -116,7 +116,7 @@ def _texts(pairs: Sequence[Pair], reading: Reading) -> tuple[list[Finding], Json
 
 
 def _overlaps(dataset: Dataset, config: InspectConfig) -> tuple[list[Finding], Json]:
-    """Of the evaluation pairs' prompts, and of a benchmark's, with the training prompts."""
+    """Of the held-out pairs' prompts, and of a benchmark's, with the training prompts."""
     tested = {"eval": [pair.prompt for pair in dataset.eval]}
     if config.benchmark.name != "none":
         items = find(config.benchmark.name).load(like_the_data(config.benchmark, config.dataset))

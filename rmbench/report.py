@@ -29,7 +29,7 @@ def report(folders: list[Path], baseline: Mapping[str, str] | None = None, selec
         folders: run and sweep folders, or folders above them.
         baseline: the overrides of what the others are compared with; bt where losses are compared.
         select: a key, such as training.learning_rate, of which each group keeps the value that is best on the
-            held-out evaluation pairs, so that every loss is shown at its own best.
+            held-out pairs, so that every loss is shown at its own best.
 
     Raises:
         UserError: a folder does not exist, no run is below any of them, or no run has the overrides of `baseline` or of

@@ -222,7 +222,7 @@ def _show(metrics: Json) -> None:
     """The evaluation by section, and the benchmark."""
     terminal = console()
     evaluation = metrics["eval"]
-    table = Table(title=f"evaluation: {evaluation['n']} pairs, after {metrics['kept_step']} steps")
+    table = Table(title=f"{evaluation['n']} held-out pairs, after {metrics['kept_step']} steps")
     for column in ("section", "accuracy", "mean distance"):
         table.add_column(column, justify="left" if column == "section" else "right")
 

@@ -179,7 +179,7 @@ def test_a_cell_says_how_many_seeds_have_its_number(tmp_path):
     group = group_runs(find_runs(tmp_path))[0]
     assert group.seeds == "3"
     assert group.cell("benchmark pairs", "score") == "0.500 (n = 1)"
-    assert group.cell("evaluation pairs", "all") == "0.500 ± 0.000"
+    assert group.cell("held-out pairs", "all") == "0.500 ± 0.000"
 
 
 def test_one_lucky_seed_does_not_choose_a_value(tmp_path):
@@ -383,7 +383,7 @@ def test_the_latex_tables_compile_and_say_what_the_report_says(compared):
     write_run(compared / "odd", [r"loss=a_b&c%{d}~^\#$|<>"], [True] * 200)
     report([compared])
     files = sorted((compared / "tables").glob("*.tex"))
-    assert [file.name for file in files] == ["benchmark_pairs.tex", "evaluation_pairs.tex", "verdicts.tex"]
+    assert [file.name for file in files] == ["benchmark_pairs.tex", "held_out_pairs.tex", "verdicts.tex"]
     for file in files:
         rows = [line for line in file.read_text().splitlines() if line.endswith(r"\\")]
         assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1

@@ -19,7 +19,7 @@ from rmbench.data.rowfiles import read_rows
 from rmbench.errors import UserError
 from rmbench.files import Json, read_jsonl, write_text
 
-HELD_OUT_FOLDER = "held_out"  # the evaluation pairs of a run, below RUN/eval
+HELD_OUT_FOLDER = "held_out"  # the held-out pairs of a run, below RUN/eval
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class Split:
 
 
 def from_files(config: DatasetConfig, split: str) -> Split | None:
-    """Pairs of `dataset.path`, or of `dataset.eval_path`; None for `eval` if neither has evaluation pairs of its own.
+    """Pairs of `dataset.path`, or of `dataset.eval_path`; None for `eval` if neither has an evaluation split.
 
     Rows are in the form of the published set that `config.name` names, or in any that is known.
 

@@ -25,7 +25,7 @@ def check_overlap(
 
     Args:
         train: prompts that are trained on.
-        tested: prompts of the evaluation pairs or of a benchmark.
+        tested: prompts of the held-out pairs or of a benchmark.
         name: what the tested prompts are.
         fix: the key that fixes it.
     """

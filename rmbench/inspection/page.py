@@ -81,7 +81,7 @@ def _numbers(report: Json, narrow: bool) -> Table:
     """Percentiles; on a narrow terminal without the quartiles beside the median."""
     numbers = report["numbers"]
     table = Table(
-        title=f"{report['pairs']['train']} training pairs, {report['pairs']['eval']} for evaluation", box=box.SIMPLE
+        title=f"{report['pairs']['train']} training pairs, {report['pairs']['eval']} held-out pairs", box=box.SIMPLE
     )
     names = [name for name in _names(numbers["lengths"]) if not narrow or name not in ("25%", "75%")]
     for name in ("", *names):

@@ -19,7 +19,7 @@ from rmbench.tracking import seen_online
 
 # Overrides that name a repetition or a place, not what is compared.
 NOT_COMPARED = ("seed", "run_dir", "sweep_dir", "sweep", "training.resume")
-HELD_OUT = "evaluation pairs"
+HELD_OUT = "held-out pairs"
 
 NAMING: Json = {
     "loss.pairwise": "bt", "loss.weighting": "none", "backbone.name_or_path": None,
@@ -247,7 +247,7 @@ def _facts(run: Run) -> dict[str, str | None]:
 
 
 def _tables(metrics: Json) -> dict[str, Numbers]:
-    """The numbers of metrics.json by table: the evaluation pairs, and the benchmark."""
+    """The numbers of metrics.json by table: the held-out pairs, and the benchmark."""
     evaluation = metrics["eval"]
     tables = {HELD_OUT: {"all": evaluation["accuracy"], **evaluation["sections"]}}
     benchmark = metrics.get("benchmark")

@@ -14,7 +14,7 @@ from rmbench.history import read_history
 from rmbench.training.run import Run
 from rmbench.training.setup import Inputs
 
-PROBE_CANDIDATES = 1024  # evaluation pairs from which the probe set is chosen
+PROBE_CANDIDATES = 1024  # held-out pairs from which the probe set is chosen
 
 
 def recorders(run: Run, inputs: Inputs) -> tuple[PairRecorder, Probe | None]:

@@ -248,7 +248,7 @@ class Trainer:
         return fault is None
 
     def evaluate(self) -> Json:
-        """`scoring.summarize` of the evaluation pairs under the model as it is now."""
+        """`scoring.summarize` of the held-out pairs under the model as it is now."""
         scores = self.run.score(self._scored(), self.inputs.eval_pairs, self.inputs.eval_layout)
         return summarize(scores, [p.pair.section for p in self.inputs.eval_pairs])
 
