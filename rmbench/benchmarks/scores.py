@@ -17,7 +17,7 @@ import numpy as np
 
 from rmbench.data.rowfiles import read_rows
 from rmbench.errors import UserError
-from rmbench.files import Json, read_jsonl, write_text
+from rmbench.files import Json, read_json, read_jsonl, write_text
 
 HELD_OUT_FOLDER = "held_out"  # the held-out pairs of a run, below RUN/eval
 
@@ -205,3 +205,62 @@ def name_of_checkpoint(checkpoint: str) -> str:
     path = Path(checkpoint)
     path = path.parent if path.name == "checkpoint" else path
     return re.sub(r"[^\w.+-]+", "--", str(path).replace(os.sep, "--")).strip("-.") or "model"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One side: a benchmark's score rows and where they are."""
+
+    benchmark: str
+    path: Path
+    rows: dict[str, ScoreRow]
+
+
+def find_scores(place: str, asked: str | None) -> dict[str, Scored]:
+    """The scores, by benchmark, of a run's folder, an evaluation's folder, its results.json or a score file.
+
+    Raises:
+        UserError: there are none, or `asked` is not among them; a score file alone does not say of what it is.
+    """
+    path = Path(place).expanduser()
+    if not path.exists():
+        raise UserError(f"{place}: no such file or folder. Give a run's folder, an evaluation's, or a scores.jsonl.")
+    folder = path if path.is_dir() else path.parent
+    own = path if path.is_file() and path.name != "results.json" else folder / "scores.jsonl"
+    found = {}
+    below = [*folder.glob("eval/*/scores.jsonl"), *folder.glob("*/scores.jsonl")]  # of a run, and of a suite
+    for file in [own] if own.is_file() else sorted(below):
+        results = read_json(file.parent / "results.json") or {}
+        name = results.get("benchmark", HELD_OUT_FOLDER if file.parent.name == HELD_OUT_FOLDER else asked)
+        if name is None:
+            raise UserError(f"{file}: no results.json next to it names the benchmark; add --benchmark NAME.")
+        found[name] = Scored(name, file, {row.id: row for row in read_scores(file)})
+    if asked is not None:
+        found = {name: scored for name, scored in found.items() if name == asked}
+    if not found:
+        what = f"scores of {asked}" if asked else "scores"
+        raise UserError(f"{place} contains no {what}. Score it first: rmbench eval checkpoint={place}")
+    return found
+
+
+def same_items(first: Scored, second: Scored) -> list[str]:
+    """The ids of both, in the order of the first.
+
+    Raises:
+        UserError: an item is in one alone, or differs in subset or number of responses.
+    """
+    alone = first.rows.keys() ^ second.rows.keys()
+    both = first.rows.keys() & second.rows.keys()
+    other = [name for name in both if _describes(first.rows[name]) != _describes(second.rows[name])]
+    if alone or other:
+        example = sorted(alone or other)[0]
+        raise UserError(
+            f"{first.path} and {second.path} are not of the same items: {len(alone)} are in only one, {len(other)}"
+            f" differ (id {example!r}, say). Score both on the same file."
+        )
+    return list(first.rows)
+
+
+def _describes(row: ScoreRow) -> tuple[object, ...]:
+    """What must be the same in both files for an item to be the same."""
+    return row.subset, row.correct, len(row.scores), row.characters, row.label

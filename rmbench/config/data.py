@@ -119,7 +119,8 @@ class DatasetConfig(Checked):
     train_size: int | None = knob(None, "number of training pairs to use, evenly spread; null: all", low=1)
     eval_size: int | None = knob(
         None,
-        "number of held-out pairs; null: the whole evaluation split, or a tenth of path (at most 1,000); 0: only for rmbench inspect",
+        "number of held-out pairs; null: the evaluation split, or a tenth of path (at most 1,000) without one; 0: only"
+        " for rmbench inspect",
         low=0,
     )
     max_length: int | None = knob(

@@ -9,6 +9,7 @@ from pathlib import Path
 from rmbench.files import write_text
 from rmbench.reporting.collect import HELD_OUT, Group, Run, columns, table_names
 from rmbench.reporting.verdicts import Verdict
+from rmbench.statistics.wording import points, points_interval
 
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -76,13 +77,12 @@ def of_verdicts(verdicts: Sequence[Verdict]) -> str:
     header = ["compared", "on", "difference", "95 % interval", "p (Holm)", "seeds", "items", "verdict"]
     rows = []
     for v in verdicts:
-        low, high = v.interval
         rows.append(
             [
                 escaped(f"{v.group} - {v.baseline}"),
                 escaped(v.place),
-                f"${100 * v.difference.value:+.1f}$",
-                f"$[{100 * low:.1f}, {100 * high:.1f}]$" if v.known else "--",
+                f"${points(v.difference.value)}$",
+                f"${points_interval(*v.interval)}$" if v.known else "--",
                 "--" if v.open else f"{v.p_adjusted:.3f}",
                 str(v.difference.seeds),
                 f"{v.difference.items:,}",

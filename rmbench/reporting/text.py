@@ -14,6 +14,7 @@ from rich.table import Table
 from rmbench.reporting.collect import Group, Run, columns, compared_overrides, provenance, shared_overrides, table_names
 from rmbench.reporting.paper import HEADER, HOW_PUBLISHED, beside_published
 from rmbench.reporting.verdicts import Verdict, headlines
+from rmbench.statistics.wording import points, points_interval
 
 ROOMY = 100  # columns; below, a table's cells have no space around them
 NAME_WIDTH = 24  # of a run's name in a table on a narrow terminal, before it is folded
@@ -144,13 +145,12 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
     header = ["compared", "on", "difference", "95 % interval", "verdict", "p (Holm)", "seeds", "items"]
     rows = []
     for v in verdicts:
-        low, high = v.interval
         rows.append(
             [
                 f"{v.group} - {v.baseline}",
                 v.place,
-                f"{100 * v.difference.value:+.1f}",
-                f"[{100 * low:.1f}, {100 * high:.1f}]" if v.known else "-",
+                points(v.difference.value),
+                points_interval(*v.interval) if v.known else "-",
                 v.word,
                 "-" if v.open else f"{v.p_adjusted:.3f}",
                 str(v.difference.seeds),

@@ -23,6 +23,16 @@ from rmbench.statistics.cells import Weights, sizes
 from rmbench.statistics.intervals import FEWEST_DIFFERING
 from rmbench.statistics.paired import holm
 from rmbench.statistics.seeds import LEVEL, MOST_SEEDS, Difference, difference_over_seeds
+from rmbench.statistics.wording import (
+    BETTER,
+    CORRECTED,
+    FEW_ITEMS,
+    NOT_DISTINGUISHABLE,
+    WORSE,
+    few_differ,
+    points,
+    points_interval,
+)
 
 POINT = 0.01  # one point of accuracy: the difference that people ask for
 FEWEST = 10  # independent items; of fewer, all may agree by chance, and no variance is seen
@@ -53,10 +63,9 @@ class Verdict:
         if self.difference.seeds < 2:
             return "one seed: no verdict"
         if self.difference.clusters < FEWEST:
-            return "too few items: no verdict"
+            return FEW_ITEMS
         if not self.known:
-            few = self.difference.differing < FEWEST_DIFFERING
-            return f"the models differ on {self.difference.differing} items{'' if few else ' alike'}: no verdict"
+            return few_differ(self.difference.differing, alike=self.difference.differing >= FEWEST_DIFFERING)
         return ""
 
     @property
@@ -70,8 +79,8 @@ class Verdict:
         if self.open:
             return self.open
         if self.p_adjusted >= 1 - LEVEL:
-            return "not distinguishable"
-        return "better" if self.difference.value > 0 else "worse"
+            return NOT_DISTINGUISHABLE
+        return BETTER if self.difference.value > 0 else WORSE
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -82,18 +91,17 @@ class Verdict:
     def sentence(self) -> str:
         """`normbt - bt on rewardbench: +2.1 points [0.4, 3.9], 5 seeds: better`, and what else one would ask."""
         d = self.difference
-        low, high = self.interval
-        interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if self.known else ""
+        interval = f" {points_interval(*self.interval)}" if self.known else ""
         seeds = f"{d.seeds} seeds" if d.seeds > 1 else "only over items, 1 seed"
         text = (
-            f"{self.group} - {self.baseline} on {self.place}: {100 * d.value:+.1f} points{interval},"
+            f"{self.group} - {self.baseline} on {self.place}: {points(d.value)} points{interval},"
             f" {seeds}, {self.items()}: {self.word}"
         )
         if not self.known:
             return f"{text}; how far apart they are on other items cannot be said"
-        if self.word != "not distinguishable":
+        if self.word != NOT_DISTINGUISHABLE:
             return text
-        corrected = " after Holm's correction" if d.p_value < 1 - LEVEL else ""  # the interval does not hold zero
+        corrected = CORRECTED if d.p_value < 1 - LEVEL else ""  # the interval does not hold zero
         return f"{text}{corrected}; {self.more_seeds()}"
 
     def items(self) -> str:
