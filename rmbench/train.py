@@ -116,6 +116,9 @@ def _train(run: Run) -> Json:
 
 def _say_what_it_takes(run: Run) -> None:
     """Memory of each device and time of all steps, before anything is loaded."""
+    if run.device.type != "cuda":
+        n = run.accelerator.num_processes
+        logger.warning("gpu=%s without a GPU: %d processes on this machine's CPU", run.config.gpu.strategy.name, n)
     try:
         logger.info("%s", plan(run.config).text())
         hours = most_work(run.config).operations / (SHARE * matrix_rate(run.device, run.dtype)) / 3600

@@ -328,8 +328,36 @@ def test_curves_that_coincide_are_both_seen():
 
 def test_losses_of_different_definitions_do_not_share_an_axis(compared):
     charts = plots.training_losses(group_runs(find_runs(compared)))
-    assert [chart.name for chart in charts] == ["training_loss_1", "training_loss_2"]
-    assert [len(chart.draw().axes[0].lines) for chart in charts] == [1, 1]
+    assert [chart.name for chart in charts] == ["training_loss_bt", "training_loss_normbt"]
+    axes = [chart.draw().axes[0] for chart in charts]
+    assert [len(ax.lines) for ax in axes] == [1, 1]
+    assert [ax.get_title(loc="left") for ax in axes] == ["training loss of bt", "training loss of normbt"]
+
+
+def test_figures_and_tables_of_an_earlier_report_are_removed_and_no_other_files(compared):
+    report([compared])
+    written = {file for name in ("figures", "tables") for file in (compared / name).iterdir()}
+    assert {"training_loss_bt.svg", "training_loss_normbt.pdf", "verdicts.tex"} < {file.name for file in written}
+    own = [compared / "figures" / "training_loss_1.png", compared / "tables" / "mine.tex", compared / "notes.md"]
+    for file in own:
+        file.write_text("mine")
+    for run in compared.glob("normbt-*"):
+        shutil.rmtree(run)
+    report([compared])  # of one loss: no verdict, one definition
+    left = {file.name for name in ("figures", "tables") for file in (compared / name).iterdir()}
+    assert "training_loss.svg" in left
+    assert not {name for name in left if name.startswith(("training_loss_bt", "training_loss_normbt", "verdicts"))}
+    assert all(file.read_text() == "mine" for file in own)
+
+    note = compared / ".report.json"
+    note.write_text(
+        json.dumps({"files": ["notes.md", "../figures/x", "tables/../notes.md", "figures/training_loss.svg"]})
+    )
+    report([compared])
+    assert own[2].read_text() == "mine"
+    note.write_text("torn")
+    report([compared])
+    assert "training_loss.svg" in json.loads(note.read_text())["files"][-1]
 
 
 def test_held_out_accuracy_is_what_is_drawn_as_accuracy(compared):

@@ -81,8 +81,7 @@ def _plugins(strategy: Strategy, device: str, precision: Precision, max_grad_nor
     """
     if strategy in (Strategy.none, Strategy.ddp):
         return {}
-    if device != "cuda":  # Accelerate would take DDP and say nothing
-        raise UserError(f"gpu={strategy.name} needs CUDA, this is {device}; gpu=ddp works here too.")
+    _refuse_without_cuda(strategy, device)
     if strategy is Strategy.fsdp:
         return {
             "fsdp_plugin": FullyShardedDataParallelPlugin(
@@ -99,6 +98,11 @@ def _plugins(strategy: Strategy, device: str, precision: Precision, max_grad_nor
             " gpu=fsdp needs no extra package."
         )
     return {"deepspeed_plugin": DeepSpeedPlugin(hf_ds_config=deepspeed_config(strategy, precision, max_grad_norm))}
+
+
+def _refuse_without_cuda(strategy: Strategy, device: str) -> None:
+    if device != "cuda":  # Accelerate would take DDP and say nothing
+        raise UserError(f"gpu={strategy.name} needs CUDA, this is {device}; gpu=ddp works here too.")
 
 
 def deepspeed_config(strategy: Strategy, precision: Precision, max_grad_norm: float) -> Json:
@@ -179,12 +183,17 @@ def processes(config: GpuConfig) -> int:
     """How many processes the strategy means on this machine.
 
     Raises:
-        UserError: on a CPU their number has to be given.
+        UserError: there is no GPU; only `ddp` works there, and the number of its processes has to be given.
     """
     if config.count is not None or config.strategy is Strategy.none:
         return config.count or 1
-    if pick_device(config.device) != "cuda":
-        raise UserError(f"gpu={config.strategy.name} without a GPU: set the number of processes, such as gpu.count=2.")
+    if (device := pick_device(config.device)) != "cuda":
+        if config.strategy is not Strategy.ddp:
+            _refuse_without_cuda(config.strategy, device)
+        raise UserError(
+            "gpu=ddp starts one process per GPU, and no GPU is used here. gpu=auto trains in one process; to share the"
+            " CPU among processes, set their number, such as gpu.count=2."
+        )
     return torch.cuda.device_count()
 
 

@@ -60,12 +60,17 @@ class Run:
 
     @property
     def setting(self) -> str:
+        """Loss, backbone and data: `normbt-tiny-synthetic`."""
+        return "-".join(self.parts)
+
+    @property
+    def parts(self) -> tuple[str, str, str]:
         """Loss, backbone and data; what its config.yaml does not say is the default."""
         known = {key: value for key, value in self.config.items() if key in NAMING}
         plain = OmegaConf.create()
         for key, value in (NAMING | known).items():
             OmegaConf.update(plain, key, value)
-        return "-".join(parts_of(plain, [f"{key}={value}" for key, value in self.overrides.items()]))
+        return parts_of(plain, [f"{key}={value}" for key, value in self.overrides.items()])
 
     @property
     def online(self) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -183,20 +184,34 @@ def values_by_step(group: Group, key: str) -> dict[int, list[float]]:
 
 
 def training_losses(groups: Sequence[Group]) -> list[Chart]:
-    """Training loss over the steps, smoothed; a chart for each definition, as their values cannot be compared."""
+    """Training loss over the steps, smoothed; a chart for each definition: their values cannot be compared."""
     by_definition: dict[str, list[Line]] = {}
+    losses: dict[str, list[str]] = {}
     for place, group in enumerate(groups):
         by_step = values_by_step(group, "train/loss")
         if len(by_step) > 1:
             steps = sorted(by_step)
             line = _line(group.label, steps, [by_step[step] for step in steps], place)
-            by_definition.setdefault(_definition(group), []).append(line)
-    charts = []
-    for i, (definition, series) in enumerate(by_definition.items()):
-        name = "training_loss" + (f"_{i + 1}" if len(by_definition) > 1 else "")
-        caption = f"Training loss, {definition}, smoothed; line: mean over seeds, band: range."
-        charts.append(Chart(name, partial(drawing.lines, [line.smooth() for line in series], "training loss"), caption))
-    return charts
+            definition = _definition(group)
+            by_definition.setdefault(definition, []).append(line)
+            losses.setdefault(definition, []).append(group.runs[0].parts[0])
+    charts: dict[str, Chart] = {}
+    for definition, series in by_definition.items():
+        name, title = "training_loss", "training loss"
+        if len(by_definition) > 1:  # each is named by the losses that it shows
+            names = list(dict.fromkeys(losses[definition]))
+            more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+            name, title = _free(f"training_loss_{names[0]}", charts), f"training loss of {', '.join(names[:2])}{more}"
+        caption = f"T{title[1:]}: {definition}, smoothed; line: mean over seeds, band: range."
+        draw = partial(drawing.lines, [line.smooth() for line in series], title)
+        charts[name] = Chart(name, draw, caption)
+    return list(charts.values())
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """The name, with a number where it is taken: one loss under other settings is another definition."""
+    numbered = (f"{name}_{i}" for i in itertools.count(2))
+    return next(one for one in itertools.chain([name], numbered) if one not in taken)
 
 
 def _definition(group: Group) -> str:
