@@ -81,7 +81,9 @@ def _numbers(report: Json, narrow: bool) -> Table:
     """Percentiles; on a narrow terminal without the quartiles beside the median."""
     numbers = report["numbers"]
     table = Table(
-        title=f"{report['pairs']['train']} training pairs, {report['pairs']['eval']} held-out pairs", box=box.SIMPLE
+        title=f"{report['pairs']['train']} training pairs, {report['pairs']['eval']} held-out pairs",
+        caption="equal first ids: tokens before the two texts differ; rating margin: rating of chosen - rejected",
+        box=box.SIMPLE,
     )
     names = [name for name in _names(numbers["lengths"]) if not narrow or name not in ("25%", "75%")]
     for name in ("", *names):
@@ -98,14 +100,15 @@ def _numbers(report: Json, narrow: bool) -> Table:
 
 
 def _findings(report: Json) -> list[RenderableType]:
-    """Each finding in lines of its own: how grave, how often, what, an example, the way out."""
+    """Each finding in lines of its own: how grave, how often, what, what it means, an example, the way out."""
     shown: list[RenderableType] = [Text("findings" if report["findings"] else "findings: none", style="bold")]
     for finding in reversed(report["findings"]):
         head = Text.assemble(
             (finding["severity"], STYLES[finding["severity"]]),
             f"  {finding['count']:,} of {finding['of']:,}: {finding['name']}: {finding['what']}",
         )
-        lines = [(finding["example"][:200], "dim"), (f"how to fix it: {finding['fix']}" if finding["fix"] else "", "")]
+        fix = f"how to fix it: {finding['fix']}" if finding["fix"] else ""
+        lines = [(finding["meaning"], ""), (finding["example"][:200], "dim"), (fix, "")]
         shown.append(head)
         shown += [Padding(Text(text, style=style), (0, 0, 0, 4)) for text, style in lines if text]
     return shown
