@@ -208,7 +208,7 @@ def scored(
     if done:
         logger.info("%d of %d items are scored already", len(done), len(items))
     if shared:
-        logger.info("%d of %d items are those of benchmarks before this one", len(shared), len(items))
+        logger.info("%d of %d items were scored in an earlier benchmark of this evaluation", len(shared), len(items))
     accelerator.wait_for_everyone()  # every process has read what there was
 
     passes = ForwardPasses(model, layout, accelerator.device, scorer.eval_tokens)
@@ -254,7 +254,7 @@ def forget_other_scores(folder: Path, model: RewardModel) -> None:
     """Remove what another model scored in `folder`: an unfinished run's, which was trained again since."""
     stored = read_json(folder / "provenance.json")
     if stored is not None and (stored.get("model") != fingerprint(model) or "config" not in stored):
-        logger.info("%s: scores of the model before this one, removed", folder)
+        logger.info("%s: removed the scores of an earlier model", folder)
         shutil.rmtree(folder)
 
 

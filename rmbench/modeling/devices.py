@@ -41,7 +41,9 @@ def make_accelerator(
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device, large)
     if device == "cpu" and precision is Precision.bf16 and config.precision is Precision.auto:
-        logger.info("bf16: the model is large and this processor multiplies it; gpu.precision=fp32 is float32")
+        logger.info(
+            "precision bf16: a large model, on a processor with bf16 instructions; gpu.precision=fp32 trains in float32"
+        )
     if device == "cpu":
         keep_freed_memory()
     plugins = _plugins(config.strategy, device, precision, max_grad_norm)

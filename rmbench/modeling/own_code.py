@@ -107,7 +107,7 @@ class OwnCode(OtherModel):
             self._alone = not difference <= TOLERANCE * max(size, 1e-2)
             if self._alone:
                 logger.warning(
-                    "rewards in a batch differ by %.1g from those of texts by themselves: each is scored by itself",
+                    "rewards in a batch differ by %.1g from those of single texts, so each text is scored alone",
                     difference,
                 )
         return WithMessages(self._pad_id)

@@ -183,7 +183,7 @@ class Server(OtherModel):
             if exact is None:
                 self.otherwise += 1
                 if self.otherwise == 1:
-                    logger.warning("some texts were cut, or are tokenised otherwise by the server than here")
+                    logger.warning("the server truncated some texts, or tokenises them differently")
             texts.append(candidates[-1] if exact is None else exact)
         return texts
 

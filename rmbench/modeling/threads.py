@@ -36,17 +36,17 @@ def use_threads(asked: str, network: PreTrainedModel, device: torch.device, befo
         return torch.get_num_threads()
     weights, most = matrix_weights(network), min(_torchs_own(), cores())
     if asked != "auto":
-        threads, reason = int(asked), "gpu.threads"
+        threads, reason = int(asked), "set by gpu.threads"
     elif before is not None:
-        threads, reason = before, "as the run began"
+        threads, reason = before, "as when the run began, so that it computes the same bits"
     elif (by_user := asked_threads()) is not None:
-        threads, reason = by_user, "OMP_NUM_THREADS"
+        threads, reason = by_user, "set by OMP_NUM_THREADS"
     elif weights < SMALL:
-        threads, reason = 1, "enough for a small model"
+        threads, reason = 1, "gpu.threads=auto, a small model"
     else:
-        threads, reason = most, "the cores that this process may use"
+        threads, reason = most, "gpu.threads=auto, one for each core that this process may use"
     torch.set_num_threads(threads)
-    logger.info("%d thread%s: %s", threads, "s" * (threads != 1), reason)
+    logger.info("%d CPU thread%s (%s)", threads, "s" * (threads != 1), reason)
     return threads
 
 
