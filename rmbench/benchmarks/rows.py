@@ -72,7 +72,7 @@ def file_rows(files: Iterable[Path]) -> Iterator[Placed]:
 
 
 def load_pair_items(name: str, rows: Iterable[Placed]) -> list[Item]:
-    """Rows in any form that training data may have; nothing is dropped.
+    """Items from rows in any form of training data; none is dropped.
 
     Raises:
         UserError: a malformed row.
@@ -82,7 +82,7 @@ def load_pair_items(name: str, rows: Iterable[Placed]) -> list[Item]:
 
 
 def load_items(rows: Iterable[Placed], parse: Callable[[Row], Item]) -> list[Item]:
-    """Each row through `parse`, which may raise KeyError, TypeError or BadRow; a row without an id goes by its number.
+    """Items from rows through `parse`; a row without an id is named by its number.
 
     Raises:
         UserError: a malformed row, or an id that occurs twice.

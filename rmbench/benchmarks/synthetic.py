@@ -17,7 +17,7 @@ SEED = 1
 
 
 def load(config: BenchmarkConfig) -> list[Item]:
-    """2,000 pairs, the four sections in equal shares."""
+    """2,000 built-in pairs, the same number in each of the four sections."""
     settings = SyntheticConfig(seed=SEED)
     if config.version is not None:
         settings.version = config.version
@@ -39,7 +39,7 @@ def observations(rows: Sequence[ScoreRow]) -> list[Observation]:
 
 
 def formula(cells: dict[str, int]) -> Formula:
-    """The plain mean of the sections."""
+    """The score is the mean of the sections."""
     sections: dict[str, Weights] = {name: {name: 1.0} for name in cells}
     return Formula(sections, mean_of(sections.values()))
 

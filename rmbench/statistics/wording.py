@@ -8,7 +8,7 @@ FEW_ITEMS = "too few items: no verdict"
 
 
 def points(difference: float) -> str:
-    """A difference of accuracy in percentage points, with its sign.
+    """A difference of accuracy as text, in percentage points, with its sign.
 
     >>> points(0.0213)
     '+2.1'
@@ -17,7 +17,7 @@ def points(difference: float) -> str:
 
 
 def points_interval(low: float, high: float) -> str:
-    """An interval of a difference of accuracy in percentage points.
+    """An interval of a difference of accuracy as text, in percentage points.
 
     >>> points_interval(-0.0041, 0.0392)
     '[-0.4, 3.9]'
@@ -26,7 +26,7 @@ def points_interval(low: float, high: float) -> str:
 
 
 def few_differ(n: int, alike: bool = False) -> str:
-    """Why there is no verdict where so few items differ, or all that do by the same amount.
+    """The reason why there is no verdict: too few items differ, or all that differ do so by the same amount.
 
     >>> few_differ(1)
     'the models differ on 1 item: no verdict'
