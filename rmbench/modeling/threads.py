@@ -21,7 +21,7 @@ SMALL = 1_000_000
 
 
 def use_threads(asked: str, network: PreTrainedModel, device: torch.device, before: int | None = None) -> int:
-    """Set and return the number of threads of this process, for one model on a CPU.
+    """Set and return the number of CPU threads of this process, for one model.
 
     A number that is asked for is taken as it is; so is that with which a resumed run began, since bits depend on it,
     and OMP_NUM_THREADS. Else it is 1 for a small model, and all cores that the process may use for others.
@@ -52,5 +52,5 @@ def use_threads(asked: str, network: PreTrainedModel, device: torch.device, befo
 
 @functools.cache
 def _torchs_own() -> int:
-    """What torch starts with, one for each physical core; asked before the first change."""
+    """Torch's default number of threads, one per physical core; called before the first change."""
     return torch.get_num_threads()

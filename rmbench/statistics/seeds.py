@@ -34,10 +34,10 @@ SURE = -300.0  # log of the smallest tail probability that is distinguished from
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference over seeds and items with what it rests on. `seed_variance` and `item_variance` are the parts
-    of its variance that go away with more seeds, for one seed, and with more items. Items of one source are a cluster.
+    """A mean difference over seeds and items, with the two parts of its variance.
 
-    With one seed the interval is that of the items only.
+    `seed_variance`, of one seed, is divided by the number of seeds; `item_variance` gets smaller with more items only.
+    Items of one source are a cluster. With one seed the interval is that of the items only.
     """
 
     value: float
