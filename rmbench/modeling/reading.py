@@ -46,7 +46,8 @@ def check_against_plain(
 ) -> float | None:
     """The largest difference between rewards in `layout` and those of the plain class, one text at a time.
 
-    None if transformers has no such class. A text after whose reading place more tokens follow is one warning: whoever trained the model may have read there.
+    None if transformers has no such class. One warning is logged if tokens follow the position of the reward: whoever
+    trained the model may have read it there.
 
     Args:
         model: on `device`.
