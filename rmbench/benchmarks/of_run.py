@@ -107,6 +107,7 @@ def _data_of(run: Path) -> DatasetConfig | None:
     if OmegaConf.select(stored, "synthetic.version") is None:
         config.synthetic.version = FIRST_VERSION
     home = Path((read_json(run / "environment.json") or {}).get("cwd", "."))
+    home = home if home.is_dir() else Path()  # a run of another machine
     for key in _PLACES:
         value = getattr(config, key)
         setattr(config, key, [_from(home, name) for name in value] if isinstance(value, list) else _from(home, value))
