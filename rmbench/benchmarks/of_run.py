@@ -48,7 +48,7 @@ def like_the_data(benchmark: BenchmarkConfig, dataset: DatasetConfig) -> Benchma
 
 
 def like_the_run(benchmark: BenchmarkConfig, checkpoint: str) -> BenchmarkConfig:
-    """The same for the data of the run that made a checkpoint; the benchmark as it is without such a run."""
+    """The benchmark with the version, or the column names, of the data of a checkpoint's run, if there is a run."""
     run = Path(checkpoint).parent
     name, columns = (runs.recorded(run, f"dataset.{key}") for key in ("name", "columns"))
     if name is None:
@@ -116,5 +116,5 @@ def _data_of(run: Path) -> DatasetConfig | None:
 
 
 def _from(home: Path, name: Any) -> str | None:
-    """Where a file or folder named relative to `home` is; None where none is named."""
+    """The path of a file or folder that is named relative to `home`; None if none is named."""
     return None if name is None else str(home / Path(name).expanduser())
