@@ -104,7 +104,7 @@ def compare_scores(first: Scored, second: Scored) -> Compared:
 
 
 def corrected(compared: Mapping[str, Compared]) -> dict[str, Json]:
-    """By benchmark all numbers and tests as JSON; Holm's correction is over all benchmarks together.
+    """Benchmark -> its numbers and tests as JSON, p-values corrected by Holm over all benchmarks together.
 
     The numbers that are shown are one family, the subsets' exact tests are another.
     """
@@ -194,7 +194,7 @@ def verdict(found: Spread, p_holm: float | None) -> str:
 
 
 def sentences(place: str, result: Json) -> list[str]:
-    """Such as `second - first on rewardbench: +2.1 points [0.4, 3.9], 2,985 items: better`, as a report says it.
+    """The results as text: `second - first on rewardbench: +2.1 points [0.4, 3.9], 2,985 items: better`.
 
     Args:
         place: what was scored.
@@ -217,7 +217,7 @@ def sentences(place: str, result: Json) -> list[str]:
 
 
 def show(name: str, first: str, second: str, result: Json) -> None:
-    """Both numbers and their difference, then the subsets with their tests.
+    """Print both numbers and their difference, then the subsets with their tests.
 
     Args:
         name: of the benchmark.

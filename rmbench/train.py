@@ -131,7 +131,7 @@ def _say_what_it_takes(run: Run) -> None:
 
 
 def _trained(run: Run, trainer: Trainer) -> Json:
-    """All steps; what training alone knows of the run's metrics, once the weights are in RUN/checkpoint.
+    """Run all steps; returns what training contributes to the metrics, once the weights are in RUN/checkpoint.
 
     Raises:
         Stopped: a signal came; nothing of a finished training is lost.
@@ -213,7 +213,7 @@ def benchmarked(run: Run, inputs: Inputs, model: RewardModel) -> Json | None:
 
 
 def _benchmark_during(run: Run, inputs: Inputs) -> BenchmarkNow | None:
-    """What `training.eval_benchmark_every` calls with the model as it is then."""
+    """The function that `training.eval_benchmark_every` calls with the model as it is then."""
     if inputs.benchmark is None or not run.config.training.eval_benchmark_every:
         return None
     with run.accelerator.autocast():
@@ -264,5 +264,5 @@ def _show_end(run: Run, metrics: Json) -> None:
 
 
 def _shown(accuracy: float, distance: float) -> float:
-    """Where a distance is NaN the rewards are too, and what looks like lost pairs is not a number."""
+    """The accuracy, or NaN if the distance is NaN: then the rewards are too, and no pair was lost."""
     return math.nan if math.isnan(distance) else accuracy

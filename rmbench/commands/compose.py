@@ -84,7 +84,7 @@ def composed(command: str, overrides: list[str], config_dir: str | None = None) 
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """What the job itself receives."""
+    """The config without Hydra's own part, as the job receives it."""
     job = config.copy()
     with open_dict(job):
         job.pop("hydra", None)
@@ -97,7 +97,7 @@ def typed_overrides(overrides: list[Override]) -> list[str]:
 
 
 def fixed_overrides(overrides: list[Override]) -> list[str]:
-    """Those of them that are the same in every job."""
+    """The overrides that are the same in every job, as they were typed."""
     return typed_overrides([override for override in overrides if not override.is_sweep_override()])
 
 
@@ -119,7 +119,7 @@ def combinations(command: str, overrides: list[Override], config_dir: str | None
 
 
 def expanded(command: str, overrides: list[Override], config_dir: str | None = None) -> list[list[str]]:
-    """The same, of which only the overrides that all have in common are checked.
+    """The overrides of each job, of which only those that all jobs share are checked.
 
     Raises:
         UserError: one of those is refused.

@@ -262,7 +262,7 @@ def _recorded(run: Path) -> list[str]:
 
 
 def _working_directory(run: Path) -> Path | None:
-    """Where the run was started, if its environment.json says so."""
+    """The folder in which the run was started, if its environment.json has it."""
     try:
         cwd = json.loads((run / "environment.json").read_text("utf-8")).get("cwd")
     except (OSError, ValueError, AttributeError):

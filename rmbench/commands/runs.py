@@ -88,7 +88,7 @@ def run_folders(folder: Path) -> Iterator[Path]:
 
 
 def listed(folder: Path) -> Listed:
-    """What the files of a run say; of one that cannot be read, why."""
+    """A run as its files describe it, or why they cannot be read."""
     overrides: list[str] = []
     accuracy, reason = None, None
     try:
@@ -146,7 +146,7 @@ def page(found: list[Listed]) -> Text:
 
 
 def _step(run: Listed) -> str | None:
-    """Such as `step 120/750, ETA 0:03:10`; None where its log says no step."""
+    """Progress as text, such as `step 120/750, ETA 0:03:10`; None if its log names no step."""
     if run.step is None:
         return None
     return f"step {run.step:,}/{run.total_steps:,}" + (f", ETA {run.eta}" if run.eta else "")
@@ -203,7 +203,7 @@ def _recorded(folder: Path, failure: Json | None) -> list[str]:
 
 
 def _named(typed: dict[str, str], group: str, key: str) -> str | None:
-    """What was chosen: the value of `key`, or the group's option; an experiment chooses what was not typed."""
+    """The chosen loss, backbone or dataset: value of `key` or option of the group; an experiment chooses the rest."""
     chosen = typed.get(key) or typed.get(group)
     if chosen is None and typed.get("experiment", "null") != "null":
         return f"of {typed['experiment']}"

@@ -108,7 +108,7 @@ def _part(config: DatasetConfig) -> tuple[Split, Split]:
 
 
 def _read(config: DatasetConfig) -> tuple[Split, Split | None]:
-    """Both splits as they are; no second one where the set has no evaluation split."""
+    """Training and evaluation split as they are read; None for a set without an evaluation split."""
     name, published = config.name, PUBLISHED.get(config.name)
     if name == "synthetic":
         if config.path or config.eval_path:

@@ -285,7 +285,7 @@ def _counted(pairs: Iterable[tuple[int, Pair]], advance: Callable[[int], None]) 
 
 
 def _of_split(rows: Iterable[Placed], published: Published | None, split: str) -> Iterable[Placed]:
-    """Where a column tells the splits apart, the rows of one; a row without a valid value there is train's."""
+    """The rows of one split, if a column tells the splits apart; a row without a valid value belongs to train."""
     column = published.split_column if published else None
     if column is None:
         return rows

@@ -40,7 +40,7 @@ class Finding:
         return self.count / self.of if self.of else 0.0
 
     def as_dict(self) -> Json:
-        """For JSON, with what it means; `mend` is the former name of `fix`."""
+        """The finding as a dict for JSON, with its meaning; `mend` is the former name of `fix`."""
         further = {"mend": self.fix, "severity": self.severity.value, "share": self.share}
         return asdict(self) | further | {"meaning": meaning(self.name)}
 

@@ -47,7 +47,7 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """With one decimal."""
+    """A share as text, in percent with one decimal."""
     return f"{share:.1%}"
 
 

@@ -18,7 +18,7 @@ PROBE_CANDIDATES = 1024  # held-out pairs from which the probe set is chosen
 
 
 def recorders(run: Run, inputs: Inputs) -> tuple[PairRecorder, Probe | None]:
-    """What records the pairs of the steps, and what measures the probe set, if it is asked for."""
+    """The recorder of training pairs and, if requested, the probe."""
     asked = run.config.diagnostics
     exact = asked.gradient is Gradient.exact
     recorder = PairRecorder(run.folder, asked.every, asked.gradient, PairGradients(inputs.model) if exact else None)

@@ -43,7 +43,7 @@ class EndingSignals:
         return self
 
     def hold_every_interrupt(self) -> None:
-        """From now on a second Ctrl-C waits too."""
+        """Make a second Ctrl-C wait too, from now on."""
         self._second_ends = False
 
     def _hold(self, number: int) -> None:
@@ -55,7 +55,7 @@ class EndingSignals:
         signal.signal(number, self._remember)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Those who listened before hear the signals again.
+        """Restore the former handlers of the signals.
 
         Raises:
             Stopped: a fault came between a signal and its step's end; the end is what was asked for.

@@ -93,7 +93,7 @@ class Trainer:
         self.signals, self._ending, self._saved = EndingSignals(), False, False
 
     def train(self) -> TrainState:
-        """All steps, from the newest checkpoint if `training.resume` is set and there is one.
+        """Run all steps, from the newest checkpoint if `training.resume` is set and there is one.
 
         Within the context `signals`, a signal ends it after a step.
         """
@@ -134,7 +134,7 @@ class Trainer:
                 recorded.parts.rewind(step)
 
     def end_if_signalled(self) -> None:
-        """Once what was learnt is in the folder: end if a signal asked for it.
+        """End if a signal asked for it, once what was learnt is in the folder.
 
         Raises:
             Stopped: it did, and nobody else listened for it.
