@@ -17,6 +17,7 @@ from rmbench.inspection.token_checks import MARKS
 
 ROOMY = 100  # columns of a terminal; below, tables have fewer
 STYLES = {"ruin": "bold red", "warning": "yellow", "note": "dim"}
+SEVERITIES = "ruin: a run would mean nothing; warning: look at it; note: handled, or good to know"
 SHOWN_CHARACTERS = 1500
 
 
@@ -34,7 +35,9 @@ def as_html(report: Json) -> str:
     environment.filters |= {"number": number, "percent": percent, "marked": _marked}
     template = environment.from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
     numbers = report["numbers"]
-    return template.render(report=report, numbers=numbers, percentile_names=_names(numbers["lengths"]))
+    return template.render(
+        report=report, numbers=numbers, severities=SEVERITIES, percentile_names=_names(numbers["lengths"])
+    )
 
 
 def number(value: float) -> str:
@@ -101,7 +104,8 @@ def _numbers(report: Json, narrow: bool) -> Table:
 
 def _findings(report: Json) -> list[RenderableType]:
     """Each finding in lines of its own: how grave, how often, what, what it means, an example, the way out."""
-    shown: list[RenderableType] = [Text("findings" if report["findings"] else "findings: none", style="bold")]
+    title = f"findings, the worst last ({SEVERITIES})" if report["findings"] else "findings: none"
+    shown: list[RenderableType] = [Text(title, style="bold")]
     for finding in reversed(report["findings"]):
         head = Text.assemble(
             (finding["severity"], STYLES[finding["severity"]]),
