@@ -91,7 +91,7 @@ def _contents(config: DatasetConfig, items: Sequence[Item]) -> set[str]:
         train = load_dataset(config).train
     finally:
         logging.getLogger("rmbench.data").setLevel(level)
-    asked = [Pair(item.prompt, *item.responses, template_kwargs=item.template_kwargs) for item in items]
+    asked = [Pair(i.prompt, i.responses[0], i.responses[1], template_kwargs=i.template_kwargs) for i in items]
     alike = take(train, np.flatnonzero(have_prompts_of(train, asked)))
     return {Item.from_pair(pair).content for pair in alike}
 
@@ -110,11 +110,13 @@ def _data_of(run: Path) -> DatasetConfig | None:
     home = home if home.is_dir() else Path()  # a run of another machine
     for key in _PLACES:
         value = getattr(config, key)
-        setattr(config, key, [_from(home, name) for name in value] if isinstance(value, list) else _from(home, value))
+        if value is not None:
+            several = isinstance(value, list)
+            setattr(config, key, [_from(home, name) for name in value] if several else _from(home, value))
     config.mix = {_from(home, name) if (home / name).exists() else name: share for name, share in config.mix.items()}
     return config
 
 
-def _from(home: Path, name: Any) -> str | None:
-    """The path of a file or folder that is named relative to `home`; None if none is named."""
-    return None if name is None else str(home / Path(name).expanduser())
+def _from(home: Path, name: str) -> str:
+    """The path of a file or folder that is named relative to `home`."""
+    return str(home / Path(name).expanduser())
