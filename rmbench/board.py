@@ -28,7 +28,7 @@ class Board:
         self._read = 0
 
     def new(self) -> list[Json]:
-        """What was posted since the last call; a line that is still being written waits for the next one."""
+        """Notices that were posted since the last call; a line that is still being written waits for the next call."""
         with self.file.open("rb") as file:
             file.seek(self._read)
             text = file.read()
@@ -37,7 +37,7 @@ class Board:
         return [json.loads(line) for line in whole.splitlines()]
 
     def stop(self) -> None:
-        """No further run begins."""
+        """Keep further runs from starting."""
         (self.file.parent / STOP).touch()
 
 
@@ -58,7 +58,7 @@ def opened() -> Iterator[Board]:
 
 
 def post(event: str, **facts: object) -> None:
-    """Put up a notice; nothing happens where there is no board, as on another machine."""
+    """Post a notice; does nothing if there is no board, as on another machine."""
     _, file = _place()
     if file is not None:
         line = json.dumps({"event": event, "pid": os.getpid(), **facts}, default=str) + "\n"
@@ -100,7 +100,7 @@ class Poster(logging.Handler):
         self.run = run
 
     def emit(self, record: logging.LogRecord) -> None:
-        """As a notice, with what decides whether it is shown."""
+        """Post the record as a notice, with what decides whether it is shown."""
         on_bar = getattr(record, "on_bar", False)
         facts = {"level": record.levelno, "logger": record.name, "text": record.getMessage(), "on_bar": on_bar}
         post("message", run=self.run, **facts)

@@ -29,7 +29,7 @@ TASK, TASK_NAME = "text-classification", "reward modeling"
 
 
 def record(folder: Path, benchmark: BenchmarkConfig, results: Json) -> bool:
-    """Put an evaluation into the card of a checkpoint that rmbench wrote, in the place of an earlier one of the same.
+    """Write an evaluation into the card of a checkpoint that rmbench wrote; replaces an earlier one of the same kind.
 
     All else in the card stays. Nothing happens, and False is returned, where there is no such card, or no score.
 
@@ -112,7 +112,7 @@ def command_line(words: Sequence[str]) -> str:
 
 
 def _of(one: EvalResult) -> tuple[object, ...]:
-    """What makes an entry one of the same evaluation: the benchmark and its rows, not what it said."""
+    """The properties that make two entries the same evaluation: the benchmark and its rows, not the results."""
     rows = (one.dataset_args or {}).get("items") if one.dataset_args else None
     return one.task_name, one.dataset_type, one.dataset_name, one.dataset_split, one.dataset_revision, rows
 

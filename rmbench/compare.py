@@ -12,10 +12,11 @@ from rich.table import Table
 
 from rmbench.benchmarks.formula import Formula
 from rmbench.benchmarks.registry import Benchmark, rules_of
-from rmbench.benchmarks.scores import HELD_OUT_FOLDER, ScoreRow, read_scores
+from rmbench.benchmarks.scores import HELD_OUT_FOLDER, Scored, ScoreRow, find_scores, same_items
 from rmbench.console import console
 from rmbench.errors import UserError
-from rmbench.files import Json, read_json, refuse_unwritable, write_json
+from rmbench.files import Json, refuse_unwritable, write_json
+from rmbench.statistics import wording
 from rmbench.statistics.cells import Observation, cell_means, estimate, sizes
 from rmbench.statistics.intervals import FEWEST_DEGREES, FEWEST_DIFFERING, Spread, spread
 from rmbench.statistics.paired import Discordant, holm, mcnemar
@@ -23,15 +24,6 @@ from rmbench.statistics.paired import Discordant, holm, mcnemar
 logger = logging.getLogger(__name__)
 
 LEVEL = 0.05
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One side: a benchmark's score rows and where they are."""
-
-    benchmark: str
-    path: Path
-    rows: dict[str, ScoreRow]
 
 
 def compare(first: str, second: str, benchmark: str | None = None, out: Path | None = None) -> Json:
@@ -60,33 +52,6 @@ def compare(first: str, second: str, benchmark: str | None = None, out: Path | N
     if out is not None:
         write_json(out, {"first": first, "second": second, "benchmarks": compared})
     return compared
-
-
-def find_scores(place: str, asked: str | None) -> dict[str, Scored]:
-    """The scores, by benchmark, of a run's folder, an evaluation's folder, its results.json or a score file.
-
-    Raises:
-        UserError: there are none, or `asked` is not among them; a score file alone does not say of what it is.
-    """
-    path = Path(place).expanduser()
-    if not path.exists():
-        raise UserError(f"{place}: no such file or folder. Give a run's folder, an evaluation's, or a scores.jsonl.")
-    folder = path if path.is_dir() else path.parent
-    own = path if path.is_file() and path.name != "results.json" else folder / "scores.jsonl"
-    found = {}
-    below = [*folder.glob("eval/*/scores.jsonl"), *folder.glob("*/scores.jsonl")]  # of a run, and of a suite
-    for file in [own] if own.is_file() else sorted(below):
-        results = read_json(file.parent / "results.json") or {}
-        name = results.get("benchmark", HELD_OUT_FOLDER if file.parent.name == HELD_OUT_FOLDER else asked)
-        if name is None:
-            raise UserError(f"{file}: no results.json next to it names the benchmark; add --benchmark NAME.")
-        found[name] = Scored(name, file, {row.id: row for row in read_scores(file)})
-    if asked is not None:
-        found = {name: scored for name, scored in found.items() if name == asked}
-    if not found:
-        what = f"scores of {asked}" if asked else "scores"
-        raise UserError(f"{place} contains no {what}. Score it first: rmbench eval checkpoint={place}")
-    return found
 
 
 @dataclass(frozen=True)
@@ -139,7 +104,7 @@ def compare_scores(first: Scored, second: Scored) -> Compared:
 
 
 def corrected(compared: Mapping[str, Compared]) -> dict[str, Json]:
-    """By benchmark all numbers and tests as JSON; Holm's correction is over all benchmarks together.
+    """Benchmark -> its numbers and tests as JSON, p-values corrected by Holm over all benchmarks together.
 
     The numbers that are shown are one family, the subsets' exact tests are another.
     """
@@ -199,29 +164,6 @@ def _difference(found: Spread, p_holm: float | None) -> Json:
     }
 
 
-def same_items(first: Scored, second: Scored) -> list[str]:
-    """The ids of both, in the order of the first.
-
-    Raises:
-        UserError: an item is in one alone, or differs in subset or number of responses.
-    """
-    alone = first.rows.keys() ^ second.rows.keys()
-    both = first.rows.keys() & second.rows.keys()
-    other = [name for name in both if _describes(first.rows[name]) != _describes(second.rows[name])]
-    if alone or other:
-        example = sorted(alone or other)[0]
-        raise UserError(
-            f"{first.path} and {second.path} are not of the same items: {len(alone)} are in only one, {len(other)}"
-            f" differ (id {example!r}, say). Score both on the same file."
-        )
-    return list(first.rows)
-
-
-def _describes(row: ScoreRow) -> tuple[object, ...]:
-    """What must be the same in both files for an item to be the same."""
-    return row.subset, row.correct, len(row.scores), row.characters, row.label
-
-
 def tests(
     benchmark: Benchmark, first: Sequence[ScoreRow], second: Sequence[ScoreRow]
 ) -> tuple[dict[str, Discordant], dict[str, int]]:
@@ -241,18 +183,41 @@ def _mean(pairs: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def verdict(found: Spread, p_holm: float | None) -> str:
-    """The verdict on a difference, corrected for all that are shown; or why there is none."""
+    """The verdict on the second side, corrected for all numbers that are shown; or why there is none."""
     if found.degrees < FEWEST_DEGREES:
-        return "too few independent items"
+        return wording.FEW_ITEMS
     if found.differing < FEWEST_DIFFERING:
-        return f"no verdict: {found.differing} {'differs' if found.differing == 1 else 'differ'}"
+        return wording.few_differ(found.differing)
     if p_holm is None or p_holm >= LEVEL:
-        return "not distinguishable"
-    return "second is better" if found.value > 0 else "first is better"
+        return wording.NOT_DISTINGUISHABLE
+    return wording.BETTER if found.value > 0 else wording.WORSE
+
+
+def sentences(place: str, result: Json) -> list[str]:
+    """The results as text: `second - first on rewardbench: +2.1 points [0.4, 3.9], 2,985 items: better`.
+
+    Args:
+        place: what was scored.
+        result: its numbers; without a score, there is a sentence for each of its sections.
+    """
+    numbers = result["numbers"]
+    told = {place: numbers["score"]} if "score" in numbers else {
+        f"{place} {name.removeprefix('sections/')}": number
+        for name, number in numbers.items()
+        if name.startswith("sections/")
+    }  # fmt: skip
+    lines = []
+    for where, one in told.items():
+        interval = f" {wording.points_interval(*one['interval'])}" if one["interval"] else ""
+        by_correction = one["verdict"] == wording.NOT_DISTINGUISHABLE and one["p_value"] < LEVEL
+        word = one["verdict"] + (wording.CORRECTED if by_correction else "")
+        points = f"{wording.points(one['difference'])} points{interval}"
+        lines.append(f"second - first on {where}: {points}, {result['n']:,} items: {word}")
+    return lines
 
 
 def show(name: str, first: str, second: str, result: Json) -> None:
-    """Both numbers and their difference, then the subsets with their tests.
+    """Print both numbers and their difference, then the subsets with their tests.
 
     Args:
         name: of the benchmark.
@@ -262,9 +227,10 @@ def show(name: str, first: str, second: str, result: Json) -> None:
     """
     terminal = console()
     terminal.print(f"first:  {first}\nsecond: {second}", soft_wrap=True)
-    title = f"{name}: {result['n']} items; difference = second - first, paired 95 % interval; verdicts corrected (Holm)"
+    place = "held-out pairs" if name == HELD_OUT_FOLDER else name
+    title = f"{place}: {result['n']:,} items; difference = second - first, in points; verdicts corrected (Holm)"
     table = Table(title=title)
-    for column in ("", "first", "second", "difference", "interval", "verdict"):
+    for column in ("", "first", "second", "difference", "95 % interval", "verdict"):
         table.add_column(column, justify="left" if column in ("", "verdict") else "right")
     for path, number in result["numbers"].items():
         if not _shown(path, result["numbers"]):
@@ -274,12 +240,14 @@ def show(name: str, first: str, second: str, result: Json) -> None:
             path.removeprefix("sections/").replace("_", " ").replace("/", ": "),
             f"{number['first']:.3f}",
             f"{number['second']:.3f}",
-            f"{number['difference']:+.3f}",
-            f"[{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else "-",
+            wording.points(number["difference"]),
+            wording.points_interval(*interval) if interval else "-",
             number["verdict"],
             style="bold" if path == "score" else "",
         )
     terminal.print(table)
+    for sentence in sentences(place, result):
+        terminal.print(sentence, soft_wrap=True)
     exact = Table(title="exact McNemar test; p of a subset corrected over all subsets (Holm)")
     for column in ("", "independent outcomes", "only first right", "only second right", "p", "p (Holm)"):
         exact.add_column(column, justify="right" if column else "left")

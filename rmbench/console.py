@@ -38,7 +38,7 @@ class Results(Console):
         super().__init__(markup=False, emoji=False, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As rich's, but for a fault of standard output."""
+        """Print as rich does, with one message if standard output fails."""
         try:
             super().print(*objects, **options)
         except (OSError, ValueError) as error:  # ValueError: closed
@@ -66,7 +66,7 @@ def _errors() -> Console:
 
 
 def log_handler(folder: str = "") -> logging.Handler:
-    """Where messages go: to standard error; of a run in `folder`, to the screen of its sweep. Named in conf/hydra/."""
+    """The handler of messages: standard error, or for a run in `folder` its sweep's screen. Named in conf/hydra/."""
     return board.Poster(Path(folder).name) if folder and board.is_up() else terminal_handler()
 
 
@@ -84,7 +84,7 @@ def terminal_handler() -> logging.Handler:
 
 
 def set_verbosity(quiet: bool, more: bool) -> None:
-    """What `-q` and `-v` ask for, of this process and of those that it starts."""
+    """Set what `-q` and `-v` ask for, in this process and those that it starts."""
     os.environ[VERBOSITY] = str(more - quiet)
     if more:
         for library in LIBRARIES:  # read when they are imported, later

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from omegaconf import OmegaConf
 
 from rmbench import benchmarks, runs
+from rmbench.benchmarks.of_run import like_the_run
 from rmbench.config import DiagnoseConfig, LossConfig, OnBadRow
 from rmbench.data.dataset import load_dataset
 from rmbench.data.formats import Pair
@@ -61,6 +62,8 @@ def diagnose(config: DiagnoseConfig) -> Json:
     revision = config.backbone.revision
     checkpoint = None if config.checkpoint is None else find_checkpoint(config.checkpoint, revision)
     against = None if config.against is None else find_checkpoint(config.against, revision)
+    if checkpoint is not None:
+        config = dataclasses.replace(config, benchmark=like_the_run(config.benchmark, checkpoint))
     model, tokenizer = _model(config, checkpoint)
     pairs = _pairs(config, model, tokenizer, accelerator)
     use_threads(config.gpu.threads, model.network, accelerator.device)
@@ -150,7 +153,7 @@ def _directions(rows: Rows) -> Json:
 
 
 def _model(config: DiagnoseConfig, checkpoint: str | None) -> tuple[RewardModel, Tokenizer]:
-    """What is studied; a frozen backbone stays so, since gradients are those of what is trained."""
+    """The model that is studied; a frozen backbone stays frozen, as gradients are those of what is trained."""
     backbone, run = config.backbone, Path(checkpoint or "").parent
     if is_address(checkpoint or ""):
         raise UserError(
@@ -230,7 +233,7 @@ def _provenance(config: DiagnoseConfig, model: str, pairs: list[TokenPair], prec
 
 
 def _margins(config: DiagnoseConfig, against: str, pairs: Sequence[TokenPair], accelerator: Accelerator) -> np.ndarray:
-    """Those of the other checkpoint, on the same texts in its own tokens.
+    """Margins `(pairs,)` of the checkpoint `against`, on the same texts with its own tokenizer.
 
     Args:
         config: of the command.
@@ -251,7 +254,7 @@ def _margins(config: DiagnoseConfig, against: str, pairs: Sequence[TokenPair], a
 
 
 def _tracker(config: DiagnoseConfig, checkpoint: str | None, folder: Path) -> Tracker:
-    """In the group of the run that is studied, so that the studies of a sweep's runs overlay."""
+    """The tracker, in the W&B group of the run that is studied."""
     run = Path(checkpoint or "").parent
     tracking = config.tracking
     if checkpoint is not None and tracking.group is None:
@@ -268,7 +271,7 @@ def _short_name(checkpoint: str) -> str:
 
 
 def _title(checkpoint: str | None, name: str) -> str:
-    """In figures a run is named by what it is, another model by `name`."""
+    """Name of a checkpoint in figures: a run's title, or `name` for another model."""
     run = Path(checkpoint or "").parent
     return runs.title_of(run) if checkpoint and (run / "metrics.json").is_file() else name
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rmbench import card_results, runs
 from rmbench.benchmarks import rewardbench_files, suite
 from rmbench.benchmarks.formula import results as form_results
+from rmbench.benchmarks.of_run import like_the_run, warn_of_training_pairs
 from rmbench.benchmarks.registry import find
 from rmbench.benchmarks.run import Prepared, Scorer, prepare_benchmark, run_benchmark
 from rmbench.benchmarks.scores import name_of_checkpoint, read_scores
@@ -49,6 +50,8 @@ def evaluate(config: EvalConfig) -> Json:
     benchmark = resolve_auto(config.benchmark, checkpoint)
     folder = Path(config.run_dir) if config.run_dir else default_folder(checkpoint, benchmark.name)
     items = find(benchmark.name).load(benchmark)
+    if benchmark.name == "pairs":
+        warn_of_training_pairs(items, checkpoint)
 
     # the model, its scores, and what follows from them
     scorer, tokenizer = _scorer(config, checkpoint)
@@ -236,18 +239,14 @@ def find_checkpoint(asked: str | None, revision: str | None = None) -> str:
 def resolve_auto(benchmark: BenchmarkConfig, checkpoint: str) -> BenchmarkConfig:
     """`benchmark=auto`: synthetic for a checkpoint trained on the synthetic set, else rewardbench.
 
-    The synthetic benchmark is of the version that the checkpoint was trained on, unless another is named.
+    What its keys leave open follows the run, as in `of_run.like_the_run`.
     """
-    run = Path(checkpoint).parent
-    trained_on = runs.recorded(run, "dataset.name")
     if benchmark.name == "auto":
+        trained_on = runs.recorded(Path(checkpoint).parent, "dataset.name")
         name = "synthetic" if trained_on == "synthetic" else "rewardbench"
         logger.info("benchmark=%s", name)
         benchmark = dataclasses.replace(benchmark, name=name)
-    if benchmark.name == trained_on == "synthetic" and benchmark.version is None:
-        version = runs.recorded(run, "dataset.synthetic.version") or 1  # runs before there was a second do not say
-        benchmark = dataclasses.replace(benchmark, version=version)
-    return benchmark
+    return like_the_run(benchmark, checkpoint)
 
 
 def default_folder(checkpoint: str, benchmark: str) -> Path:

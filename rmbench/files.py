@@ -27,7 +27,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """The same with bytes; a disk that is full keeps nothing of them.
+    """Write the file whole or not at all; on a full disk nothing is left of it.
 
     Raises:
         OSError: with the name of the file, which Python gives only where a file is opened.

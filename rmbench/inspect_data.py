@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rmbench.benchmarks.of_run import like_the_data
 from rmbench.benchmarks.registry import find
-from rmbench.benchmarks.synthetic import like_the_data
 from rmbench.config import GpuConfig, InspectConfig, LengthPolicy, OnBadRow
 from rmbench.console import console
 from rmbench.data.cache import data_cache
@@ -116,7 +116,7 @@ def _texts(pairs: Sequence[Pair], reading: Reading) -> tuple[list[Finding], Json
 
 
 def _overlaps(dataset: Dataset, config: InspectConfig) -> tuple[list[Finding], Json]:
-    """Of the evaluation pairs' prompts, and of a benchmark's, with the training prompts."""
+    """Findings about prompts of the held-out pairs, and of a benchmark, that are training prompts too."""
     tested = {"eval": [pair.prompt for pair in dataset.eval]}
     if config.benchmark.name != "none":
         items = find(config.benchmark.name).load(like_the_data(config.benchmark, config.dataset))
@@ -131,7 +131,7 @@ def _overlaps(dataset: Dataset, config: InspectConfig) -> tuple[list[Finding], J
 
 
 def _dropped(dataset: Dataset) -> list[Finding]:
-    """What reading left out, by rule."""
+    """Findings about rows that were dropped while reading, by rule."""
     return [
         Finding(
             f"dropped_{rule}_{split}", Severity.note, count, _rows(dataset, split) or count + len(pairs),
@@ -149,7 +149,7 @@ def _rows(dataset: Dataset, split: str) -> int:
 
 
 def _compared(dataset: Dataset) -> list[Finding]:
-    """What was made of rows that are not pairs."""
+    """Findings about rows that are not pairs, and the pairs made of them."""
     findings = []
     for split, counts in dataset.counts.items():
         if not counts.get("prompts"):

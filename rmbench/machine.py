@@ -18,13 +18,13 @@ SET_BY_THE_USER = ("OMP_WAIT_POLICY", *SPINS)
 
 
 def bound_spinning() -> None:
-    """Threads that wait sleep soon, unless the environment says how they wait. OpenMP reads it when torch is loaded."""
+    """Set OpenMP's wait policy: waiting threads sleep soon, unless the user set one. Call it before torch is loaded."""
     if not any(name in os.environ for name in SET_BY_THE_USER):
         os.environ.update(SPINS)
 
 
 def cores(root: Path = ROOT) -> int:
-    """Whole cores that this process may use: of its affinity, its control group's quota and OMP_NUM_THREADS the least.
+    """Whole cores that this process may use: the least of affinity, control groups' quotas and OMP_NUM_THREADS.
 
     Part of a core in a quota does not count, since a thread more than the quota holds makes all of them wait; the
     least is one.
@@ -38,13 +38,13 @@ def cores(root: Path = ROOT) -> int:
 
 
 def asked_threads() -> int | None:
-    """Threads of a process by OMP_NUM_THREADS, of whose levels the first counts; None if it names no number."""
+    """The number of threads in OMP_NUM_THREADS, its first level; None if it has no number."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) else None
 
 
 def free_memory(root: Path = ROOT) -> float:
-    """Bytes that can be taken without swapping: of the machine, and what the cgroup's limit leaves; inf if unknown.
+    """Bytes that this process can use without swapping, within the limits of its control groups; inf if unknown.
 
     Args:
         root: where /proc and /sys are.
@@ -53,7 +53,7 @@ def free_memory(root: Path = ROOT) -> float:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Cores by the CPU quotas of this process's control groups."""
+    """CPU quotas of this process's control groups, in cores."""
     for group in _groups(root, "cpu"):
         quota, _, period = _read(group / "cpu.max").partition(" ")  # "200000 100000" or "max 100000"
         if not quota:
@@ -71,7 +71,7 @@ def _left_by_limits(root: Path) -> Iterator[float]:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The control groups that bound this process: its own and those around it (Linux; versions 1 and 2).
+    """Folders of the control groups that limit this process: its own and its parents (Linux; versions 1 and 2).
 
     A container may see its own as the top alone.
     """

@@ -44,6 +44,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)
 WIDTHS = (2.6, 1.8, 1.8, 1.4, 1.4, 1.2)  # later lines are thinner: where two coincide, both are seen
 QUIET = "#777777"
 FEWEST_SMOOTHED = 30  # points of a curve
+KINDS = (".png", ".pdf", ".svg")  # files of a figure
 
 
 def _error_colours() -> Colormap:

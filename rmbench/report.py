@@ -8,7 +8,7 @@ from pathlib import Path
 from rmbench import plotting
 from rmbench.console import console
 from rmbench.errors import UserError
-from rmbench.files import write_text
+from rmbench.files import read_json, write_json, write_text
 from rmbench.reporting.collect import Group, Run, find_runs, group_runs, passed_over
 from rmbench.reporting.latex import write_tables
 from rmbench.reporting.page import as_html
@@ -17,6 +17,9 @@ from rmbench.reporting.selection import best_of
 from rmbench.reporting.text import as_csv, as_markdown, show
 from rmbench.reporting.verdicts import default_baseline, verdicts
 from rmbench.runs import newest_run
+
+WRITTEN = ".report.json"  # names of the figures and tables of a report
+FOLDERS = ("figures", "tables")  # where they are, below the report's folder
 
 
 def report(folders: list[Path], baseline: Mapping[str, str] | None = None, select: str | None = None) -> list[Run]:
@@ -29,7 +32,7 @@ def report(folders: list[Path], baseline: Mapping[str, str] | None = None, selec
         folders: run and sweep folders, or folders above them.
         baseline: the overrides of what the others are compared with; bt where losses are compared.
         select: a key, such as training.learning_rate, of which each group keeps the value that is best on the
-            held-out evaluation pairs, so that every loss is shown at its own best.
+            held-out pairs, so that every loss is shown at its own best.
 
     Raises:
         UserError: a folder does not exist, no run is below any of them, or no run has the overrides of `baseline` or of
@@ -54,14 +57,32 @@ def report(folders: list[Path], baseline: Mapping[str, str] | None = None, selec
 
     # files first, then the terminal
     home = folders[0]
+    before = _written(home)
     charts = {plotting.save(c.draw, home / "figures" / f"{c.name}.png"): c for c in figures(groups, compared)}
-    write_tables(home / "tables", found, groups, compared)
+    tables = write_tables(home / "tables", found, groups, compared)
     write_text(home / "summary.csv", as_csv(found))
     write_text(home / "report.md", as_markdown(found, groups, compared, notes))
     write_text(home / "report.html", as_html(found, groups, compared, notes, charts))
+    _forget(home, before, {*(file.with_suffix(kind) for file in charts for kind in plotting.KINDS), *tables})
     show(found, groups, compared, notes, console())
     console().print(f"written to {home}: report.html, report.md, summary.csv, figures/, tables/", soft_wrap=True)
     return found
+
+
+def _written(home: Path) -> set[Path]:
+    """The figures and tables that the last report in `home` wrote, as it noted them; empty without such a note."""
+    try:
+        names = (read_json(home / WRITTEN, "files") or {"files": []})["files"]
+        return {home / name for name in names if Path(name).parent.as_posix() in FOLDERS}
+    except (UserError, TypeError):
+        return set()
+
+
+def _forget(home: Path, before: set[Path], now: set[Path]) -> None:
+    """Remove what an earlier report wrote and this one did not, and note what this one wrote."""
+    for file in before - now:
+        file.unlink(missing_ok=True)
+    write_json(home / WRITTEN, {"files": sorted(file.relative_to(home).as_posix() for file in now)})
 
 
 def newest(root: Path = Path("outputs")) -> Path:

@@ -79,7 +79,7 @@ def recorded(folder: Path, key: str) -> Any:
 
 
 def title_of(folder: Path) -> str:
-    """What the run in `folder` is called: loss, backbone, data and seed, as in `normbt-tiny-synthetic-seed0`."""
+    """Title of the run in `folder`: loss, backbone, data and seed, as in `normbt-tiny-synthetic-seed0`."""
     file = folder / ".hydra" / "overrides.yaml"
     return title(stored_config(folder), [str(o) for o in OmegaConf.load(file)] if file.is_file() else [])
 
@@ -131,7 +131,7 @@ def in_use(folder: Path) -> bool:
 
 
 def running(folder: Path) -> bool:
-    """The same of a folder in which nothing may be written; nothing is."""
+    """Whether a process has locked the folder; writes nothing, also where nothing may be written."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         return not _lock(descriptor)
@@ -210,7 +210,8 @@ def run_name(root: DictConfig) -> str:
     """
     hydra = root.hydra
     excluded = set(hydra.job.config.override_dirname.exclude_keys)
-    overrides = [override for override in hydra.overrides.task if override.split("=")[0] not in excluded]
+    typed = [override.lstrip("+") for override in hydra.overrides.task]  # a mapping is added: ++key={...}
+    overrides = [override for override in typed if override.split("=")[0] not in excluded]
     label = re.sub(r"[^\w.,=+-]+", "_", ",".join(overrides))[:NAME_LIMIT]
     job = OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
     content = _plain(job, BOOKKEEPING)
@@ -219,7 +220,7 @@ def run_name(root: DictConfig) -> str:
 
 
 def register_resolvers() -> None:
-    """For `conf/`: the name of a sweep's run, this machine's devices, the settings that suit a model."""
+    """Register resolvers for `conf/`: name of a sweep's run, this machine's devices, settings that suit a model."""
     OmegaConf.register_new_resolver("rmbench_run_name", lambda *, _root_: run_name(_root_), replace=True)
     OmegaConf.register_new_resolver("rmbench_devices", _devices, replace=True)
     suited.register_resolver()

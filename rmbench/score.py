@@ -120,7 +120,7 @@ def _named(row: Row, by_name: dict[str, list[float]]) -> Row:
 
 
 def best_of(prompts: list[Candidates], n: int) -> list[Row]:
-    """For each prompt the best of its first `n` responses; the first of equals. NaN is below everything."""
+    """For each prompt the best of its first `n` responses; the first of equal ones. NaN is below everything."""
     picked = []
     for prompt in prompts:
         choices = {name: _best(rewards[:n]) for name, rewards in prompt.rewards.items()}

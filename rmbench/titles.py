@@ -17,7 +17,7 @@ ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")  # in a value without quotes, by
 
 
 def title(config: TrainConfig | DictConfig, overrides: Sequence[str] | None = None) -> str:
-    """Such as normbt-tiny-synthetic-seed0.
+    """Title of a run, such as normbt-tiny-synthetic-seed0.
 
     Args:
         config: of the run.
@@ -88,5 +88,5 @@ def _short(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """Without what a folder's name or W&B does not take."""
+    """The name without characters that a folder's name or W&B does not take."""
     return re.sub(r"[^\w.+-]+", "_", name)

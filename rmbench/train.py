@@ -116,6 +116,9 @@ def _train(run: Run) -> Json:
 
 def _say_what_it_takes(run: Run) -> None:
     """Memory of each device and time of all steps, before anything is loaded."""
+    if run.device.type != "cuda":
+        n = run.accelerator.num_processes
+        logger.warning("gpu=%s without a GPU: %d processes on this machine's CPU", run.config.gpu.strategy.name, n)
     try:
         logger.info("%s", plan(run.config).text())
         hours = most_work(run.config).operations / (SHARE * matrix_rate(run.device, run.dtype)) / 3600
@@ -128,7 +131,7 @@ def _say_what_it_takes(run: Run) -> None:
 
 
 def _trained(run: Run, trainer: Trainer) -> Json:
-    """All steps; what training alone knows of the run's metrics, once the weights are in RUN/checkpoint.
+    """Run all steps; returns what training contributes to the metrics, once the weights are in RUN/checkpoint.
 
     Raises:
         Stopped: a signal came; nothing of a finished training is lost.
@@ -136,7 +139,7 @@ def _trained(run: Run, trainer: Trainer) -> Json:
     started = time.perf_counter()
     with trainer.signals:
         state = trainer.train()
-        trainer.signals.hold_interrupt()
+        trainer.signals.hold_every_interrupt()
         best = run.folder / "checkpoints" / "best" if run.config.training.keep_best and state.best_step else None
         results = {
             "steps": state.step,
@@ -210,7 +213,7 @@ def benchmarked(run: Run, inputs: Inputs, model: RewardModel) -> Json | None:
 
 
 def _benchmark_during(run: Run, inputs: Inputs) -> BenchmarkNow | None:
-    """What `training.eval_benchmark_every` calls with the model as it is then."""
+    """The function that `training.eval_benchmark_every` calls with the model as it is then."""
     if inputs.benchmark is None or not run.config.training.eval_benchmark_every:
         return None
     with run.accelerator.autocast():
@@ -222,7 +225,7 @@ def _show(metrics: Json) -> None:
     """The evaluation by section, and the benchmark."""
     terminal = console()
     evaluation = metrics["eval"]
-    table = Table(title=f"evaluation: {evaluation['n']} pairs, after {metrics['kept_step']} steps")
+    table = Table(title=f"{evaluation['n']} held-out pairs, after {metrics['kept_step']} steps")
     for column in ("section", "accuracy", "mean distance"):
         table.add_column(column, justify="left" if column == "section" else "right")
 
@@ -261,5 +264,5 @@ def _show_end(run: Run, metrics: Json) -> None:
 
 
 def _shown(accuracy: float, distance: float) -> float:
-    """Where a distance is NaN the rewards are too, and what looks like lost pairs is not a number."""
+    """The accuracy, or NaN if the distance is NaN: then the rewards are too, and no pair was lost."""
     return math.nan if math.isnan(distance) else accuracy

@@ -3,9 +3,6 @@
 import csv
 import json
 import math
-import shlex
-import subprocess
-import sys
 
 import pytest
 
@@ -332,18 +329,20 @@ def test_a_broken_file_is_one_message_with_the_place(name, broken, tmp_path):
         load(name, write_jsonl(tmp_path / "file.jsonl", [line]))
 
 
-def test_pairs_in_other_columns_are_answered_with_the_command_that_writes_them(tmp_path):
+def test_pairs_in_other_columns_are_read_by_the_key_that_the_message_names(tmp_path):
     file = write_jsonl(tmp_path / "mine.jsonl", [{"q": f"Q{i}?", "good": f"yes {i}", "bad": "no"} for i in range(5)])
-    with pytest.raises(UserError, match="no column chosen, rejected") as caught:
+    with pytest.raises(UserError, match=r"no column chosen, rejected(.|\n)*'benchmark.columns=\{prompt: COLUMN"):
         load("pairs", file)
-    words = shlex.split(str(caught.value).partition("rmbench inspect ")[2])
-    columns = "dataset.columns={prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}"
-    words[words.index(columns)] = "dataset.columns={prompt: q, chosen: good, rejected: bad}"
-    subprocess.run([sys.executable, "-m", "rmbench", "inspect", *words], cwd=tmp_path, check=True, timeout=120)
-    responses = [[reply[-1]["content"] for reply in item.responses] for item in load("pairs", tmp_path / "pairs.jsonl")]
-    assert sorted(responses) == [[f"yes {i}", "no"] for i in range(5)]
-    with pytest.raises(UserError, match=r"the file has [\w, ]+\.$"):  # another file does not help here
-        load("pairs", tmp_path / "pairs.jsonl", group_by="language")
+    names = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+    items = load("pairs", file, columns=names)
+    assert [item.prompt[-1]["content"] for item in items] == [f"Q{i}?" for i in range(5)]
+    assert [[r[-1]["content"] for r in item.responses] for item in items] == [[f"yes {i}", "no"] for i in range(5)]
+    with pytest.raises(UserError, match=r"line 1: no column 'best', of benchmark.columns; found 'q', 'good', 'bad'"):
+        load("pairs", file, columns=names | {"chosen": "best"})
+    with pytest.raises(UserError, match=r"benchmark.columns: 'chose' is not a column .* Did you mean chosen"):
+        load("pairs", file, columns={"chose": "good"})
+    with pytest.raises(UserError, match=r"the file has [\w, ]+\.$"):  # other names do not help here
+        load("pairs", file, columns=names, group_by="language")
 
 
 def test_a_missing_column_of_a_group_and_an_unknown_subset(tmp_path):

@@ -40,16 +40,17 @@ def test_log_lines_are_whole_and_on_standard_error(tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_that_goes_on(tmp_path):
-    words = ["train", *SMALL, "training.max_steps=400", "training.save_steps=5", "run_dir=run"]
+    words = ["train", *SMALL, "training.max_steps=400", "training.logging_steps=5", "run_dir=run"]
     process = subprocess.Popen(
         [*PROGRAM, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "checkpoints" / "step-5").is_dir() and time.monotonic() < deadline:
+    while not (tmp_path / "run" / "history.jsonl").is_file() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
+    assert "Ctrl-C: stopped after step" in said
     assert "Traceback" not in said
     assert not (tmp_path / "run" / "failed.json").exists()
     command = said.rstrip().rpartition("Go on with: ")[2]

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from helpers.data import write_jsonl
 from rmbench.benchmarks.scores import ScoreRow
 from rmbench.cli import app
-from rmbench.compare import compare
+from rmbench.compare import compare, sentences
 from rmbench.errors import UserError
 
 
@@ -39,12 +39,33 @@ def test_the_difference_is_paired(tmp_path):
     assert compare(b, a)["pairs"]["numbers"]["score"]["difference"] == pytest.approx(-0.05)
 
 
+def test_differences_are_told_in_points_and_words_of_a_report(tmp_path):
+    a = scores(tmp_path / "a", [1] * 60 + [-1] * 40)
+    b = scores(tmp_path / "b", [1] * 90 + [-1] * 10)
+    there, back = compare(a, b)["pairs"], compare(b, a)["pairs"]
+    low, high = (round(100 * end, 1) for end in there["numbers"]["score"]["interval"])
+    assert sentences("pairs", there) == [f"second - first on pairs: +30.0 points [{low}, {high}], 100 items: better"]
+    assert sentences("pairs", back) == [f"second - first on pairs: -30.0 points [{-high}, {-low}], 100 items: worse"]
+    assert sentences("pairs", compare(a, a)["pairs"]) == [
+        "second - first on pairs: +0.0 points, 100 items: the models differ on 0 items: no verdict"
+    ]
+    # in the text, eight sections make their correction; the interval of the first excludes zero
+    subset = lambda i: f"s{i // 40}"  # noqa: E731
+    a = scores(tmp_path / "c", [-1] * 320, subset=subset)
+    b = scores(tmp_path / "d", [1] * 7 + [-1] * 313, subset=subset)
+    numbers = {name: n for name, n in compare(a, b)["pairs"]["numbers"].items() if name.startswith("sections/")}
+    first, *others = sentences("pairs", {"n": 320, "numbers": numbers})
+    assert first.startswith("second - first on pairs s0: +17.5 points [")
+    assert first.endswith("320 items: not distinguishable after Holm's correction")
+    assert others[0] == "second - first on pairs s1: +0.0 points, 320 items: the models differ on 0 items: no verdict"
+
+
 def test_a_model_against_itself_differs_in_nothing(tmp_path):
     a = scores(tmp_path / "a", [1, -1, 0, 2], subset=lambda i: "ab"[i % 2])
     result = compare(a, a)["pairs"]
     # nothing differs, so nothing can be said: an interval of width zero would claim certainty
     assert all(n["difference"] == 0 and n["interval"] is None for n in result["numbers"].values())
-    assert {n["verdict"] for n in result["numbers"].values()} == {"too few independent items"}
+    assert {n["verdict"] for n in result["numbers"].values()} == {"too few items: no verdict"}
     assert {test["p_value"] for test in result["tests"].values()} == {1.0}
 
 
@@ -56,7 +77,7 @@ def test_sections_are_corrected_for_being_many(tmp_path):
     number = compare(a, b)["pairs"]["numbers"]["sections/s0"]
     assert number["p_value"] < 0.05 < number["p_holm"]
     assert number["verdict"] == "not distinguishable"
-    assert compare(a, b)["pairs"]["numbers"]["sections/s1"]["verdict"] == "no verdict: 0 differ"
+    assert compare(a, b)["pairs"]["numbers"]["sections/s1"]["verdict"] == "the models differ on 0 items: no verdict"
 
 
 def test_items_of_one_source_are_one_outcome(tmp_path):
@@ -113,7 +134,7 @@ def test_the_command_takes_run_folders_and_writes_its_numbers(tmp_path):
         app, ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out)], env={"COLUMNS": "140"}
     )
     assert done.exit_code == 0, done.output
-    assert "too few independent items" in " ".join(done.output.split())
+    assert "too few items: no verdict" in " ".join(done.output.split())
     assert json.loads(out.read_text())["benchmarks"]["pairs"]["numbers"]["score"]["second"] == 1.0
     assert CliRunner().invoke(app, ["compare", str(tmp_path / "a"), "nowhere"]).exit_code == 2
 

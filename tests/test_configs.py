@@ -2,6 +2,8 @@
 
 import ast
 import os
+import re
+import shutil
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -13,9 +15,12 @@ from omegaconf import OmegaConf
 
 from helpers.models import make_checkpoint
 from helpers.processes import rmbench
+from rmbench import runs
 from rmbench.commands import launch
+from rmbench.commands.catalog import groups
 from rmbench.commands.compose import combinations, composed, without_hydra
-from rmbench.config import SCHEMAS
+from rmbench.config import SCHEMAS, keys
+from rmbench.config.names import NAMES_ELSEWHERE
 from rmbench.errors import UserError
 from rmbench.paths import conf_dir
 
@@ -171,6 +176,69 @@ def test_a_wrong_word_is_answered_with_the_way_out(words, says):
         launch.show("train", words)
 
 
+@pytest.mark.parametrize(
+    ("command", "word", "key"),
+    [
+        ("train", "lr=1e-5", "training.learning_rate"),
+        ("train", "training.lr=1e-5", "training.learning_rate"),
+        ("train", "bs=8", "training.batch_size"),
+        ("train", "batch=8", "training.batch_size"),
+        ("train", "model=x", "backbone.name_or_path"),
+        ("eval", "model=x", "checkpoint"),
+        ("train", "output_dir=x", "run_dir"),
+        ("train", "run_name=x", "run_dir"),
+        ("train", "epochs=1", "training.epochs"),
+        ("train", "num_train_epochs=1", "training.epochs"),
+        ("train", "per_device_train_batch_size=8", "training.batch_size or training.micro_batch_size"),
+        ("train", "gradient_accumulation_steps=2", "training.micro_batch_size"),
+        ("train", "max_length=512", "dataset.max_length or benchmark.max_length"),
+        ("train", "bf16=true", "gpu.precision"),
+        ("train", "deepspeed=zero2.json", "gpu=deepspeed_zero2 or gpu=deepspeed_zero3"),
+        ("train", "+lr=1", "training.learning_rate"),
+        ("score", "output=x", "score.output"),
+    ],
+)
+def test_a_key_by_its_name_elsewhere_is_answered_with_the_key_here(command, word, key):
+    with pytest.raises(UserError, match=rf"Did you mean {key}\?"):
+        launch.show(command, [word])
+
+
+def test_names_elsewhere_lead_to_keys_and_are_none_themselves():
+    places = {key for command in SCHEMAS for key in [*keys(SCHEMAS[command]), *groups(command)]} | {"from"}
+    for name, here in NAMES_ELSEWHERE.items():
+        assert {choice.partition("=")[0] for choice in here} <= places, name
+        assert name not in places
+
+
+@pytest.mark.parametrize(
+    ("typed", "way_on"),
+    [
+        ("backbone=./models/mine", r"backbone\.name_or_path=\./models/mine$"),
+        ("backbone=OWNER/NAME", r"Options of backbone: .*tiny\. .*backbone\.name_or_path=OWNER/NAME$"),
+        ("dataset=mine.jsonl", r"dataset=local dataset\.path=mine\.jsonl$"),
+        ("benchmark=mine.jsonl", r"benchmark=pairs benchmark\.path=mine\.jsonl$"),
+    ],
+)
+def test_what_is_ones_own_in_the_place_of_an_option_is_answered_with_its_key(typed, way_on):
+    with pytest.raises(UserError, match=way_on):
+        launch.show("train", [typed])
+
+
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+def test_a_mapping_that_the_shell_took_apart_is_answered_with_the_quotes(shell, tmp_path):
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell}")
+    for mapping in ("{prompt: question, chosen: good}", "{prompt:question,chosen:good}"):
+        printed = subprocess.check_output([shell, "-c", f"printf '%s\\n' dataset.columns={mapping}"], text=True)
+        words = printed.splitlines()
+        if len(words) == 1:  # this shell leaves braces without blanks alone
+            continue
+        with pytest.raises(UserError, match=r"write 'dataset\.columns=\{NAME: VALUE, \.\.\.\}'") as caught:
+            launch.show("train", ["dataset=local", "dataset.path=x.jsonl", *words])
+        assert str(caught.value).startswith(f"Cannot read {words[0]!r}")
+    assert launch.show("train", ["dataset=local", "dataset.path=x.jsonl", "dataset.columns={prompt: question}"])
+
+
 def test_several_values_for_eval_need_the_flag():
     with pytest.raises(UserError, match="need the flag -m"):
         launch.show("eval", ["checkpoint=a,b"])
@@ -229,6 +297,25 @@ def imported(path):
             for alias in node.names:
                 first, second, *_ = *node.module.split(".")[1:], alias.name, ""
                 yield first, second
+
+
+def folder_names(*words):
+    """The folders of a sweep's runs, as Hydra will name them."""
+    request = launch.understood("sweep", list(words))
+    fixed = [override.key_or_group for override in request.overrides if not override.is_sweep_override()]
+    excluded = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"
+    return [runs.run_name(composed("train", [*job, excluded])) for job in launch.checked_jobs(request)]
+
+
+def test_folders_of_runs_with_mappings_have_short_legal_names_of_their_own():
+    own = ["dataset=local", "dataset.path=x.jsonl"]
+    names = folder_names(*own, "dataset.columns={prompt: question, chosen: good}", "loss=bt,normbt")
+    assert [name.rpartition("-")[0] for name in names] == ["loss=bt", "loss=normbt"]  # what all share is not named
+    long = ", ".join(f"{'part' * 20}{i}.jsonl: {i}" for i in range(1, 4))
+    mixes = folder_names("dataset=mix", f"dataset.mix={{{long}}},{{hh_rlhf: 2}},{{hh_rlhf: 3}},{{shp: 2}}")
+    assert [name.rpartition("-")[0] for name in mixes[1:3]] == ["dataset.mix=_hh_rlhf_2_", "dataset.mix=_hh_rlhf_3_"]
+    assert len(set(mixes)) == 4
+    assert all(re.fullmatch(r"[a-z][\w.,=+-]{,90}", name, re.ASCII) for name in [*names, *mixes])
 
 
 def test_shares_of_a_mix_can_be_typed():

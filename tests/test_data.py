@@ -143,7 +143,7 @@ def test_local_with_two_files(tmp_path, caplog):
     assert [p.source for p in [*dataset.train, *dataset.eval]] == ["web"] * 4 + ["local"] * 3
     assert dataset.dropped == {"train": {"identical": 1}, "eval": {}}
     assert warnings_of(caplog) == [
-        "1 of 3 evaluation pairs have a prompt of the training data; dataset.on_shared_prompt=drop leaves those"
+        "1 of 3 held-out pairs have a prompt of the training data; dataset.on_shared_prompt=drop leaves those"
         " training pairs out."
     ]
 

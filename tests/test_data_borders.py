@@ -392,7 +392,7 @@ def test_pairs_of_one_prompt_are_inspected_without_held_out_ones(tmp_path):
     assert (len(found.train), len(found.eval)) == (5, 0)
     made = load_dataset(DatasetConfig(name="synthetic", train_size=6, eval_size=0, cache=cache))
     assert (len(made.train), len(made.eval)) == (6, 0)
-    with pytest.raises(UserError, match="eval_size=0: evaluation pairs are needed"):
+    with pytest.raises(UserError, match="eval_size=0: held-out pairs are needed"):
         launch.show("train", ["dataset.eval_size=0"])
 
 

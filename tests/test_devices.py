@@ -61,6 +61,7 @@ def test_ddp_starts_its_own_processes_and_writes_one_run(tmp_path):
     done = rmbench(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 2
+    assert done.stderr.count("gpu=ddp without a GPU: 2 processes on this machine's CPU") == 1
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"] == 6
     assert (tmp_path / "run" / ".hydra" / "overrides.yaml").is_file()
     assert "train: 64 pairs" in (tmp_path / "run" / "train.log").read_text()
@@ -110,8 +111,10 @@ def test_the_wrapped_model_is_what_was_asked_for():
 def test_how_many_processes_a_strategy_means(monkeypatch):
     assert processes(GpuConfig()) == 1
     assert processes(GpuConfig(strategy=Strategy.ddp, device=Device.cpu, count=3)) == 3
-    with pytest.raises(UserError, match=r"set the number of processes, such as gpu\.count=2"):
+    with pytest.raises(UserError, match=r"no GPU is used here\. gpu=auto trains in one process.* such as gpu\.count=2"):
         processes(GpuConfig(strategy=Strategy.ddp, device=Device.cpu))
+    with pytest.raises(UserError, match="gpu=fsdp needs CUDA, this is cpu"):  # no number of processes would help
+        processes(GpuConfig(strategy=Strategy.fsdp, device=Device.cpu))
     with pytest.raises(UserError, match=r"gpu\.count=4 needs a strategy"):
         GpuConfig(count=4)
 

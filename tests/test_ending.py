@@ -188,8 +188,8 @@ def test_a_signal_during_the_export_waits_for_it(small, tmp_path, monkeypatch, w
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "export", told)
-        expected = KeyboardInterrupt if number == signal.SIGINT else Stopped
-        with pytest.raises(expected, match=None if number == signal.SIGINT else "after step 6 of 6; saved"):
+        name = "Ctrl-C" if number == signal.SIGINT else "SIGHUP"
+        with pytest.raises(Stopped, match=f"{name}: stopped after step 6 of 6; saved"):
             train(config, tmp_path / "run")
     resumed(config, tmp_path / "run", monkeypatch)
     assert_equal(tmp_path / "run", whole(config))

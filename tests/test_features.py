@@ -68,7 +68,7 @@ def test_a_frozen_run_learns_what_a_run_without_the_cache_would(frozen, tmp_path
     metrics = train(config, tmp_path / "run")
     model, tokenizer = new_reward_model(BackboneConfig(), "sdpa", seed=0)
     trained, _ = load_reward_model(str(tmp_path / "run" / "checkpoint"))
-    # the whole model with the trained head, on the evaluation pairs: the numbers of the run
+    # the whole model with the trained head, on the held-out pairs: the numbers of the run
     model.head.weight.data = trained.head.weight.data
     pairs, _ = tokenize_pairs(load_dataset(config.dataset).eval, tokenizer, 64)
     with torch.no_grad():

@@ -7,9 +7,11 @@ import random
 import re
 import time
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from markupsafe import escape
 
 from helpers.data import SHARED, bot, needs_shared, system, user, write_jsonl
 from helpers.processes import rmbench
@@ -22,6 +24,7 @@ from rmbench.errors import RunFailed
 from rmbench.inspect_data import inspect
 from rmbench.inspection import token_checks
 from rmbench.inspection.label_checks import check_labels
+from rmbench.inspection.meanings import MEANINGS, meaning
 from rmbench.inspection.page import as_html
 from rmbench.inspection.token_checks import Reading, check_tokenizer, check_tokens, seen_text
 from rmbench.modeling.tiny import TEMPLATE, tiny_tokenizer
@@ -174,7 +177,7 @@ def test_inverted_ratings_in_one_source(looked_at, local):
     assert "pairs of b" in found["inverted_labels"]["what"]
 
 
-def test_duplicates_conflicts_sides_of_the_same_words_scales_and_special_tokens(looked_at, local):
+def test_duplicates_conflicts_sides_of_the_same_words_scales_and_special_tokens(looked_at, local, tmp_path, capsys):
     pairs = [
         *rows(30, source="a", margin=1.0), *[row(f"other {i}", source="b", margin=9.0) for i in range(30)],
         row("twice"), row("twice"), row("both ways", "x", "y"), row("both ways", "y", "x"),
@@ -187,6 +190,24 @@ def test_duplicates_conflicts_sides_of_the_same_words_scales_and_special_tokens(
     assert found["margin_scales"]["mend"] == "loss.rating_scale=std"
     assert "root mean square 1 in a, 9 in b" in found["margin_scales"]["example"]
     assert "<eos>" in found["special_tokens"]["example"]
+    told = " ".join(capsys.readouterr().out.split())
+    page = (tmp_path / "inspection" / "inspection.html").read_text()
+    for finding in found.values():
+        assert finding["meaning"] in told
+        assert str(escape(finding["meaning"])) in page
+
+
+def test_every_finding_has_one_sentence_of_what_it_means_and_no_sentence_is_left_over():
+    folder = Path(token_checks.__file__).parent
+    code = "".join(file.read_text() for file in [*folder.glob("*_checks.py"), folder / "overlap.py"])
+    code += (folder.parent / "inspect_data.py").read_text()
+    named = set(re.findall(r'"([a-z]+(?:_[a-z]+)*_?)(?:\{\w+\}\w*)*"', code))
+    assert MEANINGS.keys() <= named
+    assert all(re.fullmatch(r"[A-Z].*\.", sentence) for sentence in MEANINGS.values())
+    assert meaning("double_bos") != meaning("double_bos_removed")
+    assert meaning("dropped_tie_train") == MEANINGS["dropped_"]
+    with pytest.raises(KeyError):
+        meaning("new_finding")
 
 
 def reading(tokenizer, own_pad_id=0, max_length=64, policy=LengthPolicy.truncate_prompt_left):

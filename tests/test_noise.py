@@ -53,7 +53,7 @@ def test_near_duplicates_differ_in_one_word_and_their_label_is_a_coin_flip(noisy
         assert set(words[0]) == set(words[1])
 
 
-def test_noise_changes_the_fingerprint_and_not_the_evaluation_pairs(noisy, tmp_path):
+def test_noise_changes_the_fingerprint_and_not_the_held_out_pairs(noisy, tmp_path):
     noisy()
     files = {"path": str(tmp_path / "a.jsonl"), "eval_path": str(tmp_path / "b.jsonl")}
     clean = load_dataset(DatasetConfig(name="local", **files))

@@ -179,7 +179,7 @@ def test_a_cell_says_how_many_seeds_have_its_number(tmp_path):
     group = group_runs(find_runs(tmp_path))[0]
     assert group.seeds == "3"
     assert group.cell("benchmark pairs", "score") == "0.500 (n = 1)"
-    assert group.cell("evaluation pairs", "all") == "0.500 ± 0.000"
+    assert group.cell("held-out pairs", "all") == "0.500 ± 0.000"
 
 
 def test_one_lucky_seed_does_not_choose_a_value(tmp_path):
@@ -328,8 +328,34 @@ def test_curves_that_coincide_are_both_seen():
 
 def test_losses_of_different_definitions_do_not_share_an_axis(compared):
     charts = plots.training_losses(group_runs(find_runs(compared)))
-    assert [chart.name for chart in charts] == ["training_loss_1", "training_loss_2"]
-    assert [len(chart.draw().axes[0].lines) for chart in charts] == [1, 1]
+    assert [chart.name for chart in charts] == ["training_loss_bt", "training_loss_normbt"]
+    axes = [chart.draw().axes[0] for chart in charts]
+    assert [len(ax.lines) for ax in axes] == [1, 1]
+    assert [ax.get_title(loc="left") for ax in axes] == ["training loss of bt", "training loss of normbt"]
+
+
+def test_figures_and_tables_of_an_earlier_report_are_removed_and_no_other_files(compared):
+    report([compared])
+    written = {file for name in ("figures", "tables") for file in (compared / name).iterdir()}
+    assert {"training_loss_bt.svg", "training_loss_normbt.pdf", "verdicts.tex"} < {file.name for file in written}
+    own = [compared / "figures" / "training_loss_1.png", compared / "tables" / "mine.tex", compared / "notes.md"]
+    for file in own:
+        file.write_text("mine")
+    for run in compared.glob("normbt-*"):
+        shutil.rmtree(run)
+    report([compared])  # of one loss: no verdict, one definition
+    left = {file.name for name in ("figures", "tables") for file in (compared / name).iterdir()}
+    assert "training_loss.svg" in left
+    assert not {name for name in left if name.startswith(("training_loss_bt", "training_loss_normbt", "verdicts"))}
+    assert all(file.read_text() == "mine" for file in own)
+
+    note = compared / ".report.json"
+    note.write_text(json.dumps({"files": ["notes.md", "tables/../notes.md", f"{compared}/notes.md"]}))
+    report([compared])
+    assert own[2].read_text() == "mine"
+    note.write_text("torn")
+    report([compared])
+    assert "figures/training_loss.svg" in json.loads(note.read_text())["files"]
 
 
 def test_held_out_accuracy_is_what_is_drawn_as_accuracy(compared):
@@ -383,7 +409,7 @@ def test_the_latex_tables_compile_and_say_what_the_report_says(compared):
     write_run(compared / "odd", [r"loss=a_b&c%{d}~^\#$|<>"], [True] * 200)
     report([compared])
     files = sorted((compared / "tables").glob("*.tex"))
-    assert [file.name for file in files] == ["benchmark_pairs.tex", "evaluation_pairs.tex", "verdicts.tex"]
+    assert [file.name for file in files] == ["benchmark_pairs.tex", "held_out_pairs.tex", "verdicts.tex"]
     for file in files:
         rows = [line for line in file.read_text().splitlines() if line.endswith(r"\\")]
         assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1

@@ -1,6 +1,7 @@
 """rmbench runs: what lies below a folder, and how to go on."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import yaml
 from rmbench import runs
 from rmbench.commands.runs import age, listed, page, run_folders, show, sorted_by
 from rmbench.errors import UserError
+from rmbench.training.watch import Watch
 
 
 def made(folder, words, accuracy=None, failure=None):
@@ -44,6 +46,30 @@ def test_each_state_with_what_was_chosen_and_the_command_that_goes_on(tmp_path):
     with runs.locked(stopped):
         assert (listed(stopped).status, listed(stopped).go_on) == ("running", None)
     assert listed(stopped).status == "stopped"
+
+
+def test_a_running_run_says_its_step_and_the_time_left(tmp_path):
+    run = made(tmp_path / "run", ["loss=bt"])
+    log = logging.FileHandler(run / "train.log")
+    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))  # as conf/ has it
+    logging.getLogger("rmbench").addHandler(log)
+    try:
+        watch = Watch(0, 1500)
+        watch._began -= 30.0  # the first 500 steps took half a minute
+        row = {"train/loss": 0.5, "train/accuracy": 0.7, "throughput/pairs_per_second": 10.0}
+        with runs.locked(run):
+            assert (listed(run).step, listed(run).eta) == (None, None)  # it is loading
+            watch.report(500, row)
+            watch.report(510, {"eval/accuracy": 0.6})
+            found = listed(run)
+            assert (found.step, found.total_steps, found.eta) == (510, 1500, "0:01:00")
+            assert page([found]).plain.splitlines()[-1] == "  at step 510/1,500, ETA 0:01:00"
+            watch.report(1500, row)
+            assert page([listed(run)]).plain.splitlines()[-1] == "  at step 1,500/1,500"
+    finally:
+        logging.getLogger("rmbench").removeHandler(log)
+        log.close()
+    assert (listed(run).status, listed(run).step) == ("stopped", None)
 
 
 def test_a_run_that_failed_before_it_began_is_started_by_its_words(tmp_path):

@@ -251,6 +251,37 @@ def test_a_signal_in_the_last_evaluation_ends_the_run_and_nothing_is_lost(train_
     assert same(tmp_path / "run", tmp_path / "whole")
 
 
+def test_the_first_ctrl_c_saves_and_a_second_one_does_not_wait(train_config, tmp_path, monkeypatch, capfd):
+    step = Trainer.train_step
+
+    def interrupted(config, folder, times):
+        """A run in whose third step Ctrl-C is pressed so often."""
+
+        def during(self):
+            for _ in range(times if self.state.step == 2 else 0):
+                signal.raise_signal(signal.SIGINT)
+            return step(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "train_step", during)
+            train(config, folder)
+
+    config = train_config(max_steps=6)
+    with pytest.raises(Stopped, match=r"^Ctrl-C: stopped after step 3 of 6; saved\.$") as stopped:
+        interrupted(config, tmp_path / "once", 1)
+    assert stopped.value.number == signal.SIGINT
+    assert "Ctrl-C again stops it at once" in capfd.readouterr().err
+    with pytest.raises(KeyboardInterrupt) as at_once:
+        interrupted(config, tmp_path / "twice", 2)
+    assert not isinstance(at_once.value, Stopped)
+    assert not list(tmp_path.glob("twice/checkpoints/*"))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    train(config, tmp_path / "whole")
+    assert train(with_training(config, resume=True), tmp_path / "once")["steps"] == 6
+    assert same(tmp_path / "once", tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     def rmbench(*words):

@@ -50,7 +50,7 @@ def test_a_sweep_ends_in_a_table_over_seeds(swept):
     assert all(row["state"] == "finished" for row in rows)
     for row in rows:
         metrics = json.loads((folder / row["run"] / "metrics.json").read_text())
-        assert float(row["evaluation pairs/all"]) == metrics["eval"]["accuracy"]
+        assert float(row["held-out pairs/all"]) == metrics["eval"]["accuracy"]
     report = (folder / "report.md").read_text()
     assert "| loss=bt | 2 |" in report
     assert "| loss=normbt | 2 |" in report

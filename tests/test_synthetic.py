@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmbench.benchmarks.synthetic import like_the_data, load
+from rmbench.benchmarks.of_run import like_the_data
+from rmbench.benchmarks.synthetic import load
 from rmbench.config import BenchmarkConfig, DatasetConfig, SyntheticConfig
 from rmbench.data import synthetic, synthetic_words
 from rmbench.data.synthetic import make_rows

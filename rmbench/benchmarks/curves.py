@@ -11,14 +11,14 @@ ORDERS = 100  # PPE draws as many; its seed is not published, so `max` and `loss
 
 
 class Answers(NamedTuple):
-    """A question's answers in the order in which they were given."""
+    """Scores and correctness of a question's answers, in the order in which they were given."""
 
     scores: Sequence[float]
     truth: Sequence[bool]
 
 
 class BestOfK(NamedTuple):
-    """Accuracy of the answer with the highest score among the first K, the first one of equals.
+    """Accuracy of the answer with the highest score among the first K; the first one of equal scores.
 
     Args:
         max: the curve's highest point, averaged over the orders.
@@ -34,7 +34,7 @@ class BestOfK(NamedTuple):
 
 
 def best_of_k(questions: Sequence[Answers], orders: Iterable[Sequence[int]] | None = None) -> BestOfK | None:
-    """The curve over random orders of the answers, each order for all questions; None if these differ in number.
+    """The best-of-K curve over random orders of the answers; None if questions differ in their number of answers.
 
     A NaN is below every other score.
     """
@@ -58,7 +58,7 @@ def best_of_k(questions: Sequence[Answers], orders: Iterable[Sequence[int]] | No
 
 
 def _curve(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """By K, the accuracy of the best so far, and of the best that there could be; both arrays `(questions, n)`."""
+    """By K, the accuracy of the best-scored answer so far and of an oracle; both `(questions, n)`."""
     highest = np.maximum.accumulate(scores, axis=1)
     higher = scores[:, 1:] > highest[:, :-1]
     places = np.where(higher, np.arange(1, scores.shape[1]), 0)
@@ -68,7 +68,7 @@ def _curve(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def auc(questions: Sequence[Answers]) -> float | None:
-    """Area under the ROC curve of all answers together, each question's scores scaled to 0 ... 1 before.
+    """Area under the ROC curve over all answers, after each question's scores are scaled to 0 ... 1.
 
     Where all of a question's scores are equal they become 0.5. None where a score is not finite.
     """

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Formula:
-    """The weights of each number over the cells; a section without weights has no rows.
+    """Each number of a benchmark as weights over the cells; a section without weights has no rows.
 
     Args:
         sections: the parts of the score, in the benchmark's order.
@@ -33,7 +33,7 @@ class Formula:
     whole: tuple[str, ...] = ("score",)
 
     def numbers(self, subsets: Sequence[str]) -> dict[str, Weights]:
-        """Every number by its path in results.json."""
+        """Path in results.json -> weights of the number."""
         return {
             "score": self.score,
             "mean_of_present_sections": mean_of(w for w in self.sections.values() if w),
@@ -44,22 +44,22 @@ class Formula:
 
 
 def strict_wins(row: ScoreRow) -> float:
-    """1 if the lowest correct response stands above the highest other one; a tie and a NaN are losses."""
+    """1 if the lowest correct response scores above the highest other one; a tie or a NaN is 0."""
     return float(not row.nan and min(row.right) > max(row.wrong))
 
 
 def nothing_further(rows: Sequence[ScoreRow]) -> Json:
-    """Nothing: every number of the benchmark is a mean."""
+    """An empty dict: every number of the benchmark is a mean."""
     return {}
 
 
 def subset_observations(rows: Sequence[ScoreRow], credit: Callable[[ScoreRow], float]) -> list[Observation]:
-    """Each row's credit in the cell of its subset."""
+    """Each row's credit as an observation of its subset."""
     return [Observation(row.subset, row.source, credit(row)) for row in rows]
 
 
 def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, intervals: bool = True) -> Json:
-    """results.json but for its provenance, from score rows only; `intervals` take the most time.
+    """The content of results.json without provenance, from score rows only.
 
     An absent section is None and so is the score then, with a `reason`; under `compat` it counts 0, as RewardBench's
     tools have it. With a NaN score, no score is reported.
@@ -68,7 +68,7 @@ def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, inte
         benchmark: an entry of the registry.
         rows: of scores.jsonl, in any order.
         compat: an absent section counts 0.
-        intervals: with confidence intervals.
+        intervals: with confidence intervals, which take the most time.
     """
     observations = benchmark.observations(rows)
     cells = sizes(observations)
@@ -103,7 +103,7 @@ def results(benchmark: Any, rows: Sequence[ScoreRow], compat: bool = False, inte
 
 
 def counts(benchmark: Any, rows: Sequence[ScoreRow]) -> Json:
-    """What is counted of the rows: how many, by subset; ties, equal texts, NaN, infinite; the mean credit of all."""
+    """Counts over the rows: items by subset, ties, equal texts, NaN and infinite scores; and the mean credit."""
     per_subset: dict[str, int] = {}
     for row in rows:
         per_subset[row.subset] = per_subset.get(row.subset, 0) + 1
@@ -123,7 +123,7 @@ def _infinite(rows: Sequence[ScoreRow]) -> int:
 
 
 def margins(rows: Sequence[ScoreRow]) -> Json:
-    """Calibration, spread, length bias and accuracy by distance of all comparisons of correct with other responses."""
+    """Calibration, spread, length bias and accuracy by distance over all pairs of a correct and another response."""
     of = comparisons(rows)
     if not len(of.margin):
         return {}
@@ -141,7 +141,7 @@ def margins(rows: Sequence[ScoreRow]) -> Json:
 
 
 def _nested(values: Json) -> Json:
-    """`a/b` -> {a: {b: ...}}."""
+    """Keys such as `a/b` as nested dicts: {a: {b: ...}}."""
     tree: Json = {}
     for path, value in values.items():
         name, _, rest = path.partition("/")

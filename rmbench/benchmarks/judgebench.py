@@ -56,7 +56,7 @@ def _parse(row: Row) -> Item:
 
 
 def section_of(subset: str) -> str:
-    """By the source's prefix."""
+    """The section of a source, by its prefix."""
     return next((section for section, prefix in SECTIONS.items() if subset.startswith(prefix)), subset)
 
 
@@ -64,7 +64,7 @@ credit = strict_wins
 
 
 def observations(rows: Sequence[ScoreRow]) -> list[Observation]:
-    """Wins by source, under the rule of two games and of one."""
+    """Wins by source, under JudgeBench's rule of two games and under that of one game."""
     two = [Observation(row.subset, row.source, credit(row)) for row in rows]
     one = [Observation(f"{row.subset}: one game", row.source, _one_game(row)) for row in rows]
     return two + one

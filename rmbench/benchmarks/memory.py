@@ -11,14 +11,14 @@ from rmbench.modeling.scoring import ItemScores
 
 
 class ScoreMemory:
-    """Rewards of sequences and distances of pairs of them, under digests of their token ids; of one model."""
+    """One model's rewards of token sequences and distances of pairs of sequences, by hashes of the token ids."""
 
     def __init__(self) -> None:
         self._rewards: dict[bytes, float] = {}
         self._distances: dict[bytes, float] = {}
 
     def recalled(self, items: Sequence[TokenItem], layout: str) -> dict[int, ItemScores]:
-        """The scores, by index, of the items of which every reward and distance is known.
+        """Index of an item -> its scores, for items whose rewards and distances are all known.
 
         Args:
             items: of a benchmark.
@@ -30,7 +30,7 @@ class ScoreMemory:
         return {i: scores for i, scores in found.items() if scores is not None}
 
     def keep(self, items: Iterable[tuple[TokenItem, ItemScores]], layout: str) -> None:
-        """Remember the items' scores."""
+        """Store the scores of items."""
         for item, scores in items:
             names = _digests(item, layout)
             self._rewards |= dict(zip(names, scores.rewards, strict=True))
@@ -53,6 +53,6 @@ def _digests(item: TokenItem, layout: str) -> list[bytes]:
 
 
 def _pairs(item: TokenItem, names: Sequence[bytes]) -> list[bytes]:
-    """Of each correct with each other response, in the order of `ItemScores.distances`; a distance has no direction."""
+    """A key for each pair of a correct and another response, in the order of `ItemScores.distances`; a b = b a."""
     n = item.item.correct
     return [min(a, b) + max(a, b) for a in names[:n] for b in names[n:]]

@@ -32,7 +32,7 @@ SPLIT = "train"
 
 
 class KnownBy(NamedTuple):
-    """How a set is recognised."""
+    """What tells a set's rows apart from those of the other sets."""
 
     name: str  # the part of the dataset's name on the Hub
     column: str  # only its rows have it
@@ -76,7 +76,7 @@ def _parser(file: str) -> Callable[[Row], Item]:
     named = [name for name, known in SETS.items() if known.name.lower() in file.lower().replace("_", "-")]
 
     def parse(row: Row) -> Item:
-        """A row as an item."""
+        """The row as an item."""
         stated = [row["set"]] if row.get("set") in SETS else [n for n, known in SETS.items() if known.column in row]
         found = stated or named
         if len(found) != 1:
@@ -117,7 +117,7 @@ def section_of(subset: str) -> str:
 
 
 def _pairs(row: ScoreRow) -> list[tuple[bool, float, float]]:
-    """Of each sampled pair whether the right answer stands first, its score and the other's.
+    """For each sampled pair: whether its first answer is right, and the scores of both answers.
 
     Raises:
         UserError: the row does not say which pairs were sampled.
@@ -136,7 +136,7 @@ def credit(row: ScoreRow) -> float:
 
 
 def _ported(row: ScoreRow) -> float:
-    """The same where "the first is right" has to equal "the first is scored higher"."""
+    """Share of the sampled pairs in which "the first is right" equals "the first has the higher score"."""
     return _mean([right > wrong if first else not wrong > right for first, right, wrong in _pairs(row)])
 
 
@@ -149,13 +149,13 @@ def _mean(won: Sequence[bool]) -> float:
 
 
 def observations(rows: Sequence[ScoreRow]) -> list[Observation]:
-    """A question's share of pairs won, under each rule."""
+    """Share of pairs won for each question, under both rules."""
     rules = (("", credit), (PORTED, _ported), (ALL_PAIRS, _all_pairs))
     return [Observation(row.subset + rule, row.source, value(row)) for rule, value in rules for row in rows]
 
 
 def formula(cells: dict[str, int]) -> Formula:
-    """Five sets of equal weight."""
+    """The score is the mean of five sets with equal weight."""
     sections: dict[str, Weights] = {name: {name: 1.0} if name in cells else {} for name in SETS}
     score = mean_of(sections.values())
     there = {name for name in SETS if name in cells}
@@ -167,7 +167,7 @@ def formula(cells: dict[str, int]) -> Formula:
 
 
 def further(rows: Sequence[ScoreRow]) -> Json:
-    """Sampled pairs with equal scores; by set the best of K and the area under the curve."""
+    """Number of sampled pairs with equal scores; by set the best-of-K curve and the area under the ROC curve."""
     ties = sum(right == wrong for row in rows for _, right, wrong in _pairs(row))
     by_set = {name: [row for row in rows if row.subset == name] for name in SETS}
     answers = {name: [_as_answered(row) for row in of_set] for name, of_set in by_set.items() if of_set}
@@ -183,7 +183,7 @@ def further(rows: Sequence[ScoreRow]) -> Json:
 
 
 def _as_answered(row: ScoreRow) -> curves.Answers:
-    """Scores and truth in the order in which the answers were given."""
+    """Scores and correctness in the order in which the answers were given."""
     order: list[int] = json.loads(row.label)["order"]
     placed = sorted(range(len(order)), key=order.__getitem__)
     return curves.Answers([row.scores[i] for i in placed], [i < row.correct for i in placed])

@@ -50,7 +50,7 @@ def load(config: BenchmarkConfig) -> list[Item]:
 
 
 def _tie(placed: Placed) -> bool:
-    """A vote for neither side, whatever it is called; one without a winner is no vote, and refused."""
+    """Whether the vote is for neither side, under any name of a tie."""
     _, row = placed
     if isinstance(row, BadRow) or not isinstance(row.get("winner"), str):
         return False
@@ -79,7 +79,7 @@ def _parse(row: Row) -> Item:
 
 
 def section_of(subset: str) -> str:
-    """Either language group is a section of its own."""
+    """The section: one of the two language groups, which are subsets."""
     return subset
 
 
@@ -87,7 +87,7 @@ credit = strict_wins
 
 
 def observations(rows: Sequence[ScoreRow]) -> list[Observation]:
-    """Votes followed, by language, and once more in every group that the vote belongs to."""
+    """Votes that the model agrees with, by language and by each group that the vote belongs to."""
     all_votes = [Observation(row.subset, row.source, credit(row)) for row in rows]
     grouped = [Observation(GROUP + name, row.source, credit(row)) for row in rows for name in row.label.split()]
     return all_votes + grouped

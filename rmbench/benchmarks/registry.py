@@ -27,25 +27,25 @@ from rmbench.statistics.cells import Observation
 
 
 class Benchmark(Protocol):
-    """What each module here offers."""
+    """The interface of a benchmark's module."""
 
     def load(self, config: BenchmarkConfig) -> list[Item]:
         """The items, correct responses first, each with its subset."""
 
     def section_of(self, subset: str) -> str:
-        """The section that a subset counts in; the subset itself where the benchmark has no section for it."""
+        """The section that a subset belongs to; the subset itself if it belongs to none."""
 
     def credit(self, row: ScoreRow) -> float:
-        """How well the item was ranked, from 0 to 1."""
+        """How well the item is ranked, from 0 to 1."""
 
     def observations(self, rows: Sequence[ScoreRow]) -> list[Observation]:
-        """The values that the numbers are means of."""
+        """The values whose means form the benchmark's numbers, each in a cell."""
 
     def formula(self, cells: dict[str, int]) -> Formula:
-        """The weights of every number, given how many observations each cell has."""
+        """The weights of every number over the cells, given the number of observations in each cell."""
 
     def further(self, rows: Sequence[ScoreRow]) -> Json:
-        """What is no mean, such as counts and curves, by its key in results.json; empty for most."""
+        """Numbers that are not means, such as counts and curves, by key of results.json; mostly empty."""
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -77,7 +77,7 @@ def find(name: str) -> Benchmark:
 
 
 def rules_of(scores: str) -> Benchmark:
-    """The benchmark whose rules make numbers of the scores in the folder RUN/eval/`scores`.
+    """The benchmark that forms the numbers of the scores in RUN/eval/`scores`.
 
     Raises:
         UserError: there is none.

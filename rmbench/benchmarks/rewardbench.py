@@ -83,14 +83,14 @@ def load(config: BenchmarkConfig) -> list[Item]:
 
 
 def _prior_rows() -> Iterator[Placed]:
-    """The prior sets from the Hub; a set's name is the subset."""
+    """Rows of the prior sets from the Hub, with the set's name as the subset."""
     for subset in PRIOR_SETS:
         for place, row in hub_rows(PRIOR_HUB_ID, None, subset, None, "their rows in benchmark.path=FILE"):
             yield place, {**row, "subset": subset} if isinstance(row, dict) else row
 
 
 def with_humaneval_tasks(items: list[Item]) -> list[Item]:
-    """The n-th rows of the six languages of HumanEvalPack are one task, so one cluster; only in whole subsets."""
+    """Items with the n-th rows of HumanEvalPack's six languages as one cluster, in subsets that are whole."""
     sizes = Counter(item.subset for item in items)
     seen: Counter[str] = Counter()
     placed = []
@@ -102,7 +102,7 @@ def with_humaneval_tasks(items: list[Item]) -> list[Item]:
 
 
 def section_of(subset: str) -> str:
-    """One of `SECTIONS`; a prior set is in none of them and stands for itself."""
+    """The section of a subset, one of `SECTIONS`; a prior set is its own section."""
     return SECTION_OF.get(subset, subset)
 
 
@@ -115,7 +115,7 @@ def observations(rows: Sequence[ScoreRow]) -> list[Observation]:
 
 
 def formula(cells: dict[str, int]) -> Formula:
-    """Sections from the subsets that are present."""
+    """The score is the mean of the sections, each a weighted mean of the subsets that are present."""
     sections = {name: section_weights(cells, weights) for name, weights in SECTIONS.items()}
     prior = mean_of({cell: 1.0} for cell in PRIOR_SETS if cell in cells)
     with_prior = {}
@@ -129,7 +129,7 @@ def formula(cells: dict[str, int]) -> Formula:
 
 
 def section_weights(cells: dict[str, int], weights: dict[str, int]) -> Weights:
-    """The weighted mean over the subsets that there are; nothing without any."""
+    """Weights of the mean over the subsets that are present; empty without any."""
     present = {subset: weight for subset, weight in weights.items() if subset in cells}
     return {subset: weight / sum(present.values()) for subset, weight in present.items()}
 

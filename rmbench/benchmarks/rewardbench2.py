@@ -60,17 +60,17 @@ def _parse(row: Row) -> Item:
 
 
 def ties_prompt(subset: str, name: str) -> str:
-    """What `ref:N` and `tied:N` have in common."""
+    """The number that `ref:N` and `tied:N` share, as the name of their prompt."""
     return f"ties {name.partition(':')[2]}" if subset == TIES else ""
 
 
 def section_of(subset: str) -> str:
-    """A domain is a subset."""
+    """The domain, which is the subset."""
     return subset
 
 
 def credit(row: ScoreRow) -> float:
-    """1/k for a correct response that shares the highest score with k - 1 others; Ties: all correct ones above."""
+    """1/k if a correct response shares the highest score with k - 1 others; Ties: 1 if all correct ones are above."""
     return strict_wins(row) if row.subset == TIES else shared_first(row)
 
 
@@ -81,7 +81,7 @@ def shared_first(row: ScoreRow) -> float:
 
 
 def observations(rows: Sequence[ScoreRow]) -> list[Observation]:
-    """Credits by domain, and the parts of Ties."""
+    """Credits by domain, and the parts of the Ties score."""
     ties: dict[str, dict[str, ScoreRow]] = defaultdict(dict)
     found = []
     for row in rows:
@@ -95,7 +95,7 @@ def observations(rows: Sequence[ScoreRow]) -> list[Observation]:
 
 
 def _ties(rows: dict[str, ScoreRow]) -> Iterator[tuple[str, float]]:
-    """What one prompt's `tied` and `ref` rows give to the parts of the Ties score."""
+    """What the `tied` and `ref` rows of one prompt contribute to the parts of the Ties score."""
     names = iter(TIES_WEIGHTS)
     for kind, name in (("tied", next(names)), ("ref", next(names))):
         if kind in rows:
@@ -113,14 +113,14 @@ def _ties(rows: dict[str, ScoreRow]) -> Iterator[tuple[str, float]]:
 
 
 def _ratio(gap: float, spread: float) -> float:
-    """gap / spread; without any spread infinite, and 1 (so that its term is 0) where there is no gap either."""
+    """gap / spread; infinite if spread is 0, but 1 (a term of 0) if gap is 0 too."""
     if spread:
         return gap / spread
     return math.copysign(math.inf, gap) if gap else 1.0
 
 
 def formula(cells: dict[str, int]) -> Formula:
-    """Six domains of equal weight; Ties needs all of its parts."""
+    """The score is the mean of six domains; Ties needs all of its parts."""
     sections: dict[str, Weights] = {name: {name: 1.0} if name in cells else {} for name in DOMAINS}
     complete = all(name in cells for name in TIES_WEIGHTS)
     sections[TIES] = dict(TIES_WEIGHTS) if complete else {}

@@ -22,7 +22,7 @@ from rmbench.files import write_text
 
 
 def write(folder: Path, checkpoint: str, prepared: Prepared, rows: list[ScoreRow]) -> None:
-    """Write both files below `folder`.
+    """Write the scores below `folder` in RewardBench's forms `eval-set` and `eval-set-scores`.
 
     Args:
         folder: both files stand below it.
@@ -66,7 +66,7 @@ def _best_of_four(prepared: Prepared, rows: list[ScoreRow]) -> dict[str, list[An
 
 
 def _texts(prepared: Prepared) -> list[list[str]]:
-    """What the tokenizer was given, item by item."""
+    """The texts of each item as they were given to the tokenizer."""
     render = prepared.tokenizer.apply_chat_template
     return [render([[*i.prompt, *r] for r in i.responses], tokenize=False) for i in prepared.items]
 

@@ -51,7 +51,7 @@ def load(config: BenchmarkConfig) -> list[Item]:
 
 
 def part_of(text: str) -> str | None:
-    """The domain, or half of safety, that a name begins with."""
+    """The domain that a name begins with, or the part of safety; None if there is none."""
     name = text.replace("_", "-")
     return next((part for part in PARTS if name.startswith(part)), None)
 
@@ -70,12 +70,12 @@ def _parse(row: Row, of_file: str | None) -> Item:
 
 
 def section_of(subset: str) -> str:
-    """The domain; the two safety files are one."""
+    """The domain; both safety files are one domain."""
     return DOMAIN_OF.get(subset, subset)
 
 
 def wins(row: ScoreRow) -> list[float]:
-    """The nine comparisons, in the order of `CELLS`; a tie and a NaN are losses.
+    """Outcomes of the nine comparisons of styles, in the order of `CELLS`: 1 or 0; a tie or a NaN is 0.
 
     Raises:
         UserError: the row has not three scores of each kind.
@@ -86,12 +86,12 @@ def wins(row: ScoreRow) -> list[float]:
 
 
 def credit(row: ScoreRow) -> float:
-    """Share of the nine comparisons."""
+    """Share of the nine comparisons that are won."""
     return sum(wins(row)) / 9
 
 
 def observations(rows: Sequence[ScoreRow]) -> list[Observation]:
-    """Nine cells for each file's part."""
+    """The nine comparisons of each row, in cells by file."""
     return [
         Observation(_cell(row.subset, *cell), row.source, won)
         for row in rows
@@ -104,10 +104,10 @@ def _cell(part: str, i: int, j: int) -> str:
 
 
 def formula(cells: dict[str, int]) -> Formula:
-    """Domains, difficulties and the nine cells over all domains."""
+    """Domains, difficulties, and the nine comparisons over all domains."""
 
     def of_domain(parts: Sequence[str], i: int, j: int) -> dict[str, float]:
-        """One cell of a domain, its parts by their numbers of prompts."""
+        """Weights of one comparison in a domain, its files weighted by their numbers of prompts."""
         names = [_cell(part, i, j) for part in parts]
         there = {name: cells[name] for name in names if name in cells}
         return by_size(there) if there else {}

@@ -59,7 +59,7 @@ def load(config: BenchmarkConfig) -> list[Item]:
 
 
 def _files(path: Path) -> list[Path]:
-    """A file alone; of the repository, or of a folder in it, the files of rows."""
+    """The files with rows: the file itself, or those in RMB's repository or a folder of it."""
     inner = path / "RMB_dataset"
     root = inner if inner.is_dir() else path
     sets = [root / name for name in SETS if (root / name).is_dir()]
@@ -88,7 +88,7 @@ def _answer(response: object) -> list[Message]:
 
 
 def section_of(subset: str) -> str:
-    """Of `Pairwise_set/Helpfulness/...` the helpful pairs, and so on."""
+    """The section of a file such as `Pairwise_set/Helpfulness/...`: helpful or harmless, pairs or lists."""
     in_set, side, *_ = (*subset.split("/"), "", "")
     return f"{SIDES[side]} {SETS[in_set]}" if in_set in SETS and side in SIDES else subset
 
@@ -102,7 +102,7 @@ def observations(rows: Sequence[ScoreRow]) -> list[Observation]:
 
 
 def formula(cells: dict[str, int]) -> Formula:
-    """Each section by rows, or as `macro` by files; the scores are plain means of the four."""
+    """Sections as means over rows and, under `macro`, over files; the scores are the means of the four sections."""
     inside = {section: {name: n for name, n in cells.items() if section_of(name) == section} for section in SECTIONS}
     sections: dict[str, Weights] = {name: by_size(files) if files else {} for name, files in inside.items()}
     macro: dict[str, Weights] = {name: mean_of({file: 1.0} for file in files) for name, files in inside.items()}

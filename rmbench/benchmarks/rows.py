@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +11,17 @@ from rmbench.data.dataset import hub_rows, load_pairs
 from rmbench.data.items import Item
 from rmbench.data.messages import BadRow, Message, Row, check_text
 from rmbench.data.rowfiles import Placed, kind_of, read_rows
+from rmbench.data.sources import renamed
 from rmbench.errors import UserError
 
-OTHER_COLUMNS = (
-    "\nRename them, or write the file in this form: rmbench inspect dataset=local dataset.path={file}"
-    " dataset.eval_size=0 'dataset.columns={{prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}}' export=pairs.jsonl"
-)
+OTHER_COLUMNS = "\nName them: 'benchmark.columns={prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}'"
 
 
 def placed_rows(config: BenchmarkConfig, hub_id: str, split: str, needs: tuple[str, ...]) -> tuple[str, list[Placed]]:
     """Name and rows of `benchmark.path`, or of a split on the Hub.
 
     Args:
-        config: `benchmark.path`, if it is given, else the Hub's set at `revision`.
+        config: `benchmark.path`, if it is given, with its `columns`; else the Hub's set at `revision`.
         hub_id: of the published set.
         split: of it, unless `benchmark.split` is given.
         needs: columns that the first row must have.
@@ -34,7 +31,7 @@ def placed_rows(config: BenchmarkConfig, hub_id: str, split: str, needs: tuple[s
     """
     if config.path is not None:
         name = config.path
-        rows = iter(read_rows(config.path))
+        rows = iter(renamed(read_rows(config.path), config.columns, "benchmark.columns"))
     else:
         name = hub_id
         rows = iter(hub_rows(hub_id, None, config.split or split, config.revision, "benchmark.path=FILE"))
@@ -45,7 +42,7 @@ def placed_rows(config: BenchmarkConfig, hub_id: str, split: str, needs: tuple[s
     absent = [column for column in needs if column not in there]
     if absent:
         own = config.name == "pairs" and bool({"chosen", "rejected"} & set(absent))
-        way_out = OTHER_COLUMNS.format(file=shlex.quote(name)) if own else ""
+        way_out = OTHER_COLUMNS if own else ""
         raise UserError(
             f"{name}: no column {', '.join(absent)}. benchmark={config.name} needs {', '.join(needs)};"
             f" the file has {', '.join(there)}.{way_out}"
@@ -75,7 +72,7 @@ def file_rows(files: Iterable[Path]) -> Iterator[Placed]:
 
 
 def load_pair_items(name: str, rows: Iterable[Placed]) -> list[Item]:
-    """Rows in any form that training data may have; nothing is dropped.
+    """Items from rows in any form of training data; none is dropped.
 
     Raises:
         UserError: a malformed row.
@@ -85,7 +82,7 @@ def load_pair_items(name: str, rows: Iterable[Placed]) -> list[Item]:
 
 
 def load_items(rows: Iterable[Placed], parse: Callable[[Row], Item]) -> list[Item]:
-    """Each row through `parse`, which may raise KeyError, TypeError or BadRow; a row without an id goes by its number.
+    """Items from rows through `parse`; a row without an id is named by its number.
 
     Raises:
         UserError: a malformed row, or an id that occurs twice.

@@ -48,7 +48,7 @@ ROUNDING = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 5e-2}
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model, the processes that score with it, and how its forward passes are formed.
+    """A model with what is needed to score with it: processes, device, layout, caches.
 
     Args:
         model: what gives the rewards.
@@ -69,7 +69,7 @@ class Scorer:
 
 @dataclass
 class Prepared:
-    """A benchmark's items as token ids for one tokenizer; the model may be another one every time it is scored."""
+    """A benchmark's items as token ids of one tokenizer; different models can score them."""
 
     benchmark: BenchmarkConfig
     items: list[Item]
@@ -83,7 +83,7 @@ class Prepared:
 def prepare_benchmark(
     benchmark: BenchmarkConfig, items: list[Item], tokenizer: Tokenizer, model: ScoringModel, compat: bool = False
 ) -> Prepared:
-    """Token ids of all items.
+    """The benchmark with the token ids of all items.
 
     Args:
         benchmark: an entry of the registry.
@@ -104,7 +104,7 @@ def prepare_benchmark(
 
 
 def run_benchmark(prepared: Prepared, scorer: Scorer, folder: Path, checkpoint: str) -> Json:
-    """Score the items and write `folder`/scores.jsonl, then `folder`/results.json; what is scored already is not again.
+    """Score the items and write `folder`/scores.jsonl and results.json; items that have scores are not scored again.
 
     Args:
         prepared: the benchmark and its items, as token ids.
@@ -172,7 +172,7 @@ def numbers_now(
 
 
 def benchmark_layout(prepared: Prepared, scorer: Scorer) -> Layout:
-    """RewardBench's rows under `compat`, else what the backbone allows, or the embeddings that are known."""
+    """How items become model inputs: as RewardBench does (`compat`), from cached embeddings, or by the backbone."""
     model, store = scorer.model, scorer.store
     if prepared.compat:
         if isinstance(model, OtherModel):
@@ -185,7 +185,7 @@ def benchmark_layout(prepared: Prepared, scorer: Scorer) -> Layout:
 def scored(
     prepared: Prepared, scorer: Scorer, layout: Layout, folder: Path, provenance: Json
 ) -> tuple[list[ScoreRow], float | None]:
-    """The items' score rows, in order, those that `folder` holds already included; scores.jsonl is written.
+    """Score rows of all items in order, read from `folder` where they are there; scores.jsonl is written.
 
     Also how much a score depends on what else is in its batch, as a self-check found it; None of known embeddings.
 
@@ -208,7 +208,7 @@ def scored(
     if done:
         logger.info("%d of %d items are scored already", len(done), len(items))
     if shared:
-        logger.info("%d of %d items are those of benchmarks before this one", len(shared), len(items))
+        logger.info("%d of %d items were scored in an earlier benchmark of this evaluation", len(shared), len(items))
     accelerator.wait_for_everyone()  # every process has read what there was
 
     passes = ForwardPasses(model, layout, accelerator.device, scorer.eval_tokens)
@@ -220,7 +220,7 @@ def scored(
         logger.log(level, "self-check: scores of texts by themselves and in a batch differ by at most %.1g", difference)
 
     def keep(batch: dict[int, ItemScores]) -> None:
-        """A batch's rows go to the disk at once."""
+        """Write the rows of a batch to the disk."""
         log.append([score_row(items[left[place]], scores, keys[left[place]]) for place, scores in batch.items()])
 
     to_score = [items[i] for i in left]
@@ -251,15 +251,15 @@ def score_row(row: TokenItem, scores: ItemScores, key: str = "") -> ScoreRow:
 
 
 def forget_other_scores(folder: Path, model: RewardModel) -> None:
-    """Remove what another model scored in `folder`: an unfinished run's, which was trained again since."""
+    """Remove scores in `folder` that another model made, such as this run before it was trained again."""
     stored = read_json(folder / "provenance.json")
     if stored is not None and (stored.get("model") != fingerprint(model) or "config" not in stored):
-        logger.info("%s: scores of the model before this one, removed", folder)
+        logger.info("%s: removed the scores of an earlier model", folder)
         shutil.rmtree(folder)
 
 
 def claim(folder: Path, provenance: Json, accelerator: Accelerator) -> Json:
-    """Make the folder these scores' own: provenance.json says whose they are. Returns what it holds.
+    """Write provenance.json for these scores, or check that it is the same; returns its content.
 
     Raises:
         UserError: the folder's scores were made from something else; the message says from what.

@@ -17,9 +17,9 @@ import numpy as np
 
 from rmbench.data.rowfiles import read_rows
 from rmbench.errors import UserError
-from rmbench.files import Json, read_jsonl, write_text
+from rmbench.files import Json, read_json, read_jsonl, write_text
 
-HELD_OUT_FOLDER = "held_out"  # the evaluation pairs of a run, below RUN/eval
+HELD_OUT_FOLDER = "held_out"  # the held-out pairs of a run, below RUN/eval
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +52,21 @@ class ScoreRow:
 
     @property
     def nan(self) -> bool:
-        """Some score is not a number."""
+        """Whether some score is NaN."""
         return any(map(math.isnan, self.scores))
 
     @property
     def finite(self) -> bool:
-        """Every score is a finite number. An infinite one is compared like others; it has no margin."""
+        """Whether every score is finite. An infinite one is compared like others, but it has no margin."""
         return all(map(math.isfinite, self.scores))
 
     @property
     def source(self) -> str:
-        """The cluster, or the item itself."""
+        """The cluster, or the item's id if it has none."""
         return self.cluster or self.id
 
     def line(self) -> Json:
-        """The row as JSON; what is empty is left out."""
+        """The row as JSON without empty fields."""
         if len(self.scores) == 2 and self.correct == 1:
             scored: Json = {"score_chosen": self.scores[0], "score_rejected": self.scores[1]}
             scored |= {"distance": self.distances[0]} if self.distances else {}
@@ -84,7 +84,7 @@ class ScoreRow:
 
 
 def from_line(line: Mapping[str, Any]) -> ScoreRow:
-    """A line of scores.jsonl, ours or anybody's with these columns.
+    """The row of a line of scores.jsonl, or of any line with these columns.
 
     Raises:
         ValueError: a column is missing or of the wrong kind.
@@ -141,7 +141,7 @@ def read_scores(path: Path) -> list[ScoreRow]:
 
 
 class ScoreLog:
-    """The scores of one evaluation below `folder`: parts while it runs, one a process, then scores.jsonl.
+    """The score files of one evaluation: one part per process while it runs, then scores.jsonl.
 
     Parts are only appended to, a whole batch in one write, so whoever is killed leaves complete lines and at most one
     torn one, which is passed over.
@@ -154,7 +154,7 @@ class ScoreLog:
         self._begun = False
 
     def known(self) -> list[ScoreRow]:
-        """Everything that was scored before, the finished file included; what is no line of scores is scored again."""
+        """All rows in scores.jsonl and the parts; lines that are not rows are ignored, and scored again."""
         paths = [self.final] * self.final.is_file() + sorted(self.parts.glob("*.jsonl"))
         found = []
         for line in (line for path in paths for line in read_jsonl(path)):
@@ -163,7 +163,7 @@ class ScoreLog:
         return found
 
     def append(self, rows: Sequence[ScoreRow]) -> None:
-        """The rows of a batch, handed to the operating system when this returns."""
+        """Append the rows of a batch to this process's part, in one write."""
         text = "".join(json.dumps(row.line()) + "\n" for row in rows)
         if not self._begun:  # the first line must not hang on to one that was torn
             self.parts.mkdir(parents=True, exist_ok=True)
@@ -172,14 +172,14 @@ class ScoreLog:
             file.write(text.encode())
 
     def finish(self, rows: Sequence[ScoreRow]) -> None:
-        """scores.jsonl, whole and in the benchmark's order; the parts go."""
+        """Write scores.jsonl with all rows in order, and remove the parts."""
         write_text(self.final, "".join(json.dumps(row.line()) + "\n" for row in rows))
         shutil.rmtree(self.parts, ignore_errors=True)
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Every correct response against every other one of its item: arrays `(comparisons,)`; nan where not recorded."""
+    """All pairs of a correct and another response of an item: arrays `(comparisons,)`, NaN where not recorded."""
 
     margin: np.ndarray
     distance: np.ndarray
@@ -188,7 +188,7 @@ class Comparisons:
 
 
 def comparisons(rows: Sequence[ScoreRow]) -> Comparisons:
-    """All comparisons of the rows whose scores are finite."""
+    """The comparisons of all rows whose scores are finite."""
     return Comparisons(*np.array([c for row in rows if row.finite for c in _of_row(row)], float).reshape(-1, 4).T)
 
 
@@ -201,7 +201,66 @@ def _of_row(row: ScoreRow) -> Iterator[tuple[float, float, float, float]]:
 
 
 def name_of_checkpoint(checkpoint: str) -> str:
-    """A checkpoint's name as a file name; of a run's `checkpoint` folder, the run's."""
+    """A file name for a checkpoint; for a run's `checkpoint` folder, the name of the run."""
     path = Path(checkpoint)
     path = path.parent if path.name == "checkpoint" else path
     return re.sub(r"[^\w.+-]+", "--", str(path).replace(os.sep, "--")).strip("-.") or "model"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A benchmark's score rows, and the file that they come from."""
+
+    benchmark: str
+    path: Path
+    rows: dict[str, ScoreRow]
+
+
+def find_scores(place: str, asked: str | None) -> dict[str, Scored]:
+    """Benchmark -> scores, from the folder of a run or an evaluation, its results.json or a score file.
+
+    Raises:
+        UserError: there are none, or `asked` is not among them; a score file alone does not say of what it is.
+    """
+    path = Path(place).expanduser()
+    if not path.exists():
+        raise UserError(f"{place}: no such file or folder. Give a run's folder, an evaluation's, or a scores.jsonl.")
+    folder = path if path.is_dir() else path.parent
+    own = path if path.is_file() and path.name != "results.json" else folder / "scores.jsonl"
+    found = {}
+    below = [*folder.glob("eval/*/scores.jsonl"), *folder.glob("*/scores.jsonl")]  # of a run, and of a suite
+    for file in [own] if own.is_file() else sorted(below):
+        results = read_json(file.parent / "results.json") or {}
+        name = results.get("benchmark", HELD_OUT_FOLDER if file.parent.name == HELD_OUT_FOLDER else asked)
+        if name is None:
+            raise UserError(f"{file}: no results.json next to it names the benchmark; add --benchmark NAME.")
+        found[name] = Scored(name, file, {row.id: row for row in read_scores(file)})
+    if asked is not None:
+        found = {name: scored for name, scored in found.items() if name == asked}
+    if not found:
+        what = f"scores of {asked}" if asked else "scores"
+        raise UserError(f"{place} contains no {what}. Score it first: rmbench eval checkpoint={place}")
+    return found
+
+
+def same_items(first: Scored, second: Scored) -> list[str]:
+    """Ids of the items, in the order of `first`.
+
+    Raises:
+        UserError: an item is in one alone, or differs in subset or number of responses.
+    """
+    alone = first.rows.keys() ^ second.rows.keys()
+    both = first.rows.keys() & second.rows.keys()
+    other = [name for name in both if _describes(first.rows[name]) != _describes(second.rows[name])]
+    if alone or other:
+        example = sorted(alone or other)[0]
+        raise UserError(
+            f"{first.path} and {second.path} are not of the same items: {len(alone)} are in only one, {len(other)}"
+            f" differ (id {example!r}, say). Score both on the same file."
+        )
+    return list(first.rows)
+
+
+def _describes(row: ScoreRow) -> tuple[object, ...]:
+    """The properties that must agree for two rows to be of the same item."""
+    return row.subset, row.correct, len(row.scores), row.characters, row.label

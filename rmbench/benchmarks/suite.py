@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Members:
-    """The benchmarks of a suite that could be read, with their items, and why the others could not."""
+    """The benchmarks of a suite that could be read, with their items, and the reasons for those that could not."""
 
     items: dict[str, list[Item]]
     configs: dict[str, BenchmarkConfig]
@@ -30,7 +30,7 @@ class Members:
 
 
 def members(config: BenchmarkConfig) -> Members:
-    """Every benchmark of the suite, read; one that cannot be is reported and left out.
+    """All benchmarks of the suite with their items; those that cannot be read are reported and left out.
 
     Raises:
         UserError: a name is no benchmark's, or none can be read.
@@ -54,13 +54,13 @@ def members(config: BenchmarkConfig) -> Members:
 
 
 def _alone(config: BenchmarkConfig, name: str) -> BenchmarkConfig:
-    """The config of one of them, as if it were evaluated by itself."""
+    """The config of one benchmark of the suite, as if it were evaluated alone."""
     path = config.paths.get(name) or _entry(config.path, name)
     return dataclasses.replace(config, name=name, path=path, names=[], paths={})
 
 
 def _entry(folder: str | None, name: str) -> str | None:
-    """The folder or file in `folder` that has the benchmark's name; without one it is read from the Hub.
+    """The file or folder in `folder` with the benchmark's name; None if it is to be read from the Hub.
 
     Raises:
         UserError: `folder` is no folder, or holds several such entries.
@@ -81,7 +81,7 @@ def _entry(folder: str | None, name: str) -> str | None:
 
 
 def mean_score(scored: Mapping[str, Sequence[ScoreRow]]) -> tuple[float, Interval | None]:
-    """The plain mean of the benchmarks' scores, with its interval; items of one prompt vary together across them."""
+    """Mean of the benchmarks' scores with its interval; items of one prompt are one cluster in all benchmarks."""
     observations: list[Observation] = []
     scores = []
     for name, rows in scored.items():

@@ -42,13 +42,13 @@ class Number:
 
 @dataclass(frozen=True)
 class SuiteTable:
-    """One model on the benchmarks of a suite; the last may be their mean."""
+    """A model's scores on the benchmarks of a suite, and published scores."""
 
     model: str
     numbers: dict[str, Number] = field(default_factory=dict)
 
     def terminal(self) -> list[Table]:
-        """The model's numbers, a line a benchmark, and those that are published, a line a model."""
+        """Tables for the terminal: the model's scores, one line per benchmark; published scores, one line per model."""
         own = Table(title=f"{self.model}: percent")
         for column in ("benchmark", "score", "95 % interval", "items", "ties"):
             own.add_column(column, justify="left" if column == "benchmark" else "right")
@@ -65,7 +65,7 @@ class SuiteTable:
         return [own, beside] if beside.row_count else [own]
 
     def markdown(self) -> str:
-        """Scores with their intervals, published ones below, and what is missing."""
+        """Markdown of the scores with intervals, published scores, and reasons for missing ones."""
         lines = [self._header(), ["---", *("---:" for _ in self.numbers)], self._own(" "), *self._published()]
         text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
         missing = [f"- {_title(name)}: {n.reason}" for name, n in self.numbers.items() if n.score is None]
@@ -73,7 +73,7 @@ class SuiteTable:
         return "\n".join([text, "", *notes, ""])
 
     def csv(self) -> str:
-        """A line a model and benchmark: score and interval between 0 and 1."""
+        """CSV with one line per model and benchmark: score and interval, between 0 and 1."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["model", "benchmark", "score", "low", "high", "items", "ties", "source"])
@@ -89,7 +89,7 @@ class SuiteTable:
         return text.getvalue()
 
     def latex(self) -> str:
-        """A table for the package booktabs."""
+        """LaTeX of the table, for the package booktabs."""
         line = lambda cells: " & ".join(cells) + r" \\"  # noqa: E731
         return "\n".join(
             [
@@ -119,7 +119,7 @@ class SuiteTable:
         return [self.model, *cells]
 
     def _published(self) -> list[list[str]]:
-        """Models with a number for some benchmark here; the published mean stands under that of the same benchmarks."""
+        """Rows of published models with a score on some benchmark here; a mean only if over the same benchmarks."""
         columns: Sequence[str] = published()["columns"]
         same = {*self.numbers} - {MEAN} == {*columns} - {MEAN}
         rows = []
@@ -132,7 +132,7 @@ class SuiteTable:
 
 @functools.cache
 def published() -> Json:
-    """`source`, `columns` and by name the `models`, in percent."""
+    """Published scores in percent: `source`, `columns`, and `models` by name."""
     return dict(yaml.safe_load(Path(__file__).with_name("published.yaml").read_text("utf-8")))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from rmbench.benchmarks.formula import Formula, nothing_further, strict_wins, subset_observations
 from rmbench.benchmarks.scores import ScoreRow
@@ -18,19 +17,12 @@ SEED = 1
 
 
 def load(config: BenchmarkConfig) -> list[Item]:
-    """2,000 pairs, the four sections in equal shares."""
+    """2,000 built-in pairs, the same number in each of the four sections."""
     settings = SyntheticConfig(seed=SEED)
     if config.version is not None:
         settings.version = config.version
     dataset = load_dataset(DatasetConfig(name="synthetic", train_size=1, eval_size=SIZE, synthetic=settings))
     return [Item.from_pair(pair) for pair in dataset.eval]
-
-
-def like_the_data(config: BenchmarkConfig, dataset: DatasetConfig) -> BenchmarkConfig:
-    """The built-in pairs are of the version that is trained on, unless another is named."""
-    if config.name != "synthetic" or config.version is not None or dataset.name != "synthetic":
-        return config
-    return replace(config, version=dataset.synthetic.version)
 
 
 def section_of(subset: str) -> str:
@@ -47,7 +39,7 @@ def observations(rows: Sequence[ScoreRow]) -> list[Observation]:
 
 
 def formula(cells: dict[str, int]) -> Formula:
-    """The plain mean of the sections."""
+    """The score is the mean of the sections."""
     sections: dict[str, Weights] = {name: {name: 1.0} for name in cells}
     return Formula(sections, mean_of(sections.values()))
 

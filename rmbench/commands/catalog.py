@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from rmbench.config.names import NAMES_ELSEWHERE
 from rmbench.config.suited import values
 from rmbench.files import flat
 from rmbench.paths import conf_dir
@@ -71,12 +72,15 @@ def description(file: Path) -> str:
 def nearest(wrong: str, known: Iterable[str]) -> list[str]:
     """Up to three of the dotted keys `known` that `wrong` may have meant, the best first.
 
-    The last part decides first (`epochs`, `traning.epochs`), then spelling, then part of a name (`rate`), then
-    initials (`lr`).
+    What the key is called elsewhere decides first (`num_train_epochs`), then the last part (`epochs`,
+    `traning.epochs`), then spelling, then part of a name (`rate`), then initials (`mbs`).
     """
     names = list(known)
     last = wrong.rpartition(".")[2].lower()
     tails = {name: name.rpartition(".")[2] for name in names}
+    elsewhere = [choice for choice in NAMES_ELSEWHERE.get(last, ()) if choice.partition("=")[0] in names]
+    if elsewhere:
+        return elsewhere
     close_tails = get_close_matches(last, tails.values(), cutoff=0.75)
     rules: list[Callable[[str], bool]] = [
         lambda name: tails[name] == last,

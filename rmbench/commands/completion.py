@@ -11,7 +11,7 @@ LAUNCHER = "hydra/launcher"
 
 
 def suggestions(command: str, before: list[str], incomplete: str) -> list[tuple[str, str]]:
-    """What may follow the overrides `before` and the beginning `incomplete` of the next, each with what it does.
+    """Completions of `incomplete` after the overrides `before`, each with its description.
 
     bash divides a word at `=`, and Typer passes a lone `=` on as nothing; the other shells leave the word whole.
     """

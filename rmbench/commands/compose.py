@@ -22,6 +22,7 @@ from yaml import YAMLError
 
 from rmbench import runs
 from rmbench.commands.catalog import did_you_mean, nearest
+from rmbench.commands.catalog import options as catalog_options
 from rmbench.commands.checked_names import check_names
 from rmbench.commands.overrides import quoted, renamed
 from rmbench.config import SCHEMAS, keys
@@ -34,6 +35,12 @@ from rmbench.titles import title
 
 USER_MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeError, ValueError, UserWarning)
 NOISE = ("full_key:", "reference_type=", "object_type=", "To append to your", "See https://hydra", "Did you mean to ")
+OWN = {  # what stands for an option of one's own; after an equals sign follows what was typed
+    "loss": "One of your own: loss.pairwise=module:function.",
+    "backbone": "Any Hugging Face id or local folder: backbone.name_or_path=",
+    "dataset": "A file or folder of your own: dataset=local dataset.path=",
+    "benchmark": "A file of pairs of your own: benchmark=pairs benchmark.path=",
+}
 PLUGINS = {"submitit": "hydra-submitit-launcher submitit", "optuna": "hydra-optuna-sweeper"}
 
 # At import, so that the worker processes of a launcher, which import this for the job, have them too.
@@ -77,7 +84,7 @@ def composed(command: str, overrides: list[str], config_dir: str | None = None) 
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """What the job itself receives."""
+    """The config without Hydra's own part, as the job receives it."""
     job = config.copy()
     with open_dict(job):
         job.pop("hydra", None)
@@ -90,7 +97,7 @@ def typed_overrides(overrides: list[Override]) -> list[str]:
 
 
 def fixed_overrides(overrides: list[Override]) -> list[str]:
-    """Those of them that are the same in every job."""
+    """The overrides that are the same in every job, as they were typed."""
     return typed_overrides([override for override in overrides if not override.is_sweep_override()])
 
 
@@ -112,7 +119,7 @@ def combinations(command: str, overrides: list[Override], config_dir: str | None
 
 
 def expanded(command: str, overrides: list[Override], config_dir: str | None = None) -> list[list[str]]:
-    """The same, of which only the overrides that all have in common are checked.
+    """The overrides of each job, of which only those that all jobs share are checked.
 
     Raises:
         UserError: one of those is refused.
@@ -162,16 +169,18 @@ def mistakes_explained(command: str) -> Iterator[None]:
 
 
 def _no_option(error: MissingConfigException) -> str:
-    """`loss=normbtt` -> the options of `loss` and the nearest one."""
-    group, _, option = (error.missing_cfg_file or "").rpartition("/")
-    options = list(error.options or [])
-    if not group:
+    """`loss=normbtt` -> the options of `loss`, the nearest one, and how to name what is one's own."""
+    missing = error.missing_cfg_file or ""
+    group, _, option = missing.rpartition("/") if missing.startswith("hydra/") else missing.partition("/")
+    if not option:
         return str(error).splitlines()[0]
+    listed_here = list(error.options or []) if "/" not in option else []  # a path is no option of a folder in conf/
+    options = listed_here or list(catalog_options(conf_dir() / group))
     near = [f"{group}={name}" for name in get_close_matches(option, options, n=2)]
     plugin = next((package for name, package in PLUGINS.items() if group.startswith("hydra/") and name in option), None)
     install = f" It comes with a plugin: pip install {plugin}" if plugin else ""
     listed = f"Options of {group}: {', '.join(options)}." if options else f"There is no option of {group} yet."
-    own = " One of your own: loss.pairwise=module:function." if group == "loss" else ""
+    own = f" {OWN[group]}{option if OWN[group].endswith('=') else ''}" if group in OWN else ""
     return f"{group}={option}: no such option.{install}{did_you_mean(near)}\n{listed}{own}"
 
 

@@ -43,7 +43,7 @@ WITHOUT_A_RUN = {"failed.json", "train.log", "multirun.yaml"}  # what a job leav
 
 @dataclass
 class Outcome:
-    """What came of one job; `error` is None after success."""
+    """The result of one job; `error` is None after success."""
 
     folder: Path | None
     error: BaseException | None = None
@@ -60,7 +60,7 @@ def train_job(config: DictConfig) -> None:
 
 
 def _train_job(config: DictConfig, folder: Path) -> None:
-    """The same in its process."""
+    """One training run, in this process."""
 
     def job() -> None:
         """The run itself: the heavy imports come only now."""
@@ -128,7 +128,7 @@ def plain_job(config: DictConfig) -> None:
 
 
 def _post_end(folder: Path, seconds: float | None) -> None:
-    """What came of a run, for the screen, and for the end of the command in another process."""
+    """Post the result of a run, for the screen and for the end of the command in another process."""
     error = _outcomes[-1].error
     metrics = None if error else read_json(folder / "metrics.json")
     board.post(

@@ -45,7 +45,7 @@ WHAT_IS_STUDIED = ("checkpoint", "backbone")
 
 @dataclass
 class Request:
-    """What was typed, understood: a config's name, its overrides, and Hydra's own flags."""
+    """A command as it was typed: name of the config, overrides, Hydra's own flags."""
 
     command: str
     config: str
@@ -182,7 +182,7 @@ def _is_launcher(override: str) -> bool:
 
 @dataclass(frozen=True)
 class Placing:
-    """Where the runs of a sweep are executed: overrides, a line about it, and whether it can be followed here."""
+    """How the runs of a sweep are executed: overrides, a line about it, and whether they can be followed here."""
 
     overrides: tuple[str, ...] = ()
     line: str = ""
@@ -191,7 +191,7 @@ class Placing:
 
 
 def placed(request: Request, jobs: list[list[str]]) -> Placing:
-    """As the launcher that was typed says; without one, runs of small models side by side."""
+    """How the runs are executed: by the launcher that was typed; without one, runs of small models side by side."""
     typed = next((str(o.value()) for o in request.overrides if o.key_or_group == "hydra/launcher"), None)
     if typed is not None:
         return Placing(followed=typed in ("basic", "parallel", "joblib"), processes=None if typed == "basic" else 0)

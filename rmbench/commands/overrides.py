@@ -25,11 +25,9 @@ from rmbench.config import SCHEMAS, keys
 from rmbench.config.names import RENAMED
 from rmbench.errors import UserError
 
-MAPPINGS = (
-    "dataset.mix",
-    "dataset.columns",
-    "benchmark.paths",
-)  # whose keys are the user's own; Hydra adds those under ++ alone
+# whose keys are the user's own; Hydra adds those under ++ alone
+MAPPINGS = ("dataset.mix", "dataset.columns", "benchmark.paths", "benchmark.columns")
+MAPPING = "a mapping needs quotes, or the shell takes its braces apart: write '{key}={{NAME: VALUE, ...}}'."
 QUOTES = "A value with special characters needs quotes of its own: '{key}=\"...\"'."
 
 
@@ -69,6 +67,8 @@ def quoted(text: str) -> str:
 def _read_one(text: str, command: str, multirun: bool) -> Override:
     key, equals, value = text.partition("=")
     if key.lstrip("+") in MAPPINGS and equals:
+        if not (value.startswith(("{", "$")) and value.endswith("}")):
+            raise UserError(f"Cannot read {text!r}: {MAPPING.format(key=key.lstrip('+'))}")
         text = f"++{text.lstrip('+')}"
     elif text.startswith("~") or (text.startswith("+") and not text.lstrip("+").startswith("hydra")):
         raise UserError(_no_change(text, command))
@@ -262,7 +262,7 @@ def _recorded(run: Path) -> list[str]:
 
 
 def _working_directory(run: Path) -> Path | None:
-    """Where the run was started, if its environment.json says so."""
+    """The folder in which the run was started, if its environment.json has it."""
     try:
         cwd = json.loads((run / "environment.json").read_text("utf-8")).get("cwd")
     except (OSError, ValueError, AttributeError):

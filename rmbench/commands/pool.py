@@ -46,6 +46,6 @@ def take_gpu(folder: Path | None = None) -> str | None:
                 continue
             _held.append(lock)
             os.environ[VISIBLE] = name
-            log.info("GPU %s", name)
+            log.info("this run uses GPU %s", name)
             return name
         time.sleep(WAIT_SECONDS)

@@ -142,7 +142,7 @@ def end_with_parent(check_seconds: float = 1.0) -> None:
     parent = int(os.environ.get(PARENT, os.getppid()))
 
     def watch() -> None:
-        """As long as the parent lives. An orphan has another parent; that holds on every Unix."""
+        """Wait until the parent is gone. An orphan gets another parent; that holds on every Unix."""
         while os.getppid() == parent:
             time.sleep(check_seconds)
         os.kill(os.getpid(), signal.SIGTERM)

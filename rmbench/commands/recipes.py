@@ -26,7 +26,7 @@ LISTED = 3  # keys in a note
 
 
 def with_recipe(overrides: Sequence[str], command: str, multirun: bool) -> Repeated:
-    """Put the overrides of a recipe in the place of its file's name; those on the line win.
+    """The overrides with those of a recipe in place of its file's name; typed overrides win.
 
     An untouched `config.yaml` in a run's folder is `from=RUN`, so that the run is repeated by what was typed for it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import time
 from collections.abc import Iterable, Iterator
@@ -27,7 +28,10 @@ SIGNS = ("metrics.json", "failed.json", "history.jsonl", "train.log", "config.ya
 COLUMNS = ("status", "command", "loss", "backbone", "data", "seed", "accuracy", "age")
 BEST_FIRST = ("accuracy",)  # sorted downwards
 STYLES = {"finished": "green", "running": "cyan", "stopped": "yellow", "failed": "red"}
+STEP = re.compile(r": step (\d+)/(\d+): (?:.*, ETA (\d.*))?")  # in a line of train.log, at least one in ten seconds
+LOG_END = 1 << 16  # bytes of train.log that are read
 UNITS = (("d", 86400), ("h", 3600), ("min", 60))
+NO_PROGRESS: Json = {"step": None, "total_steps": None, "eta": None}
 TORN = (ValueError, OSError, KeyError, TypeError, AttributeError, yaml.YAMLError)  # of a file that is not as written
 
 
@@ -45,6 +49,9 @@ class Listed:
     accuracy: float | None  # of the held-out pairs
     age: float  # seconds since its newest file was written
     overrides: list[str]
+    step: int | None  # of a running one: the last that its log names, and how many there are
+    total_steps: int | None
+    eta: str | None  # hours:minutes:seconds, as of that line
     reason: str | None  # why it failed, or which file cannot be read
     go_on: str | None  # the command that does
 
@@ -81,7 +88,7 @@ def run_folders(folder: Path) -> Iterator[Path]:
 
 
 def listed(folder: Path) -> Listed:
-    """What the files of a run say; of one that cannot be read, why."""
+    """A run as its files describe it, or why they cannot be read."""
     overrides: list[str] = []
     accuracy, reason = None, None
     try:
@@ -107,6 +114,7 @@ def listed(folder: Path) -> Listed:
         accuracy=accuracy,
         age=max(0.0, time.time() - max(_written(folder / name) for name in SIGNS)),
         overrides=overrides,
+        **(_progress(folder / "train.log") if status == "running" else NO_PROGRESS),
         reason=None if status in ("finished", "running") and accuracy is not None else reason,
         go_on=None if status in ("finished", "running") else _go_on(folder, overrides),
     )
@@ -129,12 +137,35 @@ def page(found: list[Listed]) -> Text:
     for run, line in zip(found, lines[1:], strict=True):
         text.append(line[: widths[0]], STYLES[run.status])
         text.append(line[widths[0] :] + "\n", "not bold")
-        below = {"": run.folder, "reason: ": run.reason, "go on: ": run.go_on}
+        below = {"": run.folder, "at ": _step(run), "reason: ": run.reason, "go on: ": run.go_on}
         for label, value in below.items():
             if value:
                 text.append(f"  {label}{value}\n", "not bold dim" if not label else "not bold")
     text.rstrip()
     return text
+
+
+def _step(run: Listed) -> str | None:
+    """Progress as text, such as `step 120/750, ETA 0:03:10`; None if its log names no step."""
+    if run.step is None:
+        return None
+    return f"step {run.step:,}/{run.total_steps:,}" + (f", ETA {run.eta}" if run.eta else "")
+
+
+def _progress(log: Path) -> Json:
+    """The last step that a run's log names, the number of all steps, and the newest estimate of the time left."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.path.getsize(log) - LOG_END))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return NO_PROGRESS
+    found = [match for line in lines if (match := STEP.search(line))]
+    if not found:
+        return NO_PROGRESS
+    step, total = int(found[-1][1]), int(found[-1][2])
+    estimates = [match[3] for match in found if match[3]]
+    return {"step": step, "total_steps": total, "eta": estimates[-1] if estimates and step < total else None}
 
 
 def way_on(folder: Path) -> str:
@@ -172,7 +203,7 @@ def _recorded(folder: Path, failure: Json | None) -> list[str]:
 
 
 def _named(typed: dict[str, str], group: str, key: str) -> str | None:
-    """What was chosen: the value of `key`, or the group's option; an experiment chooses what was not typed."""
+    """The chosen loss, backbone or dataset: value of `key` or option of the group; an experiment chooses the rest."""
     chosen = typed.get(key) or typed.get(group)
     if chosen is None and typed.get("experiment", "null") != "null":
         return f"of {typed['experiment']}"

@@ -46,7 +46,7 @@ class Reading:
         return text(_plain(OmegaConf.select(self.config(overrides), key)))
 
     def missing(self, overrides: Sequence[str], key: str) -> tuple[Where, ...]:
-        """What would read the key and is not chosen by these overrides; empty where the key is read."""
+        """The choices that would read the key and are not made by these overrides; empty if the key is read."""
         at = (_deciding(overrides), key)
         if at not in self._missing:
             config = self.config(overrides)
@@ -65,7 +65,7 @@ class Reading:
 
 @dataclass
 class Asked:
-    """What was typed, and the jobs that it makes."""
+    """The overrides as typed, and the jobs that they make."""
 
     overrides: list[Override]
     jobs: list[Job]  # every combination

@@ -15,7 +15,7 @@ from rmbench import board
 from rmbench.commands.ranks import PARENT, end_with_parent
 from rmbench.commands.sweep import Screen
 from rmbench.errors import RunFailed, Stopped
-from rmbench.training.signals import ENDING
+from rmbench.training.signals import ENDING, name_of
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def side_by_side(screen: Screen, single_thread: bool) -> Iterator[None]:
         screen.board.stop()
         screen.show_new()
         pids = board.running(screen.notices)
-        log.warning("%s: %d runs save and stop", signal.Signals(number).name, len(pids))
+        log.warning("%s: %d runs save a checkpoint and stop", name_of(number), len(pids))
         board.end(pids)
 
     heard = [number for number in (signal.SIGINT, *ENDING) if signal.getsignal(number) is not signal.SIG_IGN]
@@ -63,7 +63,7 @@ def side_by_side(screen: Screen, single_thread: bool) -> Iterator[None]:
     if received and received[0] == signal.SIGINT:
         raise KeyboardInterrupt
     if received:
-        raise Stopped(f"{signal.Signals(received[0]).name}: stopped; the progress of the runs is saved.", received[0])
+        raise Stopped(f"{name_of(received[0])}: stopped; the progress of the runs is saved.", received[0])
 
 
 _follows_parent = False

@@ -101,7 +101,7 @@ class ScoreConfig(ScoredModelConfig):
 
 def _check_evaluated(dataset: DatasetConfig) -> None:
     if dataset != MISSING and dataset.eval_size == 0:  # a config made in Python may leave the group out
-        raise UserError("dataset.eval_size=0: evaluation pairs are needed; only `rmbench inspect` works without them.")
+        raise UserError("dataset.eval_size=0: held-out pairs are needed; only `rmbench inspect` works without them.")
 
 
 @dataclass
@@ -142,7 +142,7 @@ class InspectConfig(Checked):
     benchmark: BenchmarkConfig = MISSING
     rows: int = knob(3, "number of pairs to show as the model sees them", low=0)
     export: str | None = knob(
-        None, "file to write the pairs to, in TRL's format (.jsonl, .parquet); evaluation pairs go to a second file"
+        None, "file to write the pairs to, in TRL's format (.jsonl, .parquet); held-out pairs go to a second file"
     )
     run_dir: str = knob(MISSING, "folder for inspection.json and inspection.html")
 

@@ -95,7 +95,7 @@ class DatasetConfig(Checked):
         " files, a pattern such as 'data/train-*.parquet', or a folder (save_to_disk, a clone of a Hub dataset)",
     )
     eval_path: Any = knob(
-        None, "local evaluation data; null: the evaluation split of path, or held-out pairs of path, split by prompt"
+        None, "local held-out pairs; null: the evaluation split of path, or a part of path, split by prompt"
     )
     split: str | None = knob(None, "training split of a folder or pattern; null: train, or the only one")
     eval_split: str | None = knob(
@@ -119,7 +119,8 @@ class DatasetConfig(Checked):
     train_size: int | None = knob(None, "number of training pairs to use, evenly spread; null: all", low=1)
     eval_size: int | None = knob(
         None,
-        "number of evaluation pairs; null: all, or a tenth (at most 1,000) if held out; 0: only for rmbench inspect",
+        "number of held-out pairs; null: the evaluation split, or a tenth of path (at most 1,000) without one; 0: only"
+        " for rmbench inspect",
         low=0,
     )
     max_length: int | None = knob(

@@ -39,6 +39,7 @@ READ_WHERE: dict[str, tuple[Where, ...]] = {
     "benchmark.revision": (Where("benchmark.name", ("auto", *BENCHMARKS)),),
     "benchmark.split": (Where("benchmark.name", ("auto", *BENCHMARKS)),),
     "benchmark.prior_sets": (Where("benchmark.name", ("auto", "rewardbench")),),
+    "benchmark.columns": (Where("benchmark.name", ("pairs",)),),
     "benchmark.group_by": (Where("benchmark.name", ("pairs",)),),
     "benchmark.version": (Where("benchmark.name", ("auto", "synthetic")),),
     "dataset.path": (Where("dataset.name", ("local", *PUBLISHED)),),
@@ -69,7 +70,7 @@ def text(value: object) -> str:
 
 
 def conditions(key: str) -> list[tuple[Where, ...]]:
-    """Of each of these, one has to hold where the key is read; none for a key that is always read."""
+    """Conditions of a key: of each tuple, one has to hold for the key to be read; empty if it is always read."""
     covering = [
         places for name, places in READ_WHERE.items() if key == name or (name.endswith(".") and key.startswith(name))
     ]
@@ -77,7 +78,7 @@ def conditions(key: str) -> list[tuple[Where, ...]]:
 
 
 def missing_for(key: str, value: Callable[[str], object]) -> tuple[Where, ...]:
-    """What would read the key and is not chosen; empty where it is read.
+    """The choices that would read the key and are not made; empty if it is read.
 
     Args:
         key: a dotted key.

@@ -133,6 +133,13 @@ class BenchmarkConfig(Checked):
     revision: str | None = knob(None, "branch, tag or commit on the Hub")
     split: str | None = knob(None, "split on the Hub, such as claude of JudgeBench; null: the benchmark's default")
     prior_sets: bool = knob(False, "rewardbench: also download its four prior sets (allenai/pref-test-sets)")
+    columns: dict[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "doc": "benchmark=pairs: column names in your file, as {prompt: question, chosen: good, rejected: bad};"
+            " empty: dataset.columns of the checkpoint's run, if the file has them"
+        },
+    )
     group_by: str | None = knob(None, "benchmark=pairs: column to group by; null: section, subset or source")
     version: int | None = knob(
         None, "synthetic: version of the generator; null: that of the run's data, otherwise the default", low=1, high=2

@@ -28,7 +28,7 @@ class Suited(NamedTuple):
     why: str
 
     def value(self, key: str) -> float:
-        """Of one of `KEYS`."""
+        """The value of one of `KEYS`."""
         return values(self.option)[key]
 
 
@@ -38,7 +38,7 @@ def register_resolver() -> None:
 
 
 def taken(config: DictConfig) -> dict[str, float]:
-    """Those of `KEYS` that nobody set, with the values that they take from the model."""
+    """The keys of `KEYS` that nobody set, with the values that follow the model."""
     training = config.training
     written = OmegaConf.to_container(training, resolve=False)
     return {key: training[key] for key in KEYS if RESOLVER in str(written[key])}  # type: ignore[index, call-overload]
@@ -53,7 +53,7 @@ def filled(config: DictConfig) -> DictConfig:
 
 
 def line(config: DictConfig) -> str:
-    """What is taken and from where; empty if everything is set."""
+    """A sentence about the values that follow the model; empty if everything is set."""
     found, source = taken(config), suited(config.backbone)
     listed = ", ".join(f"{key}={value:g}" for key, value in found.items())
     return f"training follows the model: {listed} (training={source.option}: {source.why})" if found else ""

@@ -153,7 +153,7 @@ def data_cache(config: DatasetConfig) -> Cache:
 
 
 def file_state(path: Path) -> list[Any]:
-    """What identifies a state of a file without reading it: place, size, times of its last changes."""
+    """The state of a file without reading it: path, size, times of its last changes."""
     state = path.stat()
     return [str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns]
 

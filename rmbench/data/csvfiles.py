@@ -58,7 +58,7 @@ class _Lines:
         return self.record[-1]
 
     def next_record(self) -> None:
-        """What comes next belongs to another record."""
+        """Mark that the next line begins another record."""
         self.number += len(self.record)
         self.record.clear()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import logging
 import math
@@ -15,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from rmbench.config import DatasetConfig, OnSharedPrompt
-from rmbench.data.formats import COLUMNS, Pair
+from rmbench.data.formats import Pair
 from rmbench.data.noise import VERSION as NOISE_VERSION
 from rmbench.data.noise import with_noise
 from rmbench.data.published import PUBLISHED
@@ -30,7 +29,7 @@ __all__ = ["Dataset", "fingerprint", "hold_out", "hub_rows", "load_dataset", "lo
 
 log = logging.getLogger(__name__)
 
-# Pairs that are held out of a set that brings no evaluation pairs, where no number is given.
+# Pairs that are held out of a set without an evaluation split, where no number is given.
 HELD_OUT_SHARE, HELD_OUT_LIMIT = 0.1, 1000
 SYNTHETIC_SIZES = {"train": 4000, "eval": 1200}  # as a part of a mix
 Pairs = TypeVar("Pairs", bound=Sequence[Pair])
@@ -71,7 +70,7 @@ def load_dataset(config: DatasetConfig) -> Dataset:
     if shared:
         fix = "dataset.on_shared_prompt=drop leaves those training pairs out"
         log.warning(
-            "%d of %d evaluation pairs have a prompt of the training data; %s.", shared, len(evaluation.pairs), fix
+            "%d of %d held-out pairs have a prompt of the training data; %s.", shared, len(evaluation.pairs), fix
         )
     noise: dict[str, int] = {}
     if config.noise.label_flips or config.noise.near_duplicates:
@@ -96,7 +95,7 @@ def _noisy(train: PairTable, config: DatasetConfig) -> tuple[PairTable, dict[str
 
 
 def _part(config: DatasetConfig) -> tuple[Split, Split]:
-    """The two splits of one set, all training pairs, the evaluation pairs cut to their size."""
+    """The two splits of one set, all training pairs, the held-out pairs cut to their size."""
     train, evaluation = _read(replace(config, eval_size=1) if config.eval_size == 0 else config)
     if config.eval_size == 0:
         return train, Split(train.pairs.take(np.arange(0)), {}, train.origin)
@@ -109,7 +108,7 @@ def _part(config: DatasetConfig) -> tuple[Split, Split]:
 
 
 def _read(config: DatasetConfig) -> tuple[Split, Split | None]:
-    """Both splits as they are; no second one where the set brings no evaluation pairs."""
+    """Training and evaluation split as they are read; None for a set without an evaluation split."""
     name, published = config.name, PUBLISHED.get(config.name)
     if name == "synthetic":
         if config.path or config.eval_path:
@@ -120,7 +119,6 @@ def _read(config: DatasetConfig) -> tuple[Split, Split | None]:
         raise UserError(f"dataset.name={name}: no such dataset; there are {', '.join(NAMES)}.")
     if config.columns and published is not None:
         raise UserError(f"dataset.columns: dataset={name} has its own columns; use dataset=local for your own.")
-    _check_columns(config.columns)
     if config.path:
         train = from_files(config, "train")
         assert train is not None
@@ -130,17 +128,6 @@ def _read(config: DatasetConfig) -> tuple[Split, Split | None]:
         raise UserError(f"dataset={name} needs a training file: dataset.path=FILE ({kinds}).")
     _refuse_unread(config)
     return from_hub(config, "train"), from_hub(config, "eval") if published.eval else None
-
-
-def _check_columns(columns: dict[str, str]) -> None:
-    """Each name in `dataset.columns` is one that a row form reads."""
-    for name in columns:
-        if name not in COLUMNS:
-            near = difflib.get_close_matches(name, COLUMNS, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise UserError(
-                f"dataset.columns: {name!r} is not a column that rmbench reads.{hint} It reads {', '.join(COLUMNS)}."
-            )
 
 
 def _refuse_unread(config: DatasetConfig) -> None:
@@ -222,7 +209,7 @@ def _without_evaluated(train: PairTable, evaluation: PairTable, dropped: Dropped
     shared = have_prompts_of(train, evaluation)
     if shared.all():
         raise UserError(
-            "No training pair is left: all prompts are in the evaluation data. Choose another dataset.eval_path."
+            "No training pair is left: all prompts are in the held-out pairs. Choose another dataset.eval_path."
         )
     return train.take(np.flatnonzero(~shared)), dropped | {"prompt_in_eval": int(shared.sum())}
 

@@ -16,7 +16,7 @@ ROWS_AT_ONCE = 1024
 
 
 def export_pairs(train: Sequence[Pair], evaluation: Sequence[Pair], path: Path) -> list[tuple[Path, Sequence[Pair]]]:
-    """Training pairs into `path`, evaluation pairs beside it as NAME-eval; both appear when they are whole.
+    """Training pairs into `path`, held-out pairs beside it as NAME-eval; both appear when they are whole.
 
     Raises:
         UserError: neither .jsonl nor .parquet, or the folder cannot be written.

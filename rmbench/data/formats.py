@@ -221,7 +221,7 @@ def _refuse_other_prompts(row: Row) -> None:
 
 
 def read_template_kwargs(row: Row, prompt: list[Message]) -> Json:
-    """What the row gives to the chat template beside its messages: `tools`, and the entries of `chat_template_kwargs`.
+    """The row's arguments for the chat template: `tools`, and the entries of `chat_template_kwargs`.
 
     Raises:
         BadRow: one of them is of another form, or a column of the row would be lost: what other tools put in front of

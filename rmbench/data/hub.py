@@ -84,7 +84,7 @@ def is_local(name_or_path: str) -> bool:
 
 
 def explain(kind: str, name: str, error: BaseException, remedy: str) -> UserError:
-    """What `huggingface_hub`, `transformers` or `datasets` raised, as one message with the way out.
+    """An error of `huggingface_hub`, `transformers` or `datasets` as one message that says what to do.
 
     Args:
         kind: what was asked for: "model", "tokenizer", "dataset".

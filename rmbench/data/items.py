@@ -45,7 +45,7 @@ class Item:
         return _hash([self.prompt, self.responses, self.correct, *self._given()])
 
     def _given(self) -> list[Json]:
-        """What the row gives to the template; nothing for most, whose hashes are those of their messages."""
+        """The item's arguments for the chat template in a list; empty for most, whose hashes do not include any."""
         return [self.template_kwargs] if self.template_kwargs else []
 
     @property

@@ -42,7 +42,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with the files of `folder`, as the end of a sentence; None if nothing is."""
+    """The fault in the files of `folder`, as the end of a sentence; None if there is none."""
     try:
         checksum, _, text = (folder / MANIFEST).read_bytes().partition(b"\n")
         if checksum != xxhash.xxh3_128_hexdigest(text).encode():

@@ -41,7 +41,7 @@ def with_noise(pair: Pair, digest: bytes, config: NoiseConfig, counts: Counter[s
 
 
 def _nearly(response: list[Message], rng: Random) -> list[Message]:
-    """The same response with one word of its last turn that has any written twice; a call of a tool has none."""
+    """A copy of the response in which one word of its last turn with words is repeated."""
     at = max((i for i, turn in enumerate(response) if turn["content"].strip()), default=None)
     if at is None:
         return response

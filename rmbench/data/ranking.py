@@ -54,7 +54,7 @@ class Responses:
 
     @property
     def key(self) -> str:
-        """The same for rows whose responses belong together."""
+        """A key that is equal for rows whose responses belong together."""
         return json.dumps([self.prompt, self.template_kwargs, self.has_gaps])
 
 

@@ -26,7 +26,7 @@ _REMEDIES = {
 
 
 def why_equal(pair: Pair, before_the_cut: bool) -> str:
-    """What made both sides of a pair the same: `before_the_cut` says that their uncut ids are."""
+    """The reason why both sides of a pair are equal; `before_the_cut`: their uncut ids are."""
     if not before_the_cut:
         return "equal after truncation"
     if pair.chosen == pair.rejected:

@@ -48,7 +48,7 @@ class Rules:
 
 @dataclass
 class Tally:
-    """What reading counted: rows = rows used + rows dropped. The rest is of rows that are not pairs.
+    """Counts of reading: rows = rows used + rows dropped. The others are of rows that are not pairs.
 
     `comparisons` are those of two responses to one prompt that made no pair, by rule: ties, and equal or empty ones.
     `unread` counts rows by the columns that no form reads.
@@ -65,12 +65,12 @@ class Tally:
 
     @classmethod
     def from_dict(cls, stored: Json) -> Tally:
-        """What `as_dict` gave."""
+        """The tally from what `as_dict` returned."""
         counters: Json = {name: Counter(stored[name]) for name in ("dropped", "comparisons", "unread")}
         return cls(**(stored | counters))
 
     def as_dict(self) -> Json:
-        """For JSON."""
+        """The tally as a dict for JSON."""
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
     def report(self, name: str, ranked: Ranked) -> None:
@@ -100,7 +100,7 @@ def unread(row: Row) -> list[str]:
 
 
 def counted(n: int, noun: str) -> str:
-    """With its plural.
+    """A number with its noun, in the plural unless it is 1.
 
     >>> counted(1, "row"), counted(2, "row")
     ('1 row', '2 rows')
@@ -109,7 +109,7 @@ def counted(n: int, noun: str) -> str:
 
 
 def listed(counts: Counter[str]) -> str:
-    """Such as: 3 tie, 1 identical."""
+    """Counts by rule as text, such as: 3 tie, 1 identical."""
     return ", ".join(f"{count} {rule}" for rule, count in sorted(counts.items())) or "none"
 
 

@@ -27,7 +27,7 @@ def lost_fields(pair: Pair, tokenizer: Tokenizer) -> list[str]:
 def with_every_field(
     batch: Sequence[tuple[int, Pair]], tokenizer: Tokenizer, drop_refused: bool, counts: Counter[str]
 ) -> list[tuple[int, Pair]]:
-    """Those pairs, with their places, of which the template renders every field; the others are refused, or counted.
+    """The pairs, with their indices, whose fields the template renders; the others are refused or counted.
 
     Args:
         batch: pairs with their places.
@@ -54,7 +54,7 @@ def with_every_field(
 def accepted_by_template(
     batch: Sequence[tuple[int, Pair]], tokenizer: Tokenizer, drop_refused: bool, counts: Counter[str]
 ) -> list[tuple[int, Pair]]:
-    """Those pairs, with their places, whose conversations the template renders.
+    """The pairs, with their indices, whose conversations the template renders; the others are refused or counted.
 
     Args:
         batch: pairs with their places.

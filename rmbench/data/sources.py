@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import Any
 from rmbench.config import DatasetConfig
 from rmbench.console import progress
 from rmbench.data import cache, hub, records, store
-from rmbench.data.formats import Pair
+from rmbench.data.formats import COLUMNS, Pair
 from rmbench.data.messages import BadRow, Row
 from rmbench.data.published import PUBLISHED, Published, as_it_is
 from rmbench.data.records import Dropped, Rules, Tally, counted, read_pairs
@@ -60,7 +61,7 @@ class Split:
 
 
 def from_files(config: DatasetConfig, split: str) -> Split | None:
-    """Pairs of `dataset.path`, or of `dataset.eval_path`; None for `eval` if neither has evaluation pairs of its own.
+    """Pairs of `dataset.path`, or of `dataset.eval_path`; None for `eval` if neither has an evaluation split.
 
     Rows are in the form of the published set that `config.name` names, or in any that is known.
 
@@ -73,7 +74,7 @@ def from_files(config: DatasetConfig, split: str) -> Split | None:
         return None
     split_name, files = found
     placed = (row for file in files for row in read_rows(file))
-    rows = _of_split(_renamed(placed, config.columns), published, split)
+    rows = _of_split(renamed(placed, config.columns), published, split)
     state = [cache.file_state(file) if file.is_file() else [str(file)] for file in files]
     path = str(config.eval_path or config.path if split == "eval" else config.path)
     name = files[0].name if len(files) == 1 else f"{path} {split_name}".rstrip() + f" ({len(files)} files)"
@@ -100,14 +101,32 @@ def _files(config: DatasetConfig, published: Published | None, split: str) -> tu
     return None if found == training_files(training) and config.eval_split is None else found
 
 
-def _renamed(rows: Iterable[Placed], columns: dict[str, str]) -> Iterator[Placed]:
-    """Rows with the names that `dataset.columns` gives; a name of ours that is taken by another column makes way."""
+def renamed(rows: Iterable[Placed], columns: dict[str, str], key: str = "dataset.columns") -> Iterator[Placed]:
+    """Rows with the names that `columns` gives; a name of ours that is taken by another column makes way.
+
+    Args:
+        rows: with their places.
+        columns: name that rmbench reads -> name in the file.
+        key: the config key that holds `columns`, for messages.
+
+    Raises:
+        UserError: rmbench reads no column of such a name.
+    """
+    for name in columns:
+        if name not in COLUMNS:
+            near = difflib.get_close_matches(name, COLUMNS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UserError(f"{key}: {name!r} is not a column that rmbench reads.{hint} It reads {', '.join(COLUMNS)}.")
+    return _renamed(rows, columns, key)
+
+
+def _renamed(rows: Iterable[Placed], columns: dict[str, str], key: str) -> Iterator[Placed]:
     for place, row in rows:
         if columns and isinstance(row, dict):
             absent = [name for name in columns.values() if name not in row]
             if absent:
                 there = ", ".join(map(repr, row)) or "none"
-                yield place, BadRow("missing_column", f"no column {absent[0]!r}, of dataset.columns; found {there}")
+                yield place, BadRow("missing_column", f"no column {absent[0]!r}, of {key}; found {there}")
                 continue
             rest = {name: value for name, value in row.items() if name not in columns and name not in columns.values()}
             row = rest | {ours: row[theirs] for ours, theirs in columns.items()}
@@ -266,7 +285,7 @@ def _counted(pairs: Iterable[tuple[int, Pair]], advance: Callable[[int], None]) 
 
 
 def _of_split(rows: Iterable[Placed], published: Published | None, split: str) -> Iterable[Placed]:
-    """Where a column tells the splits apart, the rows of one; a row without a valid value there is train's."""
+    """The rows of one split, if a column tells the splits apart; a row without a valid value belongs to train."""
     column = published.split_column if published else None
     if column is None:
         return rows

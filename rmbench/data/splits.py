@@ -74,7 +74,7 @@ def files_of(asked: Asked) -> tuple[str, list[Path]] | None:
 
 
 def training_files(asked: Asked) -> tuple[str, list[Path]]:
-    """As `files_of`; the only split there is, whatever its name, where none of the usual ones is there.
+    """Name and files of the training split as of `files_of`, or of the only split if it has another name.
 
     Raises:
         UserError: as `files_of`, or there are several splits and no usual one.
@@ -109,7 +109,7 @@ def _splits(path: str | list[str], subset: str | None) -> Splits:
 
 
 def _plain_files(path: str) -> list[Path]:
-    """Of one entry of a list."""
+    """The files of one entry of a list."""
     splits = _splits(path, None)
     if len(splits) > 1:
         raise UserError(f"{path} has the splits {', '.join(splits)}; in a list, name files or patterns of one.")
@@ -145,7 +145,7 @@ def _dangling(file: Path) -> bool:
 
 
 def _saved(folder: Path) -> Splits:
-    """Of `save_to_disk`: one split, or a folder for each."""
+    """Splits of a folder of `save_to_disk`: one split, or one folder per split."""
     one = folder / "state.json"
     file = one if one.is_file() else folder / "dataset_dict.json"
     content = _json(file)
@@ -160,7 +160,7 @@ def _saved(folder: Path) -> Splits:
 
 
 def _with_all_shards(splits: Splits, folder: Path) -> Splits:
-    """The same; a clone of which a part did not arrive is not read as if it were the whole."""
+    """The splits; raises if a shard is missing, so that a partial clone is not read as the whole."""
     for split, files in splits.items():
         there: dict[tuple[Path, str, str, str], set[int]] = {}
         for file in files:
@@ -199,7 +199,7 @@ def _by_name(files: Sequence[Path], root: Path) -> Splits:
 
 
 def _split_of(file: Path, root: Path) -> str:
-    """What stands before -00000-of-00002; else train, validation or test, by a word of its name or its folder's."""
+    """The split of a file: its name before -00000-of-00002, or train, validation or test by a word in its path."""
     if shard := _SHARD.match(file.name):
         return shard[1]
     inside = file.relative_to(root) if file.is_relative_to(root) else Path(file.name)

@@ -98,7 +98,7 @@ class ArrowRows:
 
 
 class PairTable(Sequence[Pair]):
-    """Some of the pairs of a folder that `write_pairs` filled, in some order."""
+    """A sequence of pairs from a folder that `write_pairs` filled, in any order."""
 
     def __init__(self, entry: Entry | Path, rows: np.ndarray | None = None) -> None:
         self._entry = entry
@@ -216,7 +216,7 @@ def _pairs(records: pa.RecordBatch, ids: pa.RecordBatch) -> Iterator[Pair]:
 
 
 def _given(pair: Pair) -> list[str]:
-    """What the row gives to the template, as JSON; nothing for most, whose digests are those of their messages."""
+    """The pair's arguments for the chat template, as JSON; empty for most, whose hashes are of their messages only."""
     return [json.dumps(pair.template_kwargs, ensure_ascii=False)] if pair.template_kwargs else []
 
 

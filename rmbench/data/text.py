@@ -216,7 +216,7 @@ def tokenize_items(
 
 
 def _encode_items(items: Sequence[Item], tokenizer: Tokenizer, keep_doubled_bos: bool) -> list[list[int]]:
-    """All responses of all items at once; one by one only to find which conversation the template refuses."""
+    """Token ids of all responses of all items; one by one only to find a conversation that the template refuses."""
     conversations = [[[*item.prompt, *response] for response in item.responses] for item in items]
     given = [item.template_kwargs for item in items for _ in item.responses]
     try:

@@ -15,7 +15,7 @@ from rmbench.data.text import common_prefix
 
 
 def likeness(pairs: Sequence[Pair], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    """Of each pair's two responses, without the prompt, in tokens; `(pairs,)` each, between 0 and 1.
+    """Similarity of each pair's two responses in tokens, without the prompt: `(pairs,)` each, between 0 and 1.
 
     token_overlap: tokens in common, with their counts, of all tokens (multiset Jaccard); edit_distance: Levenshtein's
     over the longer's length; length_difference: over the longer's length; shared_prefix: equal tokens from the start,

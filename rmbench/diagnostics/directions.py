@@ -23,7 +23,7 @@ def mean_cosine(gradients: np.ndarray) -> float:
 
 
 def cosine_with_the_others(gradients: np.ndarray) -> np.ndarray:
-    """For each row the cosine with the sum of all other rows, `(pairs,)`: does their update serve this pair?"""
+    """Cosine of each row with the sum of all other rows, `(pairs,)`: whether their update also helps this pair."""
     others = gradients.sum(axis=0) - gradients
     return np.asarray((_unit(gradients) * _unit(others)).sum(axis=1))
 

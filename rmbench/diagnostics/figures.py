@@ -195,7 +195,7 @@ def dynamics(columns: Columns, history: Sequence[Json], name: str) -> Figure:
 
 
 def suptitle(figure: Figure, name: str, smooth: bool) -> None:
-    """What the run is called, and that its curves are smoothed where they are."""
+    """Write the run's title above the figure, and that its curves are smoothed if they are."""
     smoothing = " (points: as recorded, lines: smoothed)" if smooth else ""
     figure.suptitle(f"{plain(name)}{smoothing}", x=0.01, ha="left", fontsize=9)
 

@@ -53,7 +53,7 @@ class Tap(torch.autograd.Function):
     def forward(
         ctx: Any, output: Tensor, inputs: Tensor, _anchor: Tensor, show: Callable[[Tensor, Tensor], None]
     ) -> Tensor:
-        """The same numbers; a tensor that may be changed in place, as some models do.
+        """A copy of `output` that may be modified in place, as some models do.
 
         Args:
             ctx: keeps what `backward` needs.
@@ -68,7 +68,7 @@ class Tap(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The same gradient."""
+        """The gradient unchanged, after it was shown."""
         ctx.show(*ctx.saved_tensors, gradient)
         return gradient, None, None, None
 
@@ -112,7 +112,7 @@ class PairGradients:
 
     @property
     def slow_layers(self) -> set[str]:
-        """Those that take a backward pass per pair."""
+        """Names of the layers that need one backward pass per pair."""
         return set(self._slow)
 
     @contextmanager

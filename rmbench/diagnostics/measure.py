@@ -64,7 +64,7 @@ def head_gradient_norm(output: PairOutput, terms: LossTerms) -> Tensor:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the passes over one forward pass's pairs say."""
+    """Results of the forward and backward passes over some pairs."""
 
     output: PairOutput
     terms: LossTerms
@@ -116,7 +116,7 @@ class Rows:
             self.sketches.append(of_loss.sketch.float().cpu().numpy())
 
     def gathered(self) -> Rows:
-        """Those of all processes, the first process's pairs first."""
+        """The rows of all processes, those of the first process first."""
         # A collective call: every process makes it, also one whose share of the pairs is empty.
         every: list[Rows] = gather_object([self])
         whole = Rows()
@@ -132,7 +132,7 @@ class Rows:
         return np.concatenate(self.sketches) if self.sketches else None
 
     def ordered(self, places: list[int]) -> Rows:
-        """The same with the pairs in the order of their `places`."""
+        """The rows with the pairs in the order of their `places`."""
         order = np.argsort(places)
         columns = {name: [values[i] for i in order] for name, values in self.columns.items()}
         sketch = self.sketch()
@@ -158,7 +158,7 @@ class MeasuringPass:
         self._limit: int | None = None  # tokens of a forward pass, once memory has run out
 
     def __call__(self, pairs: Sequence[TokenPair], loss: PairLoss, budget_tokens: int, label: str = "") -> Rows:
-        """All processes' pairs, in the order of `pairs`; they are their own global batch where a loss reads one.
+        """Rows of all processes' pairs, in the order of `pairs`, which are the global batch of a loss that needs one.
 
         Args:
             pairs: all processes' together; the same list on each.
@@ -190,7 +190,7 @@ class MeasuringPass:
     def _passes(
         self, pairs: list[TokenPair], budget_tokens: int, work: Callable[[list[TokenPair]], Result]
     ) -> Iterator[tuple[list[int], Result]]:
-        """What `work` makes of every part of the pairs, after the indices of its pairs."""
+        """Indices of each part of the pairs, and the result of `work` on it."""
         budget_tokens = min(budget_tokens, self._limit or budget_tokens)
         left = token_batches(pairs, self.layout, budget_tokens)
         while left:
@@ -211,14 +211,14 @@ class MeasuringPass:
             left = [[rest[i] for i in batch] for batch in again]
 
     def _statistics(self, pairs: list[TokenPair], loss: PairLoss, budget_tokens: int) -> Statistics | None:
-        """What the loss depends on beside each pair, from a first pass."""
+        """Statistics of the batch that the loss needs, from a first pass."""
         if not loss.needs_global_batch:
             return None
         seen = self._passes(pairs, budget_tokens, lambda part: self._seen(part, loss))
         return loss.statistics(PairBatch.joined([batch for _, batch in seen]), reduce)
 
     def _seen(self, part: list[TokenPair], loss: PairLoss) -> PairBatch:
-        """What the loss's statistics are made of."""
+        """The batch from which the loss computes its statistics."""
         inputs = self._inputs(part)
         if not loss.needs_margin_gradient_norm or self.gradients is None:
             with torch.no_grad():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class GradientNorms:
-    """Of one micro-batch: `squares` holds each layer's squared norms `(pairs,)`, under the layer's name."""
+    """Gradient norms of one micro-batch: `squares` has each layer's squared norms `(pairs,)` by name."""
 
     squares: dict[str, Tensor]
     sketch: Tensor | None = None  # (pairs, size): inner products of rows approximate those of the gradients
@@ -36,7 +36,7 @@ class GradientNorms:
         return {k: (v[kept] / whole[kept]).cpu().double().tolist() for k, v in self.by_block().items()}
 
     def times(self, factor: Tensor | float) -> GradientNorms:
-        """Of the same values times `factor`: one number, or one per pair, such as d loss_i / d margin_i."""
+        """The norms of the gradients times `factor`: one number, or one per pair, such as d loss_i / d margin_i."""
         by_pair = torch.as_tensor(factor, dtype=self.norms.dtype, device=self.norms.device).expand_as(self.norms)
         sketch = None if self.sketch is None else self.sketch * by_pair[:, None]
         return GradientNorms({name: square * by_pair**2 for name, square in self.squares.items()}, sketch)

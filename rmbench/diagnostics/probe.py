@@ -76,7 +76,7 @@ class Probe:
         return self._write(step, rows) if PartialState().is_main_process else {}
 
     def merge(self) -> pa.Table | None:
-        """All recorded steps, in diagnostics/probe.parquet."""
+        """Write all recorded steps to diagnostics/probe.parquet; returns the table."""
         return self.parts.merge()
 
     def _write(self, step: int, rows: Rows) -> dict[str, float]:

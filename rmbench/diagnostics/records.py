@@ -58,12 +58,12 @@ class PairRecorder:
         return pair_scalars(table) | block_scalars("gradient", rows.blocks)
 
     def merge(self) -> pa.Table | None:
-        """All recorded steps, in diagnostics/pairs.parquet."""
+        """Write all recorded steps to diagnostics/pairs.parquet; returns the table."""
         return self.parts.merge()
 
 
 def pair_scalars(table: pa.Table) -> dict[str, float]:
-    """What one recorded step says about gradient and distance, for the log.
+    """Scalars of one recorded step about gradient and distance, for the log.
 
     `share_closest_third` is the share of the summed head gradient norms that the third of the pairs with the smallest
     distances carries; 1/3 would be even. The same under `gradient/` for the norms over all trained parameters.

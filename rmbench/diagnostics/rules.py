@@ -55,7 +55,7 @@ class Pieces:
         return [part.reshape(-1, features) for part in x.split(self._sizes)[: self.pairs]]
 
     def _packed_dim(self, x: Tensor) -> int | None:
-        """Where the tokens of a packed row are: `(1, tokens, ...)` or, heads first, `(1, heads, tokens, ...)`."""
+        """The dimension of the tokens in a packed row: of `(1, tokens, ...)` or `(1, heads, tokens, ...)`."""
         if not self.packed or x.dim() < 3 or x.shape[0] != 1:
             return None
         for tokens in (self.tokens, sum(self._needed_sizes)):
@@ -80,7 +80,7 @@ class Rule(ABC):
 
     @abstractmethod
     def pair_gradients(self, uses: list[Use], pieces: Pieces) -> list[Result]:
-        """For each pair, of all trained parameters of the layer."""
+        """One result per pair, over all trained parameters of the layer."""
 
     def apply(self, uses: list[Use], pieces: Pieces) -> Result:
         """The layer's result for all pairs."""
@@ -243,7 +243,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def _embedding_scale(module: nn.Embedding) -> float | None:
-    """What the layer multiplies its rows by (Gemma 3's does); None if it does not look up rows by their ids."""
+    """The factor of the layer's rows (Gemma 3 has one); None if it does not look up rows by their ids."""
     row = 1 if module.padding_idx == 0 else 0
     weight = module.weight[row].double()
     try:

@@ -40,7 +40,7 @@ class Parts:
                 part.unlink()
 
     def merge(self) -> pa.Table | None:
-        """All parts as one table and one file; the parts go once the whole is on the disk. None: nothing recorded."""
+        """All parts as one table and one file; the parts are removed afterwards. None if nothing was recorded."""
         parts = self._parts()
         if not parts:
             return None

@@ -12,14 +12,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Result:
-    """Of one layer: squared norms `(pairs,)` and, where asked for, sketches of the gradients `(pairs, size)`."""
+    """One layer's squared norms `(pairs,)` and, if requested, sketches of the gradients `(pairs, size)`."""
 
     square: Tensor
     sketch: Tensor | None
 
 
 def sketched(name: str, gradients: Sequence[Tensor], size: int) -> Result:
-    """The same of gradients that are at hand as they are."""
+    """The result of a layer from its whole gradients; `size` 0 makes no sketch."""
     in_float64 = [to_float64(g) for g in gradients]
     square = torch.stack([g.square().sum() for g in in_float64]).sum()
     sketches = []

@@ -25,7 +25,7 @@ REASONS = ("token_overlap", "edit_distance", "length_difference", "shared_prefix
 
 
 def study(columns: Columns, seed: int = 0, prompts: Sequence[object] | None = None) -> Json:
-    """All of the below, as one tree of numbers; an interval is 95 %, percentile bootstrap over prompts.
+    """All numbers of a study as one tree; intervals are 95 %, percentile bootstrap over prompts.
 
     Args:
         columns: `(pairs,)` each: margin, prediction_error, distance, margin_gradient_norm (||grad(r_w - r_l)|| over
@@ -150,12 +150,12 @@ def pearson(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Of ranks, ties sharing their mean."""
+    """Rank correlation of `x` and `y`, ties with their mean rank."""
     return pearson(ranks(x), ranks(y))
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """From 1 on, ties sharing their mean; of whole numbers from 0 on by counting, of others by sorting. NaN of NaN."""
+    """Ranks from 1 on, ties with their mean; NaN if a value is NaN. Integers from 0 on are counted, others sorted."""
     if values.dtype.kind not in "iu":
         if np.isnan(values).any():
             return np.full(len(values), np.nan)
@@ -171,7 +171,7 @@ def elasticity(columns: Columns, name: str) -> float:
 
 
 def elasticities_at_fixed_error(columns: Columns, names: Sequence[str]) -> dict[str, float]:
-    """The same with log prediction error beside it: what distance does where the error is equal."""
+    """Elasticities in the distance with the log prediction error as a second regressor."""
     x = np.stack([np.log(columns["distance"]), _log(columns["prediction_error"]), np.ones(len(columns["distance"]))])
     if x.shape[1] < 3:
         return dict.fromkeys(names, float("nan"))
@@ -214,7 +214,7 @@ def error_bins(error: np.ndarray) -> list[np.ndarray]:
 
 
 def variance_shares(columns: Columns) -> dict[str, float]:
-    """Of the variance of log BT norm = log error + log distance + log k: each term's covariance with it; sum 1."""
+    """Shares of the variance of log BT norm = log error + log distance + log k: each term's covariance with it."""
     terms = {
         "prediction_error": _log(columns["prediction_error"]),
         "distance": np.log(columns["distance"]),
@@ -240,7 +240,7 @@ def explained_by_ranks(distance: np.ndarray, reasons: list[np.ndarray]) -> float
 
 
 def by_error_bin(columns: Columns) -> list[Json]:
-    """In each bin of prediction error, mean norms of its closest to its farthest fifth of pairs."""
+    """For each bin of prediction error, mean norms of its fifths of pairs by distance, closest first."""
     rows = []
     for where in error_bins(columns["prediction_error"]):
         order = where[np.argsort(columns["distance"][where], kind="stable")]
@@ -279,7 +279,7 @@ def by_section(columns: Columns) -> dict[str, dict[str, float]]:
 
 
 def none_if_nan(value: float) -> float | None:
-    """For JSON, which has no NaN."""
+    """The value, or None for a NaN, which JSON does not have."""
     return float(value) if np.isfinite(value) else None
 
 

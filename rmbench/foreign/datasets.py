@@ -6,7 +6,7 @@ import sys
 
 
 def go_offline() -> None:
-    """No downloads from now on, also where `datasets` is imported already: it copies the variable once, at import."""
+    """Disable downloads, also if `datasets` is imported already, which copies the variable at import."""
     module = sys.modules.get("datasets.config")
     if module is not None:
         module.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]

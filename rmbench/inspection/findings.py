@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 
 from rmbench.files import Json
+from rmbench.inspection.meanings import meaning
 
 EXAMPLE_CHARACTERS = 400
 # From this share of the pairs on, a fault decides what a run learns or measures.
@@ -39,8 +40,9 @@ class Finding:
         return self.count / self.of if self.of else 0.0
 
     def as_dict(self) -> Json:
-        """For JSON; `mend` is the former name of `fix`."""
-        return asdict(self) | {"mend": self.fix, "severity": self.severity.value, "share": self.share}
+        """The finding as a dict for JSON, with its meaning; `mend` is the former name of `fix`."""
+        further = {"mend": self.fix, "severity": self.severity.value, "share": self.share}
+        return asdict(self) | further | {"meaning": meaning(self.name)}
 
 
 def by_share(count: int, of: int, ruinous: float = RUINOUS_SHARE) -> Severity:

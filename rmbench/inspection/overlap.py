@@ -25,7 +25,7 @@ def check_overlap(
 
     Args:
         train: prompts that are trained on.
-        tested: prompts of the evaluation pairs or of a benchmark.
+        tested: prompts of the held-out pairs or of a benchmark.
         name: what the tested prompts are.
         fix: the key that fixes it.
     """
@@ -54,16 +54,16 @@ def check_overlap(
         near |= {i: " ".join(words) for i, n in held.items() if n >= NEAR_SHARE * len(sequences[i])}
     for i in exact:
         near.pop(i, None)
-    findings = []
+    findings, whose = [], "the held-out pairs" if name == "eval" else name
     if exact:
         example = short(" ".join(texts[min(exact)]))
-        what = f"prompts of {name} are trained on too"
+        what = f"prompts of {whose} are trained on too"
         severity = by_share(len(exact), len(tested), RUINOUS_OVERLAP)
         findings.append(Finding(f"prompt_overlap_{name}", severity, len(exact), len(tested), what, example, fix))
     if near:
         first = min(near)
         example = f"{short(' '.join(texts[first]))}  |  trained on: {short(near[first])}"
-        what = f"prompts of {name} share half of their {WORDS}-word sequences or more with a training prompt"
+        what = f"prompts of {whose} share half of their {WORDS}-word sequences or more with a training prompt"
         severity = by_share(len(near), len(tested), 10 * RUINOUS_OVERLAP)
         by_hand = "leave these prompts out of the training file"
         findings.append(Finding(f"near_overlap_{name}", severity, len(near), len(tested), what, example, by_hand))

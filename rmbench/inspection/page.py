@@ -17,6 +17,7 @@ from rmbench.inspection.token_checks import MARKS
 
 ROOMY = 100  # columns of a terminal; below, tables have fewer
 STYLES = {"ruin": "bold red", "warning": "yellow", "note": "dim"}
+SEVERITIES = "ruin: a run would mean nothing; warning: look at it; note: handled, or good to know"
 SHOWN_CHARACTERS = 1500
 
 
@@ -34,7 +35,9 @@ def as_html(report: Json) -> str:
     environment.filters |= {"number": number, "percent": percent, "marked": _marked}
     template = environment.from_string(Path(__file__).with_name("page.html").read_text("utf-8"))
     numbers = report["numbers"]
-    return template.render(report=report, numbers=numbers, percentile_names=_names(numbers["lengths"]))
+    return template.render(
+        report=report, numbers=numbers, severities=SEVERITIES, percentile_names=_names(numbers["lengths"])
+    )
 
 
 def number(value: float) -> str:
@@ -47,7 +50,7 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """With one decimal."""
+    """A share as text, in percent with one decimal."""
     return f"{share:.1%}"
 
 
@@ -81,7 +84,9 @@ def _numbers(report: Json, narrow: bool) -> Table:
     """Percentiles; on a narrow terminal without the quartiles beside the median."""
     numbers = report["numbers"]
     table = Table(
-        title=f"{report['pairs']['train']} training pairs, {report['pairs']['eval']} for evaluation", box=box.SIMPLE
+        title=f"{report['pairs']['train']} training pairs, {report['pairs']['eval']} held-out pairs",
+        caption="equal first ids: tokens before the two texts differ; rating margin: rating of chosen - rejected",
+        box=box.SIMPLE,
     )
     names = [name for name in _names(numbers["lengths"]) if not narrow or name not in ("25%", "75%")]
     for name in ("", *names):
@@ -98,14 +103,16 @@ def _numbers(report: Json, narrow: bool) -> Table:
 
 
 def _findings(report: Json) -> list[RenderableType]:
-    """Each finding in lines of its own: how grave, how often, what, an example, the way out."""
-    shown: list[RenderableType] = [Text("findings" if report["findings"] else "findings: none", style="bold")]
+    """Each finding in lines of its own: how grave, how often, what, what it means, an example, the way out."""
+    title = f"findings, the worst last ({SEVERITIES})" if report["findings"] else "findings: none"
+    shown: list[RenderableType] = [Text(title, style="bold")]
     for finding in reversed(report["findings"]):
         head = Text.assemble(
             (finding["severity"], STYLES[finding["severity"]]),
             f"  {finding['count']:,} of {finding['of']:,}: {finding['name']}: {finding['what']}",
         )
-        lines = [(finding["example"][:200], "dim"), (f"how to fix it: {finding['fix']}" if finding["fix"] else "", "")]
+        fix = f"how to fix it: {finding['fix']}" if finding["fix"] else ""
+        lines = [(finding["meaning"], ""), (finding["example"][:200], "dim"), (fix, "")]
         shown.append(head)
         shown += [Padding(Text(text, style=style), (0, 0, 0, 4)) for text, style in lines if text]
     return shown

@@ -80,7 +80,7 @@ def jaccard(a: Sequence[str], b: Sequence[str]) -> float:
 
 
 def _text(side: list[Message]) -> str:
-    """All that the messages say, fields beside the content included."""
+    """All text of the messages, fields beside the content included."""
     return "\n".join(part for message in side for part in (message["content"], *_fields(message)))
 
 

@@ -59,7 +59,7 @@ def seen_text(ids: list[int], reading: Reading) -> str:
 
 
 class _Tally:
-    """What is counted of the uncut pairs, one after the other."""
+    """Counts over the uncut pairs, one pair at a time."""
 
     def __init__(self, reading: Reading) -> None:
         self.reading, self.special = reading, frozenset(reading.tokenizer.all_special_ids)
@@ -145,7 +145,7 @@ def check_tokens(tokens: Sequence[TokenPair], reading: Reading) -> tuple[list[Fi
 def _length_findings(
     reading: Reading, n: int, n_long: int, cut_equal: Sequence[str], policies: Mapping[LengthPolicy, Mapping[str, int]]
 ) -> list[Finding]:
-    """What the chosen length policy does to the pairs.
+    """Findings about what the chosen length policy does to the pairs.
 
     Args:
         reading: how the backbone reads, with its limit and policy.

@@ -30,7 +30,7 @@ class PairBatch:
     margin_gradient_norm: Tensor | None = None  # ||grad(r_w - r_l)|| over all trained parameters
 
     def detached(self) -> PairBatch:
-        """The same without the graph that made it."""
+        """The batch without its autograd graph."""
         given = {name: values.detach() for name, values in vars(self.output).items() if values is not None}
         return replace(self, output=PairOutput(**given))
 
@@ -108,7 +108,7 @@ def no_reduce(tensor: Tensor) -> Tensor:
 
 
 def to_float64(tensor: Tensor) -> Tensor:
-    """In float64, in which sums do not depend on how a batch is split; MPS has none."""
+    """The tensor in float64, in which sums do not depend on how a batch is split; in float32 on MPS."""
     return tensor.float() if tensor.device.type == "mps" else tensor.double()
 
 

@@ -44,7 +44,7 @@ class Card:
 
     @cached_property
     def description(self) -> Description:
-        """What the loss says of itself."""
+        """The loss's description of itself."""
         return self.loss.describe()
 
     @property

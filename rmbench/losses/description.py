@@ -36,7 +36,7 @@ class Description:
         return {key: value.name if isinstance(value, Enum) else value for key, value in self.knobs.items()}
 
     def plain(self) -> dict[str, object]:
-        """All of it for JSON and YAML."""
+        """The description as a dict for JSON and YAML."""
         return asdict(self) | {"sources": [*self.sources], "needs": [*self.needs], "knobs": self.plain_knobs()}
 
 

@@ -94,7 +94,7 @@ class PairLoss:
         return of_weights or any(r.part is not None for _, r in self.regularizers.values())
 
     def statistics(self, batch: PairBatch, total: Callable[[Tensor], Tensor] = no_reduce) -> Statistics:
-        """What this step's losses depend on beside their own pair.
+        """Statistics of the global batch that this step's losses depend on.
 
         Args:
             batch: this process's pairs of the global batch, if `needs_global_batch`.
@@ -184,7 +184,7 @@ class PairLoss:
             self.weight.load_state_dict({name: values for name, values in state.items() if name != "mu"})
 
     def _weight(self, batch: PairBatch, statistics: Statistics) -> tuple[Tensor, Tensor]:
-        """What each weight divides by, and the weights; no gradient."""
+        """Denominators of the weights, and the weights, `(pairs,)` each; no gradient."""
         output, frame = batch.output, self.config.distance
         if self.weight is None:
             return output.distance, torch.ones_like(output.margin).detach()

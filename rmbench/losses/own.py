@@ -36,7 +36,7 @@ Function = Callable[..., "Tensor"]
 
 
 def found(key: str, name: str) -> object:
-    """What `package.module:attribute` names.
+    """The object that `package.module:attribute` names.
 
     Raises:
         UserError: it is not there; the message says where it was looked for.

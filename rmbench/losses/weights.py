@@ -47,7 +47,7 @@ class Weight:
         self.state: dict[str, Tensor] = {}
 
     def statistics(self, batch: PairBatch, over: GlobalBatch) -> dict[str, Tensor]:
-        """What the denominators of this step depend on beside their own pair; `over` forms means over all processes."""
+        """Statistics of the batch for this step's denominators; `over` forms means over all processes."""
         return {}
 
     def denominator(self, batch: PairBatch, seen: dict[str, Tensor]) -> Tensor:
@@ -55,7 +55,7 @@ class Weight:
         raise NotImplementedError
 
     def exponent(self) -> float:
-        """Of the weight."""
+        """Exponent of the weight."""
         return self.config.distance.exponent
 
     def observe_slope(self, slope: float) -> None:

@@ -19,7 +19,7 @@ _ANOTHER_BASE = "base_model_name_or_path in its adapter_config.json must name th
 
 @dataclass(frozen=True)
 class Adapter:
-    """A trained adapter on the disk and what it belongs on."""
+    """A trained adapter on disk, and the base model that it belongs to."""
 
     folder: Path
     base: str
@@ -68,7 +68,7 @@ def _settings(file: Path) -> Json:
 
 
 def own_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> Tokenizer | None:
-    """The tokenizer, with its template, in the folder or repository of an adapter; None without one.
+    """The tokenizer with its template from an adapter's folder or repository; None if there is none.
 
     Raises:
         OSError: it cannot be known whether there is one, or it cannot be read.
@@ -84,7 +84,7 @@ def own_tokenizer(name: str, revision: str | None, trust_remote_code: bool) -> T
 
 
 def brings(adapter: Adapter, head: str) -> bool:
-    """Whether the head's weight `head` is among the adapter's."""
+    """Whether the adapter's file has the weight `head` of a head."""
     return any(name.endswith(f".{head}") for name in _names(adapter))
 
 
@@ -96,7 +96,7 @@ def _names(adapter: Adapter) -> list[str]:
 
 
 def merged(network: Any, adapter: Adapter, head: str | None) -> Any:
-    """`network`, the adapter's base, with the adapter's changes in its weights and the adapter's trained head.
+    """`network`, the adapter's base, with the adapter merged into its weights, and the adapter's trained head.
 
     Args:
         network: as the adapter's base is loaded here, whatever class the adapter was trained under.
@@ -130,7 +130,7 @@ def merged(network: Any, adapter: Adapter, head: str | None) -> Any:
 
 
 def _refuse_other_layers(adapter: Adapter, adapted: Any, names: Sequence[str]) -> None:
-    """Every layer that the adapter changes is one of the base's, and every layer that gets adapters has its weights.
+    """Check that the adapter's layers are in the base, and that every layer with an adapter has its weights.
 
     Raises:
         UserError: peft would leave weights out, or begin with new ones.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Assumption(NamedTuple):
-    """`checked` is `file:name`, from the package's folder: the function or class that sees whether it holds."""
+    """An assumption about a backbone; `checked` is `file:name` of the function or class that checks it."""
 
     name: str
     assumed: str

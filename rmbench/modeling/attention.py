@@ -27,33 +27,33 @@ FLEX_BLOCK_TOKENS = 128
 
 @dataclass(frozen=True)
 class Span:
-    """One group of a packed row: `prefix` tokens, then each branch's tokens; a branch may be empty."""
+    """One group of a packed row: `prefix` tokens, then the tokens of each branch; a branch may be empty."""
 
     prefix: int
     branches: tuple[int, ...]
 
     @property
     def tokens(self) -> int:
-        """Tokens of the whole group."""
+        """Number of tokens in the group."""
         return self.prefix + sum(self.branches)
 
     def positions(self) -> list[int]:
-        """Each token's position in its own prefix + branch."""
+        """Position of each token in its own prefix + branch, `tokens` integers."""
         return [*range(self.prefix), *(p for n in self.branches for p in range(self.prefix, self.prefix + n))]
 
     def attended(self) -> int:
-        """How many (query, key) pairs a causal attention over this group has."""
+        """Number of (query, key) pairs of causal attention in this group."""
         return triangle(self.prefix) + sum(triangle(n) + n * self.prefix for n in self.branches)
 
 
 def triangle(n: int) -> int:
-    """1 + 2 + ... + n."""
+    """The triangular number 1 + 2 + ... + n."""
     return n * (n + 1) // 2
 
 
 @dataclass
 class Packing:
-    """The groups of one packed row; remembers what the layers of one forward pass share."""
+    """The groups of one packed row, with a cache of what all layers of a forward pass use."""
 
     spans: tuple[Span, ...]
     needed: tuple[tuple[int, ...], ...] | None = None  # of each group, which positions are read; None: its `ends`
@@ -61,7 +61,7 @@ class Packing:
     _masks: dict[Any, Any] = field(default_factory=dict)
 
     def needed_positions(self, device: torch.device) -> Tensor:
-        """Of which tokens the last layer's output is read, each once and in order. A tensor `(positions,)`."""
+        """Indices `(positions,)` of the tokens whose last-layer output is read, each once, ascending."""
         if "needed" not in self._masks:
             self._masks["needed"] = torch.tensor(
                 [at for group in self.needed_of_groups() for at in group], device=device
@@ -90,7 +90,7 @@ class Packing:
         return places
 
     def mask(self, queries: int, prefix: int, window: int | None, device: torch.device) -> Tensor:
-        """Which of `prefix + queries` keys the last `queries` tokens see, `(queries, prefix + queries)` bool.
+        """Which of `prefix + queries` keys the last `queries` tokens attend to, `(queries, prefix + queries)` bool.
 
         Args:
             queries: the last tokens of the row.
@@ -105,7 +105,7 @@ class Packing:
         return self._masks[key]
 
     def block_mask(self, length: int, window: int | None, device: torch.device) -> Any:
-        """FlexAttention's mask of the row; tokens after the last group are filler that sees only filler."""
+        """FlexAttention's mask of the row; tokens after the last group are padding that attends only to padding."""
         from torch.nn.attention.flex_attention import create_block_mask
 
         if window not in self._masks:
@@ -116,20 +116,20 @@ class Packing:
         return self._masks[window]
 
     def sees(self, length: int, window: int | None, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-        """The rule itself, on indices of queries and keys; every other form in this file is a way to compute it."""
+        """The rule of attention on indices of queries and keys; all other forms in this file compute the same."""
         group, branch, position = (
             torch.tensor(column, device=device) for column in zip(*self._tokens(length), strict=True)
         )
 
         def rule(q: Tensor, k: Tensor) -> Tensor:
-            """Own group, prefix or own branch, not later, not further back than the window."""
+            """True in the own group, for the prefix or the own branch, not later than the query, within the window."""
             seen = (group[q] == group[k]) & ((branch[k] == 0) | (branch[k] == branch[q])) & (position[k] <= position[q])
             return seen if window is None else seen & (position[q] - position[k] < window)
 
         return rule
 
     def _tokens(self, length: int) -> list[tuple[int, int, int]]:
-        """(group, branch, position) of every token; branch 0 is the prefix."""
+        """(group, branch, position) of each token; branch 0 is the prefix."""
         rows = []
         for group, span in enumerate(self.spans):
             branches = [0] * span.prefix + [b for b, n in enumerate(span.branches, start=1) for _ in range(n)]
@@ -191,7 +191,7 @@ def by_segments(
     window: int | None,
     needed_only: bool = False,
 ) -> Tensor:
-    """One SDPA call for each prefix + branch. Prefix queries are computed with only the first branch.
+    """Attention by one SDPA call for each prefix + branch; queries of the prefix are computed only with the first.
 
     Args:
         query: `(1, heads, tokens, head_dim)`.
@@ -235,7 +235,7 @@ def _left_out(needed: Sequence[int], start: int, length: int) -> int:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scaling: float | None, window: int | None) -> Tensor:
-    """Causal attention of the last `q` tokens of `k`; the flag where it will do, since it skips what is masked.
+    """Causal attention of the last tokens of `k`; without a mask where SDPA's `is_causal` suffices, which is faster.
 
     Args:
         q: `(1, heads, queries, head_dim)`: the last tokens of `k`.
@@ -255,7 +255,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scaling: float | 
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scaling: float | None, window: int | None) -> Tensor:
-    """The whole row in one FlexAttention kernel.
+    """Attention of the whole row in one FlexAttention kernel.
 
     Args:
         q: `(1, heads, tokens, head_dim)`.

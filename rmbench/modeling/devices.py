@@ -41,7 +41,9 @@ def make_accelerator(
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device, large)
     if device == "cpu" and precision is Precision.bf16 and config.precision is Precision.auto:
-        logger.info("bf16: the model is large and this processor multiplies it; gpu.precision=fp32 is float32")
+        logger.info(
+            "precision bf16: a large model, on a processor with bf16 instructions; gpu.precision=fp32 trains in float32"
+        )
     if device == "cpu":
         keep_freed_memory()
     plugins = _plugins(config.strategy, device, precision, max_grad_norm)
@@ -68,7 +70,7 @@ def make_accelerator(
 
 
 def _plugins(strategy: Strategy, device: str, precision: Precision, max_grad_norm: float) -> dict[str, Any]:
-    """What Accelerate gets of the strategy beyond the group's size.
+    """Arguments for Accelerate that the strategy needs.
 
     Args:
         strategy: how the processes share the work.
@@ -81,8 +83,7 @@ def _plugins(strategy: Strategy, device: str, precision: Precision, max_grad_nor
     """
     if strategy in (Strategy.none, Strategy.ddp):
         return {}
-    if device != "cuda":  # Accelerate would take DDP and say nothing
-        raise UserError(f"gpu={strategy.name} needs CUDA, this is {device}; gpu=ddp works here too.")
+    _refuse_without_cuda(strategy, device)
     if strategy is Strategy.fsdp:
         return {
             "fsdp_plugin": FullyShardedDataParallelPlugin(
@@ -101,8 +102,13 @@ def _plugins(strategy: Strategy, device: str, precision: Precision, max_grad_nor
     return {"deepspeed_plugin": DeepSpeedPlugin(hf_ds_config=deepspeed_config(strategy, precision, max_grad_norm))}
 
 
+def _refuse_without_cuda(strategy: Strategy, device: str) -> None:
+    if device != "cuda":  # Accelerate would take DDP and say nothing
+        raise UserError(f"gpu={strategy.name} needs CUDA, this is {device}; gpu=ddp works here too.")
+
+
 def deepspeed_config(strategy: Strategy, precision: Precision, max_grad_norm: float) -> Json:
-    """DeepSpeed's own settings. The batch size is a formality: the loop divides its batches itself."""
+    """DeepSpeed's configuration. The batch size in it has no effect: the training loop splits its batches."""
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -117,7 +123,7 @@ def deepspeed_config(strategy: Strategy, precision: Precision, max_grad_norm: fl
 
 
 def wrapped(accelerator: Accelerator, strategy: Strategy, model: nn.Module, optimizer: object) -> tuple[Any, Any]:
-    """Model and optimizer as the strategy needs them; a model that is sharded already is taken as it is.
+    """Model and optimizer, wrapped for the strategy; a model that is sharded already is unchanged.
 
     Args:
         accelerator: of the run.
@@ -142,26 +148,26 @@ def wrapped(accelerator: Accelerator, strategy: Strategy, model: nn.Module, opti
 
 
 def sharded(accelerator: Accelerator, model: nn.Module) -> bool:
-    """No rank has all weights, so every rank must run as many forward passes as the others."""
+    """Whether no rank has all weights, so that all ranks must run the same number of forward passes."""
     stage = getattr(accelerator.state.deepspeed_plugin, "zero_stage", 0) if accelerator.state.deepspeed_plugin else 0
     return isinstance(model, FSDPModule) or stage == 3
 
 
 def whole_state(accelerator: Accelerator, model: nn.Module) -> dict[str, Tensor]:
-    """All weights by their names, on every rank or only on rank 0; every rank has to call it."""
+    """All weights by name, on every rank or only on rank 0; every rank must call this."""
     state: dict[str, Tensor] = accelerator.get_state_dict(model)
     return state
 
 
 def precision_name(accelerator: Accelerator) -> str:
-    """fp32, tf32 or bf16; Accelerate calls the first two "no"."""
+    """Name of the precision: fp32, tf32 or bf16. Accelerate calls the first two "no"."""
     if accelerator.mixed_precision == "no":
         return "tf32" if torch.get_float32_matmul_precision() == "high" else "fp32"
     return str(accelerator.mixed_precision)
 
 
 def pick_device(device: Device) -> str:
-    """The device's name: the configured one, or the first there is of CUDA, MPS and the CPU.
+    """The configured device, or for `auto` the first available one of cuda, mps and cpu.
 
     Raises:
         UserError: the configured device is not there.
@@ -176,20 +182,25 @@ def pick_device(device: Device) -> str:
 
 
 def processes(config: GpuConfig) -> int:
-    """How many processes the strategy means on this machine.
+    """Number of processes that the strategy starts on this machine.
 
     Raises:
-        UserError: on a CPU their number has to be given.
+        UserError: there is no GPU; only `ddp` works there, and the number of its processes has to be given.
     """
     if config.count is not None or config.strategy is Strategy.none:
         return config.count or 1
-    if pick_device(config.device) != "cuda":
-        raise UserError(f"gpu={config.strategy.name} without a GPU: set the number of processes, such as gpu.count=2.")
+    if (device := pick_device(config.device)) != "cuda":
+        if config.strategy is not Strategy.ddp:
+            _refuse_without_cuda(config.strategy, device)
+        raise UserError(
+            "gpu=ddp starts one process per GPU, and no GPU is used here. gpu=auto trains in one process; to share the"
+            " CPU among processes, set their number, such as gpu.count=2."
+        )
     return torch.cuda.device_count()
 
 
 def pick_precision(precision: Precision, device: str, large: Callable[[], bool] = lambda: False) -> Precision:
-    """`auto` is bf16 where the device is made for it: CUDA 8.0 and later, and for a large model some CPUs; else fp32.
+    """The precision; `auto` is bf16 on CUDA 8.0 and later and for large models on some CPUs, otherwise fp32.
 
     Args:
         precision: as configured.
@@ -211,6 +222,6 @@ def pick_precision(precision: Precision, device: str, large: Callable[[], bool] 
 
 
 def multiplies_bf16() -> bool:
-    """Whether this processor has instructions for products of bf16; elsewhere they are slower than float32's."""
+    """Whether this CPU has instructions for bf16 products; without them bf16 is slower than float32."""
     found: Json = getattr(torch.cpu, "get_capabilities", dict)()  # of torch 2.10 and later
     return any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))

@@ -23,7 +23,7 @@ ADAMW_STATES = 2  # first and second moment
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one device; `per_token` are activations that the backward pass needs, for a token of a forward pass."""
+    """Memory on one device in bytes; `per_token`: activations that the backward pass keeps per token."""
 
     weights: float
     gradients: float
@@ -31,11 +31,11 @@ class MemoryEstimate:
     per_token: float
 
     def total(self, tokens: int) -> float:
-        """With a forward pass of so many tokens."""
+        """Bytes in total with a forward pass of `tokens` tokens."""
         return self.weights + self.gradients + self.optimizer + self.per_token * tokens
 
     def text(self, tokens: int) -> str:
-        """One line for the log."""
+        """The estimate as one line for the log."""
         parts = {
             "weights": self.weights,
             "gradients": self.gradients,
@@ -46,7 +46,7 @@ class MemoryEstimate:
         return f"memory per device, estimated: {self.total(tokens) / GIGABYTE:.2f} GB = {listed}"
 
     def report(self, tokens: int, device: torch.device) -> None:
-        """Into the log; with what to do where a CUDA device has less."""
+        """Log the estimate, and what to do if a CUDA device has less memory."""
         logger.info("%s", self.text(tokens))
         there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else float("inf")
         if self.total(tokens) > there:
@@ -64,7 +64,7 @@ def estimate(
     strategy: Strategy = Strategy.none,
     devices: int = 1,
 ) -> MemoryEstimate:
-    """The memory of a step of AdamW; `pairs`, a few, go through the model once to see what it keeps for a token.
+    """Memory of a training step with AdamW; runs a few of `pairs` through the model to measure activations.
 
     What is not in it: the libraries themselves (about 0.5 GB on CUDA), and what the backward pass holds for a moment.
 
@@ -81,7 +81,7 @@ def estimate(
 
 
 def divided(model: nn.Module, per_token: float, strategy: Strategy, devices: int) -> MemoryEstimate:
-    """A model's memory on each of the devices that share a run.
+    """Memory of a model on each of the devices that share a run.
 
     Args:
         model: on any device, also torch's meta device.
@@ -103,12 +103,12 @@ def divided(model: nn.Module, per_token: float, strategy: Strategy, devices: int
 
 
 def kept_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
-    """Bytes that autograd keeps between the forward and the backward pass, the weights themselves apart."""
+    """Bytes that autograd keeps between the forward and the backward pass, without the weights."""
     own = {StorageWeakRef(parameter.untyped_storage()).cdata for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        """Count a storage once, however many views of it are kept."""
+        """Count each storage once, however many views of it are kept."""
         storage = tensor.untyped_storage()
         address = StorageWeakRef(storage).cdata  # of the object: on the meta device there are no data
         if address not in own:

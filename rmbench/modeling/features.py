@@ -33,7 +33,7 @@ TABLE = "table.npy"
 
 
 class Features:
-    """The layout of groups whose embeddings are known: a forward pass computes only the head.
+    """The layout of groups with cached embeddings: a forward pass computes only the head.
 
     Args:
         places: by a group's id, the rows of the table that are its responses'.
@@ -50,7 +50,7 @@ class Features:
         self._places = places
 
     def cost(self, group: TokenGroup) -> int:
-        """No token is computed; one group counts as one."""
+        """The cost of a group, always 1: no token is computed."""
         return 1
 
     def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
@@ -63,21 +63,21 @@ class Features:
 
 
 class Pooling(torch.nn.Module):
-    """A model whose embeddings are what its head takes, whatever the head makes of it."""
+    """A model that returns the input of its head as embeddings."""
 
     def __init__(self, model: RewardModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, inputs: BatchInputs) -> tuple[Tensor, Tensor]:
-        """No rewards."""
+        """Empty rewards, and the head's inputs `(responses, hidden)` as embeddings."""
         pooled = self.model.pool(inputs)
         return torch.zeros(len(pooled), device=pooled.device), pooled
 
 
 @dataclass
 class FeatureStore:
-    """The embeddings of one backbone, kept in `cache`."""
+    """The cached embeddings of one frozen backbone, in the folder `cache`."""
 
     cache: Cache
     model: RewardModel
@@ -90,7 +90,7 @@ class FeatureStore:
         self.config = described(self.model)
 
     def features(self, groups: Sequence[TokenGroup], layout: Layout, name: str) -> Features:
-        """The groups' embeddings, from disk if they are there.
+        """A layout with the groups' embeddings, computed if they are not on disk.
 
         Raises:
             UserError: a single group does not fit into memory.
@@ -102,7 +102,7 @@ class FeatureStore:
         return Features(places, np.load(entry.path / TABLE, mmap_mode="r"), entry)
 
     def _read(self, groups: Sequence[TokenGroup], layout: Layout) -> tuple[str, dict[str, range]]:
-        """The entry's name, and each group's rows in it. Layouts agree to rounding only, so each has its own entry."""
+        """Name of the cache entry, and each group's rows in it; one entry per layout, as layouts differ by rounding."""
         digest = hashlib.sha256()
         places, end = {}, 0
         for group in groups:
@@ -113,7 +113,7 @@ class FeatureStore:
         return entry_name("features", [VERSION], *follows_from), places
 
     def _compute(self, groups: Sequence[TokenGroup], layout: Layout, name: str, path: Path) -> None:
-        """Batch by batch into a memory-mapped file.
+        """Compute the embeddings batch by batch into a memory-mapped file.
 
         Args:
             groups: whose embeddings are wanted.
@@ -135,5 +135,5 @@ class FeatureStore:
 
 
 def feature_cache(config: BackboneConfig) -> Cache:
-    """Embeddings of frozen backbones."""
+    """The cache folder for embeddings of frozen backbones."""
     return Cache(Path(config.feature_cache), config.feature_cache_limit_gib, "backbone.feature_cache")

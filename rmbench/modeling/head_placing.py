@@ -11,7 +11,7 @@ from rmbench.modeling.weights import Weights, value_head
 
 
 def place_head(network: Any, config: BackboneConfig, weights: Weights, seed: int) -> str:
-    """The head of the config, unless the network already has it; and a text that says which.
+    """Put the configured head on the network, unless it has that head already; returns a text that says which it is.
 
     Args:
         network: as it was loaded.

@@ -39,10 +39,10 @@ transformers cannot express this head and refuses the folder. `{backbone}/` is t
 
 
 class RewardHead(nn.Sequential):
-    """Layers before the last Linear, and that: the embedding is what the last Linear takes."""
+    """A head whose embedding is the input of its last Linear, after the layers before it."""
 
     def embed(self, pooled: Tensor) -> Tensor:
-        """`(rows, pooled size)` -> `(rows, embedding size)`."""
+        """Embeddings `(rows, embedding size)` of pooled states `(rows, pooled size)`."""
         for layer in list(self)[:-1]:
             pooled = layer(pooled)
         return pooled
@@ -60,7 +60,7 @@ class Bottleneck(nn.Module):
         self.kl: Tensor | None = None
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """`(rows, in_features)` -> `(rows, width)`."""
+        """Codes `(rows, width)` of pooled states `(rows, in_features)`."""
         mean, log_variance = self.encoder(pooled).chunk(2, dim=-1)
         self.kl = (mean**2 + log_variance.exp() - 1 - log_variance).sum(-1) / 2
         if not self.training:
@@ -69,7 +69,7 @@ class Bottleneck(nn.Module):
 
 
 def new_head(kind: HeadKind, in_features: int, width: int) -> nn.Module:
-    """A head with torch's own initial weights; `width` is the hidden layer's, or the code's."""
+    """A head with torch's default initial weights; `width`: size of the hidden layer, or of the code."""
     if kind is HeadKind.linear:
         return nn.Linear(in_features, 1, bias=False)
     if kind is HeadKind.mlp:
@@ -80,7 +80,7 @@ def new_head(kind: HeadKind, in_features: int, width: int) -> nn.Module:
 
 
 def initialise(head: nn.Module, init: HeadInit, seed: int) -> None:
-    """Initial weights from `seed` only, so that runs which differ in the loss start from the same.
+    """Set initial weights from `seed` alone, so that runs with different losses start from the same weights.
 
     The last Linear gets N(0, 0.02), N(0, 1 / (inputs + 1)) or zeros, Linears before it N(0, 1 / sqrt(inputs)).
     """
@@ -99,13 +99,13 @@ def initialise(head: nn.Module, init: HeadInit, seed: int) -> None:
 
 
 def last_linear(head: nn.Module) -> nn.Linear:
-    """What turns an embedding into a reward."""
+    """The Linear that computes the reward from an embedding."""
     linears: list[nn.Linear] = [m for m in head.modules() if isinstance(m, nn.Linear)]
     return linears[-1]
 
 
 def head_name(network: PreTrainedModel) -> str | None:
-    """Where a sequence-classification network has its head: ours, or its last Linear outside the backbone."""
+    """Name of the head in a sequence-classification network: ours, or the last Linear outside the backbone."""
     found = None
     for child_name, child in network.named_children():
         if child_name != network.base_model_prefix:
@@ -118,7 +118,7 @@ def head_name(network: PreTrainedModel) -> str | None:
 
 
 def save_with_own_head(network: PreTrainedModel, head: RewardHead, folder: Path) -> None:
-    """The backbone as plain transformers, everything around it in `head.safetensors`, and what says that we did so."""
+    """Save the backbone as plain transformers, the rest in `head.safetensors`, and a file that marks this form."""
     folder.mkdir(parents=True, exist_ok=True)
     backbone: Any = network.base_model
     backbone.save_pretrained(folder / BACKBONE_FOLDER)
@@ -132,7 +132,7 @@ def save_with_own_head(network: PreTrainedModel, head: RewardHead, folder: Path)
 
 
 def kind_of(head: nn.Module) -> HeadKind:
-    """Which kind a head is of."""
+    """The kind of a head."""
     if not isinstance(head, RewardHead):
         return HeadKind.linear
     kinds = {Bottleneck: HeadKind.bottleneck, nn.LayerNorm: HeadKind.layernorm_linear, nn.Linear: HeadKind.mlp}
@@ -141,7 +141,7 @@ def kind_of(head: nn.Module) -> HeadKind:
 
 @dataclass(frozen=True)
 class OwnHead:
-    """A head of ours on the disk."""
+    """A head of rmbench on disk."""
 
     kind: HeadKind
     width: int
@@ -149,7 +149,7 @@ class OwnHead:
 
 
 def find_own_head(name: str, revision: str | None) -> OwnHead | None:
-    """The head that `save_with_own_head` wrote into a folder or a Hub repository; None if they are plain."""
+    """The head that `save_with_own_head` wrote into a folder or Hub repository; None if there is none."""
     from transformers.utils import cached_file
 
     try:
@@ -164,7 +164,7 @@ def find_own_head(name: str, revision: str | None) -> OwnHead | None:
 
 
 def load_own_head(network: PreTrainedModel, own: OwnHead) -> None:
-    """Put the head on the network, in place, and all else that stands around the backbone.
+    """Put the head, and all other weights outside the backbone, on the network, in place.
 
     Raises:
         UserError: the weights do not fit.

@@ -20,12 +20,12 @@ BUSY = {408, 425, 429, 500, 502, 503, 504}  # worth another try
 
 
 class NotThere(Exception):
-    """The server has no such path (404), or not for this method (405)."""
+    """The server has no such path (404), or does not allow the method on it (405)."""
 
 
 @dataclass(frozen=True)
 class Client:
-    """Asks one server.
+    """Sends JSON requests to one server, with repeated attempts.
 
     Args:
         base: scheme, host and port.
@@ -38,7 +38,7 @@ class Client:
     timeout: float
 
     def ask(self, path: str, body: object = None) -> Any:
-        """The answer to `body` as JSON (POST), or to nothing (GET).
+        """The server's JSON answer: POST with `body`, GET without one.
 
         Raises:
             NotThere: no such path.

@@ -29,7 +29,7 @@ REWARD, POLICY, OWN_CODE, SERVER = "reward model", "policy", "own code", "server
 
 @dataclass(frozen=True)
 class Asked:
-    """Which model is scored: where its checkpoint is, what the config says of it, the attention to load it with."""
+    """The model to score: its checkpoint, the config that describes it, and the attention implementation."""
 
     checkpoint: str
     config: ScoredModelConfig
@@ -37,7 +37,7 @@ class Asked:
 
 
 def kind_of(asked: Asked) -> str:
-    """Which kind is asked for.
+    """The kind of reward model that the settings ask for, such as a classifier, a policy or a server.
 
     Raises:
         UserError: what is asked for does not go together; the message names the right setting.
@@ -70,7 +70,7 @@ def kind_of(asked: Asked) -> str:
 
 
 def load_scoring_model(asked: Asked) -> tuple[ScoringModel, Tokenizer]:
-    """The model that is asked for, of whichever kind, and its tokenizer; what was assumed is logged.
+    """The model of any kind, and its tokenizer; logs what is assumed about it.
 
     Raises:
         UserError: it cannot be loaded, or is of another kind than the settings say.
@@ -106,7 +106,7 @@ def load_scoring_model(asked: Asked) -> tuple[ScoringModel, Tokenizer]:
 
 
 def _brings_code(place: str, config: ScoredModelConfig) -> bool:
-    """Whether a model's config.json, or that of an adapter's base, names a class of its own."""
+    """Whether the config.json of a model, or of an adapter's base, names a class with custom code."""
     local = hub.local_path(place)
     if local is None:
         hub.prepare()

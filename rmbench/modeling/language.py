@@ -29,7 +29,7 @@ SCALED_LOGITS = ("logits_scaling", "logit_scale")  # MiniCPM3, Cohere
 
 
 class WithLikelihood:
-    """A layout whose inputs also name the tokens that the likelihood of each response is made of.
+    """A layout whose inputs also have the tokens for the log-likelihood of each response.
 
     A response's first own token is predicted at the last common one; without a common token it is not counted.
     """
@@ -38,11 +38,11 @@ class WithLikelihood:
         self.layout, self.name, self.pads, self.unread = layout, layout.name, layout.pads, layout.unread
 
     def cost(self, group: TokenGroup) -> int:
-        """As without the likelihood."""
+        """Tokens that a forward pass over this group computes, as without the likelihood."""
         return self.layout.cost(group)
 
     def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
-        """The layout's, with `predicting`, `predicted` and `own_tokens`."""
+        """The inputs of the layout with `predicting`, `predicted` and `own_tokens`."""
         groups = [as_read(group, self.unread) for group in groups]
         inputs = self.layout.inputs(groups)
         predicting: list[int] = []
@@ -73,7 +73,7 @@ class WithLikelihood:
 
 
 class LanguageHead:
-    """Log-probabilities of tokens from the backbone's states.
+    """Log-probabilities of tokens from the backbone's hidden states.
 
     Args:
         weight: `(vocabulary, hidden)`; the input embedding itself where the backbone ties them, and trained with it.
@@ -123,7 +123,7 @@ class LanguageHead:
 
 
 def language_head(model: RewardModel, backbone: BackboneConfig) -> LanguageHead:
-    """The head that the backbone was pretrained with: its input embedding, or where these differ its checkpoint's.
+    """The language head of the backbone's pretraining: its input embedding if tied, otherwise its checkpoint's head.
 
     A checkpoint's own head is kept as it is, is not trained, and is not saved with the reward model.
 
@@ -148,7 +148,7 @@ def language_head(model: RewardModel, backbone: BackboneConfig) -> LanguageHead:
 
 
 def _of_checkpoint(backbone: BackboneConfig, name: str) -> Any:
-    """The Linear before the vocabulary, float32; the rest of what is loaded with it is dropped."""
+    """The Linear to the vocabulary from the checkpoint, float32; all other weights are dropped."""
     from transformers import AutoModelForCausalLM
 
     local = hub.local_path(name)

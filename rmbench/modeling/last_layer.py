@@ -21,7 +21,7 @@ from rmbench.modeling.attention import Packing
 
 
 class LastLayer:
-    """Hooks on the last decoder layer of a network.
+    """Hooks by which a last decoder layer computes queries, output projection and MLP only at needed positions.
 
     Args:
         layer: has `self_attn` with `q_proj` and `o_proj`, and `mlp`, which treat every token by itself.
@@ -39,7 +39,7 @@ class LastLayer:
 
     @torch.compiler.disable
     def _enter(self, _layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """Of every pass, the recomputation of checkpointed activations included: the inputs give the positions."""
+        """Note the positions of this pass from its inputs, also when checkpointed activations are recomputed."""
         states: Tensor = inputs[0] if inputs else named["hidden_states"]
         packing: Packing | None = named.get("packing")
         self._at = packing.needed_positions(states.device) if self.shortened and packing is not None else None
@@ -60,7 +60,7 @@ class LastLayer:
 
 
 def last_layer(network: Any) -> LastLayer | None:
-    """Of a decoder whose layers have the parts that stock ones have, else None. A network is hooked once."""
+    """The hooks on a decoder with stock layers, otherwise None. A network is hooked once."""
     lists = [m for m in network.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) and _stock(m[-1])]
     if len(lists) != 1:
         return None

@@ -23,7 +23,7 @@ from rmbench.modeling.output import PairOutput, Readings
 
 @dataclass(frozen=True)
 class BatchInputs:
-    """What one forward pass takes, and where in it the rewards are read.
+    """The inputs of one forward pass, and the positions of the rewards.
 
     `pooled_positions` `(responses,)` holds indices into the flattened tokens, group by group; of pairs:
     pair 0 chosen, pair 0 rejected, pair 1 chosen, ...
@@ -42,11 +42,11 @@ class BatchInputs:
     attended: int = 0  # (query, key) pairs of a causal attention over the distinct tokens
 
     def to(self, device: torch.device) -> BatchInputs:
-        """The same on `device`, without waiting for the copy where memory is pinned."""
+        """The inputs on `device`; the copy is asynchronous from pinned memory."""
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin(self) -> BatchInputs:
-        """The same in page-locked memory, from which CUDA copies while it computes."""
+        """The inputs in page-locked memory, from which CUDA copies asynchronously."""
         return self._mapped(Tensor.pin_memory)
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> BatchInputs:
@@ -59,24 +59,24 @@ Model = Callable[[BatchInputs], tuple[Any, ...]]
 
 
 class Layout(Protocol):
-    """How groups become inputs."""
+    """Interface: how groups of responses become model inputs."""
 
     name: str
     pads: bool  # every sequence of a batch costs as much as its longest
     unread: int | None  # a reward is read before ids of this kind that end a text
 
     def cost(self, group: TokenGroup) -> int:
-        """Tokens that a forward pass over only this group computes."""
+        """Number of tokens that a forward pass over this group alone computes."""
         ...
 
     def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
-        """The groups' tensors, on the CPU."""
+        """The inputs of the groups, on the CPU."""
         ...
 
 
 @dataclass(frozen=True)
 class TextGroup(TokenGroup):
-    """Token ids alone, without the pair or item that they come from."""
+    """Token ids without the pair or item that they come from."""
 
     id: str
     sequences: tuple[list[int], ...]
@@ -84,7 +84,7 @@ class TextGroup(TokenGroup):
 
 
 def as_read(group: TokenGroup, unread: int | None) -> TokenGroup:
-    """The group without the ids `unread` that end its sequences; itself, where there are none. The first id stays.
+    """The group without trailing ids `unread` in its sequences; the first id always stays.
 
     A decoder's reward is read before them, and no later token has a part in it.
     """
@@ -102,7 +102,7 @@ def _without_end(ids: list[int], unread: int) -> list[int]:
 
 
 class Padded:
-    """A row for each response, padded on the right with `pad_id`, masked. Any backbone.
+    """Layout with one row per response, padded on the right with `pad_id` and masked; for any backbone.
 
     A decoder's reward is read at the last token that is not `unread`.
     """
@@ -114,11 +114,11 @@ class Padded:
         self.pad_id, self.unread = pad_id, unread
 
     def cost(self, group: TokenGroup) -> int:
-        """Rows of the longest sequence's length."""
+        """Number of tokens: rows times the longest sequence."""
         return len(group.sequences) * group.length
 
     def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
-        """`(responses, longest)`."""
+        """Inputs with ids `(responses, longest)`."""
         groups = [as_read(group, self.unread) for group in groups]
         sequences = [ids for group in groups for ids in group.sequences]
         lengths = torch.tensor([len(ids) for ids in sequences])
@@ -133,7 +133,7 @@ class Padded:
 
 
 class AsRewardBench(Padded):
-    """Padded rows as RewardBench's pipeline has them, for scores that must match a published one.
+    """Padded rows as in RewardBench's pipeline, for scores that must match published ones.
 
     Of a doubled BOS the first is masked, not removed, so positions start one later; a decoder's reward is read at the
     last token that is not `unread`, the pad token that the checkpoint states (with pad = EOS, one before the EOS), as
@@ -147,7 +147,7 @@ class AsRewardBench(Padded):
         self.bos_id, self.ends = bos_id, unread
 
     def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
-        """`(responses, longest)`."""
+        """Inputs with ids `(responses, longest)`."""
         rows = super().inputs(groups)
         ids, mask = rows.input_ids, rows.attention_mask
         assert mask is not None
@@ -158,7 +158,7 @@ class AsRewardBench(Padded):
 
 
 class Shared:
-    """All groups in one row, the common prefix of a group once. Backbones of causal attention.
+    """Layout with all groups in one row and each group's common prefix once; for backbones with causal attention.
 
     `multiple` is what the row's length is padded to: FlexAttention compiles again for new lengths.
     """
@@ -170,11 +170,11 @@ class Shared:
         self.pad_id, self.multiple, self.unread = pad_id, multiple, unread
 
     def cost(self, group: TokenGroup) -> int:
-        """Distinct tokens."""
+        """Number of distinct tokens of the group."""
         return group.distinct_tokens
 
     def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
-        """`(1, distinct tokens)`."""
+        """Inputs with ids `(1, distinct tokens)`."""
         groups = [as_read(group, self.unread) for group in groups]
         ids: list[int] = []
         positions: list[int] = []
@@ -200,7 +200,7 @@ class Shared:
 
 
 def run_inputs(model: Model, inputs: BatchInputs) -> PairOutput:
-    """One forward pass over both sides of every pair."""
+    """Rewards and embeddings of both responses of every pair, in one forward pass."""
     rewards, embeddings, kl, log_probs = Readings(*model(inputs))
     of_pairs = None if kl is None else kl[::2] + kl[1::2]
     likelihoods = () if log_probs is None else (log_probs[::2], log_probs[1::2])
@@ -210,7 +210,7 @@ def run_inputs(model: Model, inputs: BatchInputs) -> PairOutput:
 def token_batches(
     groups: Sequence[TokenGroup], layout: Layout, budget_tokens: int, max_groups: int | None = None
 ) -> list[list[int]]:
-    """Indices of groups in batches that compute at most `budget_tokens` tokens (or hold one group).
+    """Indices of groups in batches that compute at most `budget_tokens` tokens each, or have one group.
 
     Longest first, so that a batch that does not fit into memory fails at the start, and alike lengths stand together.
 

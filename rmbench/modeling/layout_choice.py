@@ -29,7 +29,7 @@ KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 
 def choose_layout(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGroup], device: torch.device) -> Layout:
-    """`padded`, or `shared` if the model computes a few of `pairs` alike in both layouts.
+    """The layout: `shared` if the model gives the same embeddings of a few `pairs` in both layouts, else `padded`.
 
     Args:
         asked: `layout` of the config.
@@ -55,7 +55,7 @@ def choose_layout(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGr
 
 
 def _choose(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGroup], device: torch.device) -> Layout:
-    """`choose_layout`, without its checks of memory and of plain transformers.
+    """The layout as of `choose_layout`, without the checks of memory and against plain transformers.
 
     Args:
         asked: `layout` of the config.
@@ -79,7 +79,7 @@ def _choose(asked: LayoutName, model: RewardModel, pairs: Sequence[TokenGroup], 
 
 
 def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGroup], device: torch.device) -> str | None:
-    """What keeps this backbone from sharing prompts, or None.
+    """The reason why this backbone cannot share prompts, or None.
 
     Args:
         model: on `device`.
@@ -121,7 +121,7 @@ def why_not_shared(model: RewardModel, shared: Shared, pairs: Sequence[TokenGrou
 def _refuse_dependence_on_padding(
     model: RewardModel, padded: Padded, groups: Sequence[TokenGroup], device: torch.device
 ) -> None:
-    """Refuse a family whose rewards depend on what else is in the batch.
+    """Check that rewards do not depend on the other rows of the batch.
 
     Args:
         model: on `device`.
@@ -144,7 +144,7 @@ def _refuse_dependence_on_padding(
 
 
 def _shorten_if_equal(model: RewardModel, packed: BatchInputs, expected: Tensor) -> None:
-    """Leave the last layer's shorter way on only where it gives `expected`."""
+    """Compute only pooled positions in the last layer, if this gives the embeddings `expected`."""
     if model.last_layer is None:
         return
     model.last_layer.shortened = True
@@ -157,25 +157,25 @@ def _shorten_if_equal(model: RewardModel, packed: BatchInputs, expected: Tensor)
 
 
 def _difference(got: Tensor, expected: Tensor) -> float:
-    """The largest of all rows, as a share of their lengths."""
+    """The largest difference of two embeddings, relative to their norm."""
     return float(((got - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
 
 
 def _layer_types(config: object) -> list[str] | None:
-    """The kind of each layer, or None where the config does not say it."""
+    """The kind of attention of each layer; None if the config does not say it."""
     older = getattr(config, "layers_block_type", None)  # of hybrids like Jamba, before transformers 5.1
     kinds: list[str] | None = getattr(config, "layer_types", older)
     return kinds
 
 
 def has_window(config: object) -> bool:
-    """Some layer attends over a sliding window."""
+    """Whether some layer has sliding-window attention."""
     kinds = _layer_types(config)
     return getattr(config, "sliding_window", None) is not None and (kinds is None or "sliding_attention" in kinds)
 
 
 def _embeddings(model: RewardModel, inputs: BatchInputs) -> Tensor:
-    """In evaluation mode, without autocast: rounding must not hide a difference."""
+    """Embeddings in evaluation mode without autocast, so that rounding hides no difference."""
     was_training = model.training
     model.eval()
     with torch.no_grad(), torch.autocast(inputs.pooled_positions.device.type, enabled=False):
@@ -185,7 +185,7 @@ def _embeddings(model: RewardModel, inputs: BatchInputs) -> Tensor:
 
 
 def pairs_of_all_lengths(pairs: Sequence[TokenGroup], n: int) -> list[TokenGroup]:
-    """`n` pairs of all lengths, out of at most `PAIRS_LOOKED_AT`."""
+    """`n` pairs of all lengths, out of at most `PAIRS_LOOKED_AT` evenly spread ones."""
     some = [pairs[i] for i in range(0, len(pairs), -(-len(pairs) // PAIRS_LOOKED_AT))]
     ordered = sorted(some, key=lambda pair: pair.distinct_tokens)
     return [ordered[(2 * i + 1) * len(ordered) // (2 * n)] for i in range(min(n, len(ordered)))]

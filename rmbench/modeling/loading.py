@@ -125,7 +125,7 @@ def load_reward_model(
 def save_reward_model(
     model: RewardModel, tokenizer: Tokenizer, folder: Path, whole: dict[str, Tensor] | None = None
 ) -> None:
-    """A plain transformers folder in float32: loading it with transformers alone gives the same rewards.
+    """Save a plain transformers folder in float32, which transformers alone loads with the same rewards.
 
     With a head that transformers does not know, a folder that it refuses. Adapters are merged into the weights, and are
     in the folder `adapter` inside as well.
@@ -162,7 +162,7 @@ def save_reward_model(
 
 @dataclass(frozen=True)
 class Source:
-    """What is loaded, and how."""
+    """Where a model is loaded from, and with which arguments."""
 
     name: str
     revision: str | None
@@ -174,7 +174,7 @@ class Source:
 
 
 def load_weights(source: Source, num_labels: int | None = None) -> tuple[Weights, Tokenizer]:
-    """Weights and tokenizer. Weights in float32, dropout 0, safetensors only.
+    """Weights and tokenizer: float32, dropout 0, safetensors only.
 
     An adapter is loaded with its base and merged into it; where it brings a tokenizer, that is what it was trained
     with.
@@ -226,7 +226,7 @@ def _with_adapter(source: Source, adapter: adapters.Adapter) -> tuple[Weights, T
 
 
 def _plain(source: Source, subfolder: str | None, num_labels: int | None) -> tuple[Weights, Tokenizer]:
-    """A stock network and its tokenizer."""
+    """A stock network with its weights, and its tokenizer."""
     from transformers import AutoConfig, AutoTokenizer
 
     quantized = lora.quantization(source.bits)
@@ -251,7 +251,7 @@ def _plain(source: Source, subfolder: str | None, num_labels: int | None) -> tup
 
 
 def _no_dropout(config: Any) -> None:
-    """Dropout moves distances, which NormBT would answer with weight; every rate of the config becomes 0."""
+    """Set every dropout rate of the config to 0: dropout changes distances, and with them NormBT's weights."""
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
         for key, value in part.to_dict().items():
             if key.endswith(("dropout", "dropout_prob", "_pdrop", "drop_prob")) and isinstance(value, (int, float)):
@@ -259,7 +259,7 @@ def _no_dropout(config: Any) -> None:
 
 
 def _not_loaded(source: Source, error: Exception, config: Any = None) -> UserError:
-    """What kept a checkpoint or a backbone from being loaded, and the key that fixes it."""
+    """The error of a checkpoint or backbone that cannot be loaded, with the key that fixes it."""
     asked = source.attention is not None
     if asked and ("attention" in str(error).lower() or "attn_impl" in str(error)):
         return _no_attention(source.attention, error, config)
@@ -271,7 +271,7 @@ def _not_loaded(source: Source, error: Exception, config: Any = None) -> UserErr
 
 
 def _no_attention(attention: str | None, error: Exception, config: Any) -> UserError:
-    """Which attention a model cannot have, and those that it can."""
+    """The error of an attention implementation that the model does not have, with those that it has."""
     from transformers import AutoModelForSequenceClassification
 
     can = []

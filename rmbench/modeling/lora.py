@@ -83,7 +83,7 @@ def add_adapters(network: Any, config: LoraConfig, base: str | None, revision: s
 
 
 def refuse_what_cannot_be_used(adapters: Any) -> None:
-    """Run the adapted network on one token, and try on names alone what the export will do with it.
+    """Check that the adapted network runs on one token, and that its merged weights can be exported.
 
     Raises:
         UserError: it does not run, or the merged weights would not be those of the plain network.
@@ -114,7 +114,7 @@ def refuse_what_cannot_be_used(adapters: Any) -> None:
 
 
 def quantization(bits: int | None) -> Any:
-    """What transformers needs to load a backbone in 4 (NF4, QLoRA) or 8 bits; None for all of them.
+    """The transformers config to load a backbone in 4 (NF4, QLoRA) or 8 bits; None without `bits`.
 
     Raises:
         UserError: bitsandbytes is not installed.
@@ -142,8 +142,10 @@ def quantization(bits: int | None) -> Any:
 
 
 def keep_unpacked(network: Any) -> None:
-    """On a CPU, bitsandbytes repacks 4-bit weights at their first use in evaluation, for a kernel that rounds to bf16
-    and lets no gradient through: adapters trained after that would learn from their own layers alone.
+    """Keep bitsandbytes from repacking 4-bit weights on a CPU.
+
+    It repacks them at their first use in evaluation, for a kernel that rounds to bf16 and lets no gradient through:
+    adapters trained after that would learn from their own layers alone.
     """
     for module in network.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -151,7 +153,7 @@ def keep_unpacked(network: Any) -> None:
 
 
 def plain_network(adapters: Any, state: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
-    """A stock network without weights, and its weights in float32: W + alpha / r * B A. Nothing is changed.
+    """A stock network without weights, and its weights in float32: W + alpha / r * B A. Nothing is modified.
 
     Args:
         adapters: what `add_adapters` returned.
@@ -183,7 +185,7 @@ def _delta(name: str, module: Any, state: dict[str, Tensor]) -> Tensor:
 
 
 def _weight_name(name: str, module: object) -> str:
-    """The plain name of the weight that a layer's adapter changes."""
+    """Name in the plain network of the weight that a layer's adapter changes."""
     return _plain_name(f"{name}.base_layer.{getattr(module, 'parameter_name', 'weight')}")
 
 
@@ -192,7 +194,7 @@ def _quantized(network: nn.Module) -> set[str]:
 
 
 def _stock(network: Any) -> Any:
-    """The network without adapters and without weights."""
+    """The network's architecture without adapters and weights."""
     config = copy.deepcopy(network.config)
     config.__dict__.pop("quantization_config", None)
     with torch.device("meta"):
@@ -200,20 +202,22 @@ def _stock(network: Any) -> Any:
 
 
 def _left_out(name: str, quantized: set[str]) -> bool:
-    """What the plain network does not have, or not in this form."""
+    """Whether the plain network lacks this weight, or has it in another form."""
     of_layer = any(name.startswith(f"{layer}.weight") for layer in quantized)
     return "lora_" in name or "original_module" in name or of_layer
 
 
 def _plain_name(name: str) -> str:
-    """The name without adapters; those on several parameters of one module are nested."""
+    """The name of a weight without the parts that adapters add; adapters may be nested."""
     return name.replace(f".modules_to_save.{NAME}.", ".").replace(".base_layer", "")
 
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """peft asks a network for a property by a name that transformers calls old, and warns of ranks that it meant to
-    double for fused experts itself.
+    """Silence two warnings of peft that no user can act on.
+
+    It reads a property of the network by a name that transformers calls old, and warns of ranks that it doubles for
+    fused experts itself.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def refuse_names(names: list[str], network: PreTrainedModel, around: list[str]) -> None:
-    """Each of `target_modules` names a layer of the backbone, none of the head's, which are in `around`.
+    """Check that each of `target_modules` names a layer of the backbone, and none of the head's (`around`).
 
     Raises:
         UserError: one does not.

@@ -23,7 +23,7 @@ GOES_BACK_BYTES = 32 * 2**20  # older versions take no more
 
 
 def keep_freed_memory() -> None:
-    """What the process frees, it keeps: the next forward pass on a CPU asks for the same again.
+    """Let the process keep freed memory (glibc), because the next forward pass on a CPU needs it again.
 
     Handed back, it would come as new pages, which the system fills with zeros first. Large blocks still
     go back: they would leave holes, and their pages cost little beside what is computed on them. Nothing happens where
@@ -35,7 +35,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_memory() -> None:
-    """The opposite, once: between runs, others may need what is free."""
+    """Return freed memory to the system once, between runs."""
     trim = _of_glibc("malloc_trim")
     if trim is not None:
         trim(0)
@@ -46,12 +46,12 @@ def _of_glibc(name: str) -> Callable[..., int] | None:
 
 
 def first_budget(asked: int | None, device: torch.device) -> int:
-    """Tokens per forward pass to begin with."""
+    """Number of tokens per forward pass to begin with."""
     return FIRST_BUDGET_TOKENS[device.type] if asked is None else asked
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether fewer tokens at once might have gone well."""
+    """Whether the error is of memory, so that fewer tokens may succeed."""
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 

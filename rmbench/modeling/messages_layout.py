@@ -14,16 +14,16 @@ from rmbench.modeling.layout import BatchInputs, Padded
 
 @dataclass(frozen=True)
 class Conversations(BatchInputs):
-    """Padded rows with one conversation a row; none where groups are ids alone."""
+    """Padded rows with one conversation per row; without conversations if groups are ids only."""
 
     conversations: tuple[list[Message], ...] = ()
 
 
 class WithMessages(Padded):
-    """Padded rows with their messages."""
+    """Padded layout whose inputs also have the conversations."""
 
     def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
-        """`(responses, longest)`."""
+        """Inputs with ids `(responses, longest)` and one conversation per row."""
         conversations = tuple(
             [*group.item.prompt, *response]
             for group in groups
@@ -34,18 +34,18 @@ class WithMessages(Padded):
 
 
 class AsTexts(WithMessages):
-    """The same where a forward pass is counted in texts, whatever their lengths."""
+    """Padded layout with conversations whose cost counts texts, not tokens."""
 
     name = "texts"
     pads = False
 
     def cost(self, group: TokenGroup) -> int:
-        """Texts."""
+        """Number of texts in the group."""
         return len(group.sequences)
 
 
 def one_row(rows: BatchInputs, i: int) -> BatchInputs:
-    """One text of padded rows without padding."""
+    """Row `i` of padded rows, without padding."""
     assert rows.attention_mask is not None
     length = int(rows.attention_mask[i].sum())
     return Conversations(
@@ -57,6 +57,6 @@ def one_row(rows: BatchInputs, i: int) -> BatchInputs:
 
 
 def conversations_of(rows: BatchInputs) -> tuple[list[Message], ...]:
-    """One conversation a row, or none at all."""
+    """One conversation per row, or an empty tuple."""
     found = rows.conversations if isinstance(rows, Conversations) else ()
     return found if len(found) == len(rows.input_ids) else ()

@@ -44,12 +44,12 @@ class RewardModel(nn.Module):
 
     @property
     def head(self) -> nn.Linear:
-        """The Linear that turns an embedding into a reward."""
+        """The Linear that computes the reward from the embedding."""
         return head_of(self.network)
 
     @property
     def whole_head(self) -> nn.Module:
-        """`head` and the layers of ours before it, if there are any."""
+        """The whole head: `head` and the layers of rmbench before it, if any."""
         name = heads.head_name(self.network)
         assert name is not None
         module: nn.Module = self.network.get_submodule(name)
@@ -57,29 +57,29 @@ class RewardModel(nn.Module):
 
     @property
     def pooled_size(self) -> int:
-        """Numbers in a pooled state."""
+        """Size of a pooled state."""
         first = next(m for m in self.whole_head.modules() if isinstance(m, (nn.Linear, nn.LayerNorm)))
         return first.in_features if isinstance(first, nn.Linear) else first.normalized_shape[0]
 
     @property
     def pad_id(self) -> int:
-        """The id that pads rows; masked, so it never changes a reward."""
+        """The id of padding; it is masked, so it never changes a reward."""
         return int(self.network.config.get_text_config().pad_token_id)
 
     @property
     def unread_id(self) -> int | None:
-        """A decoder is read at the last id that is not this one: so does its own class in transformers."""
+        """The id that is skipped at the end of a decoder's text, as its class in transformers does; None: no id."""
         return self.pad_id if self.is_decoder and not self.pools_last else None
 
     @property
     def is_decoder(self) -> bool:
-        """The reward is read at the last token: all of them are stock networks with a bare `score`."""
+        """Whether the reward is read at the last token, as in all stock networks with a bare `score`."""
         score = getattr(self.network, "score", None)
         kept = getattr(score, "original_module", score)  # peft keeps it beside the trained one
         return isinstance(kept, (nn.Linear, heads.RewardHead))
 
     def forward(self, inputs: BatchInputs) -> Readings:
-        """Rewards `(responses,)` and embeddings `(responses, hidden)` where `inputs.pooled_positions` says.
+        """Rewards `(responses,)` and embeddings `(responses, hidden)` at `inputs.pooled_positions`.
 
         A bottleneck adds its KL term, inputs that name tokens to predict their log-probabilities, both `(responses,)`.
         Encoders pool each row in their own way; theirs are padded rows, one response each.
@@ -97,7 +97,7 @@ class RewardModel(nn.Module):
         return Readings(rewards, embeddings, kl, log_probs)
 
     def pool(self, inputs: BatchInputs) -> Tensor:
-        """The head's input, `(responses, hidden)`: no logits, no cache, nothing but the pooled positions."""
+        """The head's inputs `(responses, hidden)`, without logits or cache."""
         if inputs.embeddings is not None:
             return inputs.embeddings
         if not self.is_decoder:
@@ -109,14 +109,14 @@ class RewardModel(nn.Module):
         return self._states(inputs)[inputs.pooled_positions]
 
     def plain_reward(self, input_ids: Tensor) -> Tensor:
-        """What the stock network itself gives for one text, `(1, tokens)` -> scalar."""
+        """The stock network's reward, a scalar, of one text `(1, tokens)`."""
         self._use_attention(self.attention)
         reward: Tensor = self.network(input_ids=input_ids).logits[0, 0]
         self._pooled = None
         return reward
 
     def _states(self, inputs: BatchInputs) -> Tensor:
-        """A decoder's, after its last norm, `(tokens, hidden)`."""
+        """A decoder's hidden states after its last norm, `(tokens, hidden)`."""
         self._use_attention(self.attention if inputs.packing is None else PACKED)
         arguments = {
             "attention_mask": inputs.attention_mask,
@@ -129,7 +129,7 @@ class RewardModel(nn.Module):
         return flat
 
     def _use_attention(self, name: str) -> None:
-        """Stays so after the forward pass: checkpointed layers run again in the backward pass."""
+        """Set the attention implementation; it stays, because checkpointed layers run again in the backward pass."""
         if attention_of(self.network) != name:
             self.network.set_attn_implementation(name)
 
@@ -138,7 +138,7 @@ class RewardModel(nn.Module):
 
 
 def head_of(network: Any) -> nn.Linear:
-    """The last Linear outside the backbone.
+    """The last Linear outside the backbone, with one output.
 
     Raises:
         UserError: there is none with one output: this is not a reward model with one scalar per response.
@@ -154,7 +154,7 @@ def head_of(network: Any) -> nn.Linear:
 
 
 def fingerprint(model: RewardModel, head: bool = True) -> str:
-    """A hash of the names and values of all weights, or of all but the head's."""
+    """Hash of the names and values of all weights, or of all but the head's."""
     digest = hashlib.sha256()
     own = f"{heads.head_name(model.network)}."
     for name, tensor in sorted(model.network.state_dict().items()):
@@ -172,24 +172,24 @@ NO_MATTER = {
 
 
 def described(model: RewardModel) -> str:
-    """The network's config as JSON: with another config the same weights rotate or attend otherwise."""
+    """The network's config as JSON; the same weights under another config give other rewards."""
     kept = {key: value for key, value in model.network.config.to_dict().items() if key not in NO_MATTER}
     return json.dumps(kept, sort_keys=True, default=str)
 
 
 def freeze_backbone(model: RewardModel) -> None:
-    """Only the head is trained."""
+    """Disable gradients of all weights but the head's."""
     model.requires_grad_(False)
     model.whole_head.requires_grad_(True)
 
 
 def compile_backbone(model: RewardModel) -> None:
-    """torch.compile, in place, for lengths that change from batch to batch."""
+    """Apply torch.compile to the backbone, in place, for lengths that change from batch to batch."""
     model.network.base_model.compile(dynamic=True)
 
 
 def recompute_activations(model: RewardModel) -> None:
-    """Keep no activations for the backward pass but compute them again: less memory, more time."""
+    """Enable gradient checkpointing: less memory, more time."""
     network = model.network
     if hasattr(network, "activation_checkpointing_enable"):  # the newer name of the same
         network.activation_checkpointing_enable({"use_reentrant": False})

@@ -24,7 +24,7 @@ from rmbench.modeling.threads import use_threads
 
 
 class OtherModel(nn.Module, ABC):
-    """The base class of such models; `assumed` says in words what was assumed of it."""
+    """Base class of models that are not sequence classifiers; `assumed` says what is assumed about them."""
 
     attention = "its own"
     budget: int | None = None  # cost of a forward pass in the units of its layout; None: tokens, as memory allows
@@ -37,19 +37,19 @@ class OtherModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, rows: BatchInputs) -> Readings:
-        """Rewards `(responses,)` and embeddings `(responses, hidden)`, which may have no columns: then no distances."""
+        """Rewards `(responses,)` and embeddings `(responses, hidden)`, with no columns if there are none."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash of what the rewards depend on: weights, or whatever stands for them."""
+        """Hash of what determines the rewards: weights, or what stands for them."""
 
     @abstractmethod
     def described(self) -> str:
-        """The settings that rewards depend on beside the weights, as JSON."""
+        """The settings that determine the rewards beside the weights, as JSON."""
 
     @abstractmethod
     def layout(self, asked: LayoutName, groups: Sequence[TokenGroup], device: torch.device) -> Layout:
-        """How its groups become rows; `groups` are some that it is going to score.
+        """The layout in which the model scores `groups`.
 
         Raises:
             UserError: the model does not support the requested layout.
@@ -64,14 +64,14 @@ ScoringModel = RewardModel | OtherModel
 
 
 def identity(model: ScoringModel) -> tuple[str, str]:
-    """The hash of a model's weights, and its settings as JSON."""
+    """Hash of a model's weights, and its settings as JSON."""
     if isinstance(model, OtherModel):
         return model.fingerprint(), model.described()
     return fingerprint(model), described(model)
 
 
 def context_config(model: ScoringModel) -> object:
-    """The config that says how long a text may be."""
+    """The config with the model's maximum length."""
     return model.config if isinstance(model, OtherModel) else model.network.config
 
 
@@ -93,27 +93,27 @@ def layout_of(asked: LayoutName, model: ScoringModel, groups: Sequence[TokenGrou
 
 
 def single_layout(model: ScoringModel) -> Layout:
-    """The layout of one text."""
+    """The layout of a single text."""
     return model.one_by_one() if isinstance(model, OtherModel) else Padded(model.pad_id, model.unread_id)
 
 
 def use_threads_for(asked: str, model: ScoringModel, device: torch.device) -> None:
-    """Threads as `use_threads` chooses them for the network that computes, if one does here."""
+    """Set the threads, as `use_threads`, for the network that computes here, if any."""
     network = model.computing if isinstance(model, OtherModel) else model.network
     if network is not None:
         use_threads(asked, network, device)
 
 
 def budget_of(model: ScoringModel, asked: int | None) -> int | None:
-    """What a forward pass may cost; a model that counts otherwise than in tokens says it itself."""
+    """The limit of a forward pass; in the model's own unit if that is not tokens."""
     return model.budget or asked if isinstance(model, OtherModel) else asked
 
 
 def no_embeddings(rewards: Tensor) -> Readings:
-    """Rewards of a model whose embeddings are unknown."""
+    """Readings of rewards without embeddings."""
     return Readings(rewards, rewards.new_zeros(len(rewards), 0))
 
 
 def as_json(settings: dict[str, object]) -> str:
-    """Settings in a fixed order."""
+    """The settings as JSON, sorted by key."""
     return json.dumps(settings, sort_keys=True, default=str)

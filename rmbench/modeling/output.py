@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Readings(NamedTuple):
-    """What a model says of responses, in the order of `pooled_positions`; embeddings are `(responses, hidden)`."""
+    """A model's results for responses in the order of `pooled_positions`: rewards `(responses,)`, embeddings."""
 
     rewards: Tensor
     embeddings: Tensor
@@ -20,7 +20,7 @@ class Readings(NamedTuple):
 
 @dataclass(frozen=True)
 class PairOutput:
-    """What a model says of a batch of pairs: rewards `(pairs,)`, embeddings `(pairs, hidden)`, float32 or wider."""
+    """A model's results for a batch of pairs: rewards `(pairs,)`, embeddings `(pairs, hidden)`, at least float32."""
 
     rewards_chosen: Tensor
     rewards_rejected: Tensor

@@ -47,7 +47,7 @@ SAMPLES: list[list[Message]] = [
 
 
 class OwnCode(OtherModel):
-    """A network with a forward pass or a method of its own.
+    """A reward model with custom code: a network with its own forward pass or reward method.
 
     Args:
         network: of any class, on its weights.
@@ -73,13 +73,13 @@ class OwnCode(OtherModel):
         self._alone = method is not None
 
     def forward(self, rows: BatchInputs) -> Readings:
-        """Rewards, all rows in one pass or each by itself."""
+        """Rewards of all rows, in one pass or row by row; no embeddings."""
         if not self._alone:
             return no_embeddings(self._numbers(rows))
         return no_embeddings(torch.cat([self._numbers(one_row(rows, i)) for i in range(len(rows.input_ids))]))
 
     def fingerprint(self) -> str:
-        """Of the names and values of all weights."""
+        """Hash of the names and values of all weights."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode())
@@ -87,12 +87,12 @@ class OwnCode(OtherModel):
         return digest.hexdigest()[:16]
 
     def described(self) -> str:
-        """The config, and what is taken for the reward."""
+        """The config and the source of the reward, as JSON."""
         kept = {key: value for key, value in self.config.to_dict().items() if key not in NO_MATTER}
         return as_json({"config": kept, "reward": self.assumed["reward"]})
 
     def layout(self, asked: LayoutName, groups: Sequence[TokenGroup], device: torch.device) -> Layout:
-        """Padded rows where a few texts have the same rewards in a batch as by themselves, else one text a pass."""
+        """Padded rows if a few texts have the same rewards in a batch as alone, otherwise one text per pass."""
         if asked is LayoutName.shared:
             raise UserError("layout=shared: the code of a custom model determines its layout; remove it.")
         if self.method is None:
@@ -107,13 +107,13 @@ class OwnCode(OtherModel):
             self._alone = not difference <= TOLERANCE * max(size, 1e-2)
             if self._alone:
                 logger.warning(
-                    "rewards in a batch differ by %.1g from those of texts by themselves: each is scored by itself",
+                    "rewards in a batch differ by %.1g from those of single texts, so each text is scored alone",
                     difference,
                 )
         return WithMessages(self._pad_id)
 
     def one_by_one(self) -> Layout:
-        """A padded row."""
+        """The layout of a single text: one padded row."""
         return WithMessages(self._pad_id)
 
     @property
@@ -130,7 +130,7 @@ class OwnCode(OtherModel):
         return self.network(input_ids=rows.input_ids, attention_mask=rows.attention_mask)
 
     def _by_method(self, name: str) -> Callable[[BatchInputs], object]:
-        """The method, called with what its parameters ask for: ids, the tokenizer and a conversation, or the text."""
+        """The reward method as a function of rows; it gets what its parameters name, such as ids or a conversation."""
         method = getattr(self.network, name, None)
         if not callable(method):
             own = [m for m in vars(type(self.network)) if not m.startswith("_") and callable(getattr(self.network, m))]
@@ -146,7 +146,7 @@ class OwnCode(OtherModel):
         return lambda rows: method(render([_conversation(rows)], self.tokenizer))
 
     def _find_reward(self) -> tuple[Callable[[object], Tensor | None], str]:
-        """What of an output is the reward, found on two short texts of unlike lengths."""
+        """A function from an output to rewards, and its description; found on two short texts of different lengths."""
         ids = encode(SAMPLES, self.tokenizer)
         groups = [_Sample(f"{i}", one, c) for i, (one, c) in enumerate(zip(ids, SAMPLES, strict=True))]
         rows = Conversations(
@@ -171,7 +171,7 @@ class _Sample(TokenGroup):
 
 
 def _ways(output: object, n: int) -> list[tuple[str, Callable[[object], Tensor | None]]]:
-    """How to take one number for each of `n` texts from an output, the preferred way first."""
+    """Ways to take one number for each of `n` texts from an output, with their names, the preferred one first."""
     if isinstance(output, (float, int)) or (isinstance(output, (list, Tensor)) and _one_a_text(output, n) is not None):
         return [("the number", lambda out: _one_a_text(out, None))]
     if isinstance(output, tuple):
@@ -194,7 +194,7 @@ def _of_field(name: str, output: object) -> Tensor | None:
 
 
 def _one_a_text(value: object, n: int | None) -> Tensor | None:
-    """`(texts,)` if `value` holds one number for each of `n` texts (None: whatever has one column), else None."""
+    """`value` as `(texts,)` if it has one number for each of `n` texts (None: any with one column), otherwise None."""
     if isinstance(value, (float, int)) and not isinstance(value, bool):
         value = torch.tensor([float(value)])
     elif isinstance(value, list) and value and all(isinstance(v, (float, int)) for v in value):
@@ -223,7 +223,7 @@ def _conversation(rows: BatchInputs) -> list[Message]:
 
 
 def load_own_code(source: Source, method: str | None) -> tuple[OwnCode, Tokenizer]:
-    """A model through the class that its config.json names, weights in float32, and its tokenizer.
+    """A model loaded through the class that its config.json names, float32, and its tokenizer.
 
     An adapter is loaded with its base, and merged into it.
 
@@ -273,6 +273,6 @@ def _network(source: Source) -> tuple[nn.Module, Tokenizer]:
 
 
 def own_class(config: object) -> str | None:
-    """The Auto class under which a config names a model of its own; None where it names none."""
+    """The Auto class under which a config names a custom class; None if it names none."""
     brought = getattr(config, "auto_map", None) or {}
     return next((name for name in AUTO_CLASSES if name in brought), None)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run's memory on each device, the devices, and the tokens with which the search for a forward pass begins."""
+    """A run's estimated memory on each device, the number of devices, and the tokens of the first forward pass."""
 
     memory: MemoryEstimate
     devices: int
@@ -31,7 +31,7 @@ class Plan:
     tokens: int
 
     def text(self) -> str:
-        """One line, before anything is loaded."""
+        """The plan as one line for the log."""
         among = f"each of {self.devices} devices ({self.strategy.name})" if self.devices > 1 else "the device"
         per_token = 1000 * self.memory.per_token / GIGABYTE
         activations = "an unknown number of" if math.isnan(per_token) else f"{per_token:.2g}"
@@ -46,7 +46,7 @@ TRIAL_TOKENS = 16  # few: torch's meta device keeps attention's scores, which th
 
 
 def memory_on_paper(config: TrainConfig, devices: int, precision: Precision) -> MemoryEstimate:
-    """What each of `devices` holds in a step of AdamW, from the shapes of the network.
+    """Memory on each of `devices` in a training step with AdamW, from the shapes of the network.
 
     Activations of gradient_checkpointing=true are counted as one state a layer; those of bf16 as half of float32's.
     What is not in it: the libraries, a layer's gathered weights, and adapters' few weights.
@@ -66,13 +66,13 @@ def memory_on_paper(config: TrainConfig, devices: int, precision: Precision) -> 
 
 
 def device_of(gpu: GpuConfig) -> str:
-    """Where the run will be: sharded weights need CUDA, wherever this is asked."""
+    """The device type of the run; sharded weights need CUDA, also if this machine has none."""
     sharded = gpu.strategy not in (Strategy.none, Strategy.ddp)
     return "cuda" if sharded else pick_device(gpu.device)
 
 
 def plan(config: TrainConfig) -> Plan:
-    """What the run takes, on the devices that it will have.
+    """The memory that a run needs on its devices, before anything is loaded.
 
     Raises:
         UserError: it cannot be said, and why.
@@ -94,7 +94,7 @@ def _devices(gpu: GpuConfig, device: str) -> int:
 
 
 def _per_token(network: PreTrainedModel, checkpointed: bool, frozen: bool) -> float:
-    """Bytes of activations for a token, in float32; NaN where the network does not run without data."""
+    """Bytes of activations per token in float32; NaN if the network cannot run without data."""
     if frozen:
         return 0.0
     config = network.config.get_text_config()

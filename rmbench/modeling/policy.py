@@ -37,7 +37,7 @@ NO_REFERENCE = "none"
 
 
 class Responses:
-    """A layout whose inputs also name the tokens of each response, which its likelihood is made of.
+    """A layout whose inputs also have the tokens of each response, for its log-likelihood.
 
     A response begins where the prompt ends as the template writes it, with the header of the answer if it can.
     """
@@ -48,11 +48,11 @@ class Responses:
         self._prompt_ids: dict[str, list[list[int]]] = {}
 
     def cost(self, group: TokenGroup) -> int:
-        """As without the likelihood."""
+        """Tokens that a forward pass over this group computes, as without the likelihood."""
         return self.layout.cost(group)
 
     def inputs(self, groups: Sequence[TokenGroup]) -> BatchInputs:
-        """The layout's, with `predicting`, `predicted` and `own_tokens`."""
+        """The inputs of the layout with `predicting`, `predicted` and `own_tokens`."""
         inputs = self.layout.inputs(groups)
         ends = iter(inputs.pooled_positions.tolist())
         predicting: list[int] = []
@@ -82,7 +82,7 @@ class Responses:
         )
 
     def response_starts(self, group: TokenGroup) -> list[int]:
-        """Of each sequence, the place of the response's first token; at least 1, as nothing predicts the first one."""
+        """Index of each sequence's first response token; at least 1, as nothing predicts the first token."""
         if not isinstance(group, TokenItem):
             raise TypeError("the likelihood of a response needs the messages that it comes from")
         return list(self._starts_of(group.item, group.sequences))
@@ -98,7 +98,7 @@ class Responses:
             yield min(max(start, 1), len(ids))
 
     def _prompts(self, item: Item) -> list[list[int]]:
-        """The prompt's ids, with and without the header of an answer; the longer common beginning is the prompt."""
+        """The prompt's ids with and without the header of an answer; the longer common prefix counts as the prompt."""
         key = as_json({"prompt": item.prompt, "given": item.template_kwargs})
         if key not in self._prompt_ids:
             given: dict[str, Any] = item.template_kwargs
@@ -115,7 +115,7 @@ class Responses:
 
 
 class Policy(OtherModel):
-    """A language model whose log-ratio to a reference is the reward; embeddings are the policy's at the last token.
+    """A language model whose reward is its log-ratio to a reference; embeddings are the policy's at the last token.
 
     Args:
         policy: with its language head.
@@ -135,7 +135,7 @@ class Policy(OtherModel):
         self.__dict__["computing"] = policy.network  # no second time among the modules
 
     def forward(self, rows: BatchInputs) -> Readings:
-        """One pass of the policy and one of the reference."""
+        """Rewards and embeddings, from one pass of the policy and one of the reference."""
         readings = self.policy(rows)
         ratio = readings.log_probs
         if self.reference is not None:
@@ -145,7 +145,7 @@ class Policy(OtherModel):
         return Readings(self.beta * ratio, readings.embeddings)
 
     def fingerprint(self) -> str:
-        """Of both models' weights, language heads included."""
+        """Hash of both models' weights, language heads included."""
         models = [self.policy] if self.reference is None else [self.policy, self.reference]
         digest = hashlib.sha256()
         for model in models:
@@ -154,26 +154,26 @@ class Policy(OtherModel):
         return digest.hexdigest()[:16]
 
     def described(self) -> str:
-        """Both configs, beta and how tokens are put together."""
+        """Both configs, beta, and sum or average over tokens, as JSON."""
         reference = None if self.reference is None else described(self.reference)
         return as_json(
             {"policy": described(self.policy), "reference": reference, "beta": self.beta, "average": self.average}
         )
 
     def layout(self, asked: LayoutName, groups: Sequence[TokenGroup], device: torch.device) -> Layout:
-        """What both models allow, with the tokens of the responses."""
+        """The layout that both models allow, with the tokens of the responses."""
         chosen = choose_layout(asked, self.policy, groups, device)
         if self.reference is not None and chosen.name != "padded":
             chosen = choose_layout(asked, self.reference, groups, device)
         return Responses(chosen, self.tokenizer)
 
     def one_by_one(self) -> Layout:
-        """A padded row."""
+        """The layout of a single text: one padded row."""
         return Responses(Padded(self.policy.pad_id), self.tokenizer)
 
 
 def load_policy(source: Source, reference: str, beta: float, average: bool) -> tuple[Policy, Tokenizer]:
-    """A policy with its reference, and the policy's tokenizer.
+    """A policy with its reference model, and the policy's tokenizer.
 
     Args:
         source: the policy.
@@ -219,7 +219,7 @@ def _with_language(key: str, source: Source) -> tuple[RewardModel, Tokenizer]:
 
 
 def _language_model(source: Source) -> tuple[RewardModel, Tokenizer]:
-    """A decoder that was trained to write text, with its tokenizer; the head of its reward model means nothing."""
+    """A decoder with its tokenizer, as a reward model whose head is not used."""
     weights, tokenizer = load_weights(source, num_labels=1)
     own_template = tokenizer.chat_template is not None
     complete_tokenizer(tokenizer, weights.network, keep_pad=True)
@@ -230,7 +230,7 @@ def _language_model(source: Source) -> tuple[RewardModel, Tokenizer]:
 
 
 def _holder_of_head(source: Source) -> tuple[str, str | None]:
-    """Where a model's language head is: in its own folder, or in that of its base if it is an adapter.
+    """Folder or Hub id, and revision, that hold the language head: the model's own, or those of an adapter's base.
 
     Raises:
         UserError: the adapter changes it.

@@ -22,7 +22,7 @@ SAMPLE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"
 
 
 def how_it_reads(model: RewardModel, tokenizer: Any, own_template: bool) -> dict[str, str]:
-    """Pooling, pad token, template, BOS and attention in words, for logs and records."""
+    """How the model reads a text, in words for logs and records: pooling, pad token, template, BOS, attention."""
     pad = tokenizer.convert_ids_to_tokens(model.pad_id)
     last = f"at the last token that is not {pad} (id {model.pad_id}), as transformers does"
     if model.pools_last:
@@ -37,17 +37,17 @@ def how_it_reads(model: RewardModel, tokenizer: Any, own_template: bool) -> dict
 
 
 def report(name: str, assumed: dict[str, str]) -> None:
-    """The assumptions as one line of the log."""
+    """Log the assumptions about a model in one line."""
     logger.info("%s: %s", name, "; ".join(f"{key}: {value}" for key, value in assumed.items()))
 
 
 def check_against_plain(
     model: RewardModel, layout: Layout, groups: Sequence[TokenGroup], device: torch.device
 ) -> float | None:
-    """The largest difference between rewards in `layout` and those of the plain class, one text at a time; None where
-    transformers has no such class.
+    """The largest difference between rewards in `layout` and those of the plain class, one text at a time.
 
-    A text after whose reading place more tokens follow is one warning: whoever trained the model may have read there.
+    None if transformers has no such class. One warning is logged if tokens follow the position of the reward: whoever
+    trained the model may have read it there.
 
     Args:
         model: on `device`.
@@ -75,7 +75,7 @@ def check_against_plain(
 def rewards_both_ways(
     model: RewardModel, layout: Layout, groups: Sequence[TokenGroup], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rewards of the first texts of `groups` in `layout`, all at once, and of the plain class one by one, float32.
+    """Rewards of the first texts, in `layout` as one batch and by the plain class one by one, float32 each.
 
     Args:
         model: on `device`.
@@ -99,7 +99,7 @@ def rewards_both_ways(
 
 
 def refuse_unknown_tokens(name: str, tokenizer: Any, network: Any) -> None:
-    """Refuse a tokenizer whose template writes ids that the embedding has no row for; warn of those in texts.
+    """Check that the embedding has a row for each id that the template writes; warn of those in texts.
 
     Raises:
         UserError: no text could be read.
@@ -120,7 +120,7 @@ def refuse_unknown_tokens(name: str, tokenizer: Any, network: Any) -> None:
 
 
 def refuse_unreadable(model: RewardModel, groups: Iterable[TokenGroup]) -> None:
-    """Refuse texts that hold a token which the embedding has no row for, before a step is computed.
+    """Check that the embedding has a row for each token of the texts, before the first step.
 
     Raises:
         UserError: one does.
@@ -134,13 +134,13 @@ def refuse_unreadable(model: RewardModel, groups: Iterable[TokenGroup]) -> None:
 
 
 def unreadable(tokenizer: Any, network: Any) -> dict[int, str]:
-    """Tokens that a text may hold and the embedding has no row for, by id."""
+    """Id -> token, for tokens that a text may contain and the embedding has no row for."""
     rows = network.get_input_embeddings().num_embeddings
     return {id_: token for token, id_ in tokens_beyond(tokenizer, rows)}
 
 
 def tokens_beyond(tokenizer: Any, rows: int) -> list[tuple[str, int]]:
-    """Tokens with ids beyond an embedding of `rows`, but for a pad token, which is masked and gets a row."""
+    """Tokens and ids beyond an embedding of `rows` rows, without the pad token, which gets a row."""
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id != tokenizer.eos_token_id else None
     found = [(token, id_) for token, id_ in tokenizer.get_vocab().items() if id_ >= rows and id_ != pad]
     return sorted(found, key=lambda item: item[1])

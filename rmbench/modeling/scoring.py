@@ -24,7 +24,7 @@ ITEMS_CHECKED = 4
 
 @dataclass(frozen=True)
 class ForwardPasses:
-    """How groups of responses pass through a model.
+    """A model with what its forward passes over groups of responses need.
 
     Args:
         model: gives rewards and embeddings; it is left in the mode, training or evaluation, in which it was.
@@ -41,7 +41,7 @@ class ForwardPasses:
 
 @dataclass(frozen=True)
 class Share:
-    """Which batches are computed here: every `world`-th from `rank` on, and none of which all groups are `done`."""
+    """Which batches this rank computes: every `world`-th from `rank` on, unless all of its groups are `done`."""
 
     rank: int = 0
     world: int = 1
@@ -53,7 +53,7 @@ EVERYTHING = Share()
 
 @dataclass(frozen=True)
 class PairScores:
-    """Float64 arrays `(pairs,)`, in the order of the pairs."""
+    """Rewards and distances as float64 arrays `(pairs,)`, in the order of the pairs."""
 
     chosen: np.ndarray
     rejected: np.ndarray
@@ -61,7 +61,7 @@ class PairScores:
 
     @property
     def margin(self) -> np.ndarray:
-        """r_w - r_l."""
+        """r_w - r_l, `(pairs,)`."""
         return self.chosen - self.rejected
 
 
@@ -79,7 +79,7 @@ class ItemScores:
 def score_pairs(
     model: torch.nn.Module, pairs: Sequence[TokenPair], layout: Layout, device: torch.device, budget_tokens: int | None
 ) -> PairScores:
-    """Scores of all pairs, whichever rank computes them; each forward pass computes at most `budget_tokens` tokens.
+    """Scores of all pairs, on every rank; each forward pass computes at most `budget_tokens` tokens.
 
     Args:
         model, layout, device, budget_tokens: as in `ForwardPasses`.
@@ -109,7 +109,7 @@ def score_items(
     done: Collection[int] = (),
     keep: Callable[[dict[int, ItemScores]], None] = lambda scores: None,
 ) -> dict[int, ItemScores]:
-    """Scores of the items by index, whichever rank computes them; a batch of items in `done` is not computed.
+    """Index -> scores of the items, on every rank; a batch whose items are all `done` is not computed.
 
     Batches follow only from all items and the budget, so an item's score is the same, to the last bit, whether or not
     an earlier attempt was interrupted. `keep` is called with each batch's scores as soon as they are known.
@@ -138,7 +138,7 @@ def score_items(
 def _split(
     items: Sequence[TokenItem], indices: Sequence[int], rewards: Tensor, embeddings: Tensor
 ) -> dict[int, ItemScores]:
-    """A batch's rewards and embeddings, item by item.
+    """Index -> scores, from a batch's rewards and embeddings.
 
     Args:
         items: all of them.
@@ -163,7 +163,7 @@ def _split(
 
 
 def batch_difference(passes: ForwardPasses, items: Sequence[TokenItem], single: Layout) -> tuple[float, float]:
-    """How much the scores of a few items, long and short in one batch, differ from those of each text by itself.
+    """How much the scores of a few items differ between one batch of all lengths and one text at a time.
 
     `single` is the layout of one text.
 
@@ -186,7 +186,7 @@ def batch_difference(passes: ForwardPasses, items: Sequence[TokenItem], single: 
 
 
 def _rewards(passes: ForwardPasses, groups: Sequence[TokenGroup]) -> Tensor:
-    """`(responses,)` in the order of the groups, from one forward pass if memory suffices."""
+    """Rewards `(responses,)` in the order of the groups, from one forward pass if memory suffices."""
     tokens = sum(passes.layout.cost(group) for group in groups) * len(groups)  # padded to the longest at most
     found: dict[int, Tensor] = {}
     for indices, rewards, _ in forward_groups(replace(passes, budget_tokens=max(tokens, 1)), groups):
@@ -198,7 +198,7 @@ def _rewards(passes: ForwardPasses, groups: Sequence[TokenGroup]) -> Tensor:
 def forward_groups(
     passes: ForwardPasses, groups: Sequence[TokenGroup], share: Share = EVERYTHING
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Indices into `groups`, rewards `(responses,)` and embeddings `(responses, hidden)`, forward pass by forward pass.
+    """Indices into `groups`, rewards `(responses,)`, embeddings `(responses, hidden)`, one forward pass after another.
 
     Raises:
         UserError: a single group does not fit into memory.
@@ -234,7 +234,7 @@ def forward_groups(
 
 
 def _forward(model: torch.nn.Module, inputs: BatchInputs) -> tuple[Tensor, Tensor] | None:
-    """None if memory ran out."""
+    """Rewards and embeddings of one forward pass; None if memory ran out."""
     try:
         with torch.inference_mode():
             rewards, embeddings, *_ = model(inputs)

@@ -40,7 +40,7 @@ ROUNDS = 4  # requests of each connection between two writes of scores.jsonl
 
 @dataclass(frozen=True)
 class Interface:
-    """What a kind of server is asked and how it answers.
+    """Requests and answers of one kind of server.
 
     Args:
         paths: that give rewards; the first one that the server has is used, unless the address names one.
@@ -56,7 +56,7 @@ class Interface:
 
 
 def _of_vllm(answer: Json) -> list[object]:
-    """`/classify` has `probs`; `/pooling` has `data`: of one number, or of one for each token, of which the last."""
+    """The numbers in vLLM's answer: `probs` of `/classify`, or `data` of `/pooling`, of each token the last one."""
     return [_last(row["probs"] if "probs" in row else row["data"]) for row in answer["data"]]
 
 
@@ -95,7 +95,7 @@ def _only(classes: list[Json]) -> Json:
 
 
 class Server(OtherModel):
-    """A server's rewards; several requests at a time, each of several texts.
+    """A reward model behind a server, with several requests at a time and several texts per request.
 
     Args:
         client: asks it.
@@ -118,7 +118,7 @@ class Server(OtherModel):
         self.otherwise = 0  # texts whose ids the server's tokenizer will not make
 
     def forward(self, rows: BatchInputs) -> Readings:
-        """One number for each row, float64."""
+        """Rewards `(rows,)`, float64; no embeddings."""
         assert rows.attention_mask is not None
         lengths = rows.attention_mask.sum(dim=1).tolist()
         ids = [row[:length] for row, length in zip(rows.input_ids.tolist(), lengths, strict=True)]
@@ -132,21 +132,21 @@ class Server(OtherModel):
         return no_embeddings(torch.tensor(rewards, dtype=torch.float64))
 
     def fingerprint(self) -> str:
-        """Of the name that the server gives its model: its weights are not seen."""
+        """Hash of the name that the server gives its model, because its weights are not accessible."""
         return hashlib.sha256(f"{self.scorer.name} {self.served}".encode()).hexdigest()[:16]
 
     def described(self) -> str:
-        """Kind and name."""
+        """The kind of server and the model's name, as JSON."""
         return as_json({"scorer": self.scorer.name, "model": self.served})
 
     def layout(self, asked: LayoutName, groups: Sequence[TokenGroup], device: torch.device) -> Layout:
-        """Rows of ids with their messages; the server forms its own batches."""
+        """Padded rows with their conversations; the server forms its own batches."""
         if asked is not LayoutName.auto:
             raise UserError(f"layout={asked.name}: a server forms its own batches; remove it.")
         return self.one_by_one()
 
     def one_by_one(self) -> Layout:
-        """The same."""
+        """The layout of a single text: the same rows."""
         return AsTexts(self.tokenizer.pad_token_id)
 
     def _ask(self, part: list[object]) -> list[float]:
@@ -172,7 +172,7 @@ class Server(OtherModel):
         return rewards
 
     def _texts(self, ids: list[list[int]], conversations: Sequence[list[Message]]) -> list[str]:
-        """For each list of ids the text that becomes them; where none does, the conversation as it is rendered."""
+        """For each list of ids a text that tokenises to it; if there is none, the rendered conversation."""
         texts = []
         for place, one in enumerate(ids):
             rendered = render([conversations[place]], self.tokenizer)[0] if conversations else None
@@ -183,12 +183,12 @@ class Server(OtherModel):
             if exact is None:
                 self.otherwise += 1
                 if self.otherwise == 1:
-                    logger.warning("some texts were cut, or are tokenised otherwise by the server than here")
+                    logger.warning("the server truncated some texts, or tokenises them differently")
             texts.append(candidates[-1] if exact is None else exact)
         return texts
 
     def _decoded(self, ids: list[int]) -> str:
-        """The ids as text, without what the tokenizer adds by itself."""
+        """The ids as text, without what the tokenizer adds itself."""
         bare, whole = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
         lead = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
         trail = len(whole) - lead - len(bare)
@@ -206,12 +206,12 @@ def _without_bos(text: str | None, tokenizer: Tokenizer) -> str | None:
 
 
 def is_address(place: str) -> bool:
-    """Whether a checkpoint is a server's address."""
+    """Whether the checkpoint is a server's address."""
     return place.startswith(("http://", "https://"))
 
 
 def load_server(address: str, asked: ScoredModelConfig) -> tuple[Server, Tokenizer]:
-    """A server that answers, and the tokenizer of its model.
+    """A server that answers, and its model's tokenizer.
 
     Raises:
         UserError: it does not answer, or the tokenizer cannot be had.
@@ -243,7 +243,7 @@ def load_server(address: str, asked: ScoredModelConfig) -> tuple[Server, Tokeniz
 
 
 def _served(client: Client, scorer: ScorerName, config: ServerConfig) -> tuple[str, str | None, int | None]:
-    """What the server calls its model, where its tokenizer can be had, and the tokens that it takes at most."""
+    """The server's name of its model, folder or Hub id of its tokenizer, and its maximum number of tokens."""
     if scorer is ScorerName.openrlhf:
         return config.model or "openrlhf", None, None
     path = "/v1/models" if scorer is ScorerName.vllm else "/info"

@@ -15,7 +15,7 @@ WEIGHTS = "model.safetensors"
 
 
 def find_file(name: str, file: str, revision: str | None = None) -> Path | None:
-    """Where `file` of a folder or Hub repository is on this machine; None without one, or without an answer."""
+    """Local path of `file` in a folder or Hub repository; None if there is none or the Hub does not answer."""
     from transformers.utils import cached_file
 
     try:
@@ -26,7 +26,7 @@ def find_file(name: str, file: str, revision: str | None = None) -> Path | None:
 
 
 def refuse_missing(name: str, revision: str | None = None) -> None:
-    """Ask for one small file of a Hub repository before anything else is done.
+    """Check by one small file that a Hub repository has a model, before anything else is done.
 
     Raises:
         UserError: it holds no model and no adapter, or cannot be reached.
@@ -43,7 +43,7 @@ def refuse_missing(name: str, revision: str | None = None) -> None:
 
 
 def read_config(name: str, revision: str | None = None, file: str = "config.json") -> dict[str, object]:
-    """A JSON file of a model as it was written; empty without one."""
+    """A JSON file of a model; empty if there is none."""
     path = find_file(name, file, revision)
     try:
         found = json.loads(path.read_text("utf-8")) if path else {}
@@ -53,7 +53,7 @@ def read_config(name: str, revision: str | None = None, file: str = "config.json
 
 
 def read_tensors(name: str, wanted: Callable[[str], bool], revision: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a model's weights whose names are `wanted`."""
+    """Name -> tensor, for the weights of a model whose names are `wanted`."""
     found: dict[str, Tensor] = {}
     for file in _weight_files(name, revision):
         found |= read_file(file, wanted)
@@ -61,7 +61,7 @@ def read_tensors(name: str, wanted: Callable[[str], bool], revision: str | None 
 
 
 def read_file(file: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
-    """The tensors of one file whose names are `wanted`."""
+    """Name -> tensor, for the weights in one file whose names are `wanted`."""
     with safe_open(file, framework="pt") as weights:
         return {key: weights.get_tensor(key) for key in weights.keys() if wanted(key)}  # noqa: SIM118
 

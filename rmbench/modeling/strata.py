@@ -36,7 +36,7 @@ BLOCK_ROWS = 8192  # of the table of embeddings, two a pair
 def stratified(
     dataset: Dataset, config: DatasetConfig, backbone: BackboneConfig, gpu: GpuConfig, accelerator: Accelerator
 ) -> Dataset:
-    """The dataset with the training pairs that `dataset.strata` draws, in their order; as it is where that is off.
+    """The dataset with the training pairs that `dataset.strata` samples, in their order; unchanged if that is off.
 
     `Dataset.strata` then says whose embeddings they were, where the strata part, and how many pairs each gave.
 
@@ -65,7 +65,7 @@ def stratified(
 def draw(
     distance: np.ndarray, names: Sequence[bytes], config: StrataConfig
 ) -> tuple[np.ndarray, list[dict[str, int | float]]]:
-    """Which pairs are chosen, ascending, and what each stratum holds and gave, the closest first.
+    """Indices of the sampled pairs, ascending, and the facts of each stratum, the closest first.
 
     Args:
         distance: `(pairs,)`.
@@ -106,7 +106,7 @@ def _lot(seed: int, name: bytes) -> bytes:
 def _distances(
     pairs: Sequence[Pair], config: DatasetConfig, backbone: BackboneConfig, gpu: GpuConfig, accelerator: Accelerator
 ) -> tuple[np.ndarray, np.ndarray, Json]:
-    """Places in `pairs` of those that the model can tell apart, ||h_w - h_l|| of each, and whose embeddings h are.
+    """Indices of the pairs that the model can tell apart, their ||h_w - h_l||, and the model of the embeddings.
 
     A model of its own, with the seed of the strata: random weights of the run's would follow from the run's seed.
 
@@ -153,7 +153,7 @@ def _distances(
 
 
 def _of_sides(rows: np.ndarray) -> np.ndarray:
-    """Embeddings `(2 pairs, hidden)`, chosen before rejected -> distances `(pairs,)` in float64."""
+    """Distances `(pairs,)`, float64, of embeddings `(2 pairs, hidden)` in the order chosen, rejected."""
     rows = rows.astype(np.float64)
     distance: np.ndarray = np.linalg.norm(rows[::2] - rows[1::2], axis=-1)
     return distance

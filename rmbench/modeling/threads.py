@@ -21,7 +21,7 @@ SMALL = 1_000_000
 
 
 def use_threads(asked: str, network: PreTrainedModel, device: torch.device, before: int | None = None) -> int:
-    """Set and return the number of threads of this process, for one model on a CPU.
+    """Set and return the number of CPU threads of this process, for one model.
 
     A number that is asked for is taken as it is; so is that with which a resumed run began, since bits depend on it,
     and OMP_NUM_THREADS. Else it is 1 for a small model, and all cores that the process may use for others.
@@ -36,21 +36,21 @@ def use_threads(asked: str, network: PreTrainedModel, device: torch.device, befo
         return torch.get_num_threads()
     weights, most = matrix_weights(network), min(_torchs_own(), cores())
     if asked != "auto":
-        threads, reason = int(asked), "gpu.threads"
+        threads, reason = int(asked), "set by gpu.threads"
     elif before is not None:
-        threads, reason = before, "as the run began"
+        threads, reason = before, "as when the run began, so that it computes the same bits"
     elif (by_user := asked_threads()) is not None:
-        threads, reason = by_user, "OMP_NUM_THREADS"
+        threads, reason = by_user, "set by OMP_NUM_THREADS"
     elif weights < SMALL:
-        threads, reason = 1, "enough for a small model"
+        threads, reason = 1, "gpu.threads=auto, a small model"
     else:
-        threads, reason = most, "the cores that this process may use"
+        threads, reason = most, "gpu.threads=auto, one for each core that this process may use"
     torch.set_num_threads(threads)
-    logger.info("%d thread%s: %s", threads, "s" * (threads != 1), reason)
+    logger.info("%d CPU thread%s (%s)", threads, "s" * (threads != 1), reason)
     return threads
 
 
 @functools.cache
 def _torchs_own() -> int:
-    """What torch starts with, one for each physical core; asked before the first change."""
+    """Torch's default number of threads, one per physical core; called before the first change."""
     return torch.get_num_threads()

@@ -20,7 +20,7 @@ FORWARD, FORWARD_AND_BACKWARD = 1, 3
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Floating-point operations of one forward pass, as matrix products need them.
+    """Floating-point operations of matrix products in a forward pass.
 
     Recomputed activations, filled-up tokens and prompts computed twice do not count: they are what a layout saves. The
     last layer counts whole, also where only its pooled positions are computed.
@@ -30,12 +30,12 @@ class ModelCost:
     per_attended: int  # of each (query, key) pair, all layers: a product for the score and one for the value
 
     def flops(self, tokens: float, attended: float, passes: int = FORWARD) -> float:
-        """Of `tokens` distinct tokens with `attended` (query, key) pairs."""
+        """Operations for `tokens` distinct tokens with `attended` (query, key) pairs."""
         return passes * (self.per_token * tokens + self.per_attended * attended)
 
 
 def model_cost(network: PreTrainedModel) -> ModelCost:
-    """What a token costs in a stock transformer: every matrix of the backbone but the embedding tables."""
+    """The operations per token of a stock transformer: every matrix of the backbone but the embedding tables."""
     config = network.config.get_text_config()
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
@@ -43,7 +43,7 @@ def model_cost(network: PreTrainedModel) -> ModelCost:
 
 
 def matrix_weights(network: PreTrainedModel) -> int:
-    """Weights that a token is multiplied with: every matrix of the backbone but the embedding tables."""
+    """Number of weights that a token is multiplied with: the backbone's matrices without the embedding tables."""
     tables = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
     return sum(p.numel() for p in network.base_model.parameters() if p.dim() == 2 and id(p) not in tables)
 

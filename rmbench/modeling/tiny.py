@@ -20,7 +20,7 @@ SPECIAL = ("<pad>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
 def tiny_tokenizer() -> Tokenizer:
-    """A byte-level BPE tokenizer: any text can be written, and each word of the built-in data is one token.
+    """A byte-level BPE tokenizer: it encodes any text, with one token for each word of the built-in data.
 
     It is trained on the fixed word list alone, so its ids do not depend on the data of a run.
     """
@@ -51,7 +51,7 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def tiny_config(tokenizer: Tokenizer) -> LlamaConfig:
-    """Two layers, hidden size 64, four heads; about 0.15 million parameters."""
+    """Config of a Llama with two layers, hidden size 64, four heads; about 0.15 million parameters."""
     from transformers import LlamaConfig
 
     return LlamaConfig(

@@ -28,7 +28,7 @@ PAD_TOKENS = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|reser
 
 
 def load_tokenizer(config: BackboneConfig) -> tuple[Tokenizer, Any, int | None, bool]:
-    """A backbone's tokenizer as training uses it, without its weights.
+    """A backbone's tokenizer as it is used in training, without loading weights.
 
     Returns:
         the tokenizer, the model's config, the pad id that the tokenizer came with, and whether the reward is read at
@@ -66,7 +66,7 @@ def load_tokenizer(config: BackboneConfig) -> tuple[Tokenizer, Any, int | None, 
 
 
 def refuse_without_class(name: str, config: Any) -> None:
-    """Refuse a family that transformers cannot load as a reward model.
+    """Check that transformers can load the model's family as a reward model.
 
     Raises:
         UserError: it has no sequence-classification class, and the model brings none.
@@ -82,7 +82,7 @@ def refuse_without_class(name: str, config: Any) -> None:
 
 
 def complete_tokenizer(tokenizer: Tokenizer, network: Any, keep_pad: bool = False) -> None:
-    """`complete_text`, and a row of the embedding for a pad token that is new.
+    """Apply `complete_text`, and add a row to the embedding for a new pad token.
 
     `keep_pad`: a head that was trained is read where its config's pad id says, so that stays, even if it is EOS.
     """
@@ -98,7 +98,7 @@ def complete_tokenizer(tokenizer: Tokenizer, network: Any, keep_pad: bool = Fals
 
 
 def stated_pad_id(tokenizer: Tokenizer, config: Any) -> int | None:
-    """The pad id that RewardBench would use: the config's, else the tokenizer's; without one in both, EOS."""
+    """The pad id that RewardBench uses: the config's, otherwise the tokenizer's, otherwise EOS."""
     if tokenizer.pad_token_id is None:
         return tokenizer.eos_token_id
     stated = getattr(config.get_text_config(), "pad_token_id", None)
@@ -106,15 +106,17 @@ def stated_pad_id(tokenizer: Tokenizer, config: Any) -> int | None:
 
 
 def _adds_bos_alone(tokenizer: Tokenizer) -> bool:
-    """Texts get a BOS, and nothing at their end: then a template can write all that training sees, so that those who
-    render it and add nothing read the same ids. What encoders add at both ends is left to the tokenizer.
+    """Whether the tokenizer adds a BOS to a text and nothing at its end.
+
+    Then a template can write all that training sees, so that those who render it and add nothing get the same ids. What
+    encoders add at both ends is left to the tokenizer.
     """
     ids = tokenizer("a")["input_ids"]
     return bool(len(ids) > 1 and ids[0] == tokenizer.bos_token_id and ids[-1] not in tokenizer.all_special_ids)
 
 
 def _refuse_unusable(tokenizer: Tokenizer) -> None:
-    """What would make all responses to a prompt equal, or end in a library's traceback.
+    """Check what would make all responses to a prompt equal, or fail inside a library.
 
     Raises:
         UserError: the chat template writes no responses, several have no default, or the length limit is not a number.
@@ -144,7 +146,7 @@ def _rows(network: Any) -> int:
 
 
 def complete_text(tokenizer: Tokenizer, pad_id: int | None = None) -> None:
-    """A chat template, right padding, and the pad token `pad_id`, or one that never occurs in text.
+    """Set a chat template, right padding, and the pad token `pad_id`, or one that never occurs in text.
 
     Plain transformers pools a decoder at the last id that is not the pad id; with pad = EOS that is one token early.
     """

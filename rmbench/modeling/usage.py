@@ -57,13 +57,13 @@ give it a function around the first lines, not the folder."""
 
 @dataclass(frozen=True)
 class Usage:
-    """Which calls give the ids of training: `apply_chat_template` alone, and the text without its BOS, tokenised."""
+    """Which calls give the token ids of training: `apply_chat_template`, or tokenising the rendered text."""
 
     by_template: bool = True
     without_bos: bool = False
 
     def markdown(self, place: str) -> str:
-        """Code for transformers, a pipeline and TRL, and what to type for vLLM and text-embeddings-inference."""
+        """Markdown with code for transformers, pipeline and TRL, and lines for vLLM and text-embeddings-inference."""
         return TRANSFORMERS.format(
             place=place,
             encoding=BY_TEMPLATE if self.by_template else BY_TEXT,
@@ -73,7 +73,7 @@ class Usage:
 
 
 def usage(tokenizer: Any) -> Usage:
-    """Found by trying both calls on a short conversation; the usual ones where the template refuses it."""
+    """The calls that give the ids of training, found by trying both; the usual ones if the template refuses."""
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
         (seen,) = encode([messages], tokenizer)

@@ -31,7 +31,7 @@ OPENRLHF_KEYS = ("value_head_prefix", "normalize_reward", "mean", "std")
 
 @dataclass(frozen=True)
 class ValueHead:
-    """A trained Linear with one output: whose it is, and `weight` `(1, hidden)`, `bias` `(1,)`."""
+    """A trained Linear with one output: its origin, `weight` `(1, hidden)` and `bias` `(1,)`."""
 
     trainer: str
     name: str  # of its weight, or of its file
@@ -41,7 +41,7 @@ class ValueHead:
     ends_at_pad: bool = False  # the reward is read before the padding that ends a text
 
     def linear(self) -> nn.Linear:
-        """The layer, float32."""
+        """The head as a Linear, float32."""
         layer = nn.Linear(self.weight.shape[1], 1, bias=self.bias is not None)
         layer.weight.data = self.weight.float()
         if self.bias is not None:
@@ -50,12 +50,12 @@ class ValueHead:
 
     @property
     def said(self) -> str:
-        """In words, for logs and records."""
+        """Description of the head for logs and records."""
         return f"value head of {self.trainer}: {self.name}{self.note}"
 
 
 def find_value_head(name: str, weights: Weights, revision: str | None) -> ValueHead | None:
-    """The value head of a folder or Hub id; None where its head is transformers' own, or it has none.
+    """The value head of a folder or Hub id; None if its head is transformers' own, or there is none.
 
     Raises:
         UserError: it has several outputs, or is pickled.
@@ -97,7 +97,7 @@ def of_adapter(folder: Path) -> ValueHead | None:
 
 
 def adopt(weights: Weights, found: ValueHead) -> Weights:
-    """The network with the value head in the place of its own.
+    """The network with the value head instead of its own head.
 
     Raises:
         UserError: it does not fit, or the network does not read the last token.
@@ -117,7 +117,7 @@ def adopt(weights: Weights, found: ValueHead) -> Weights:
 
 
 def _openrlhf(name: str, prefix: str, config: dict[str, Any], revision: str | None) -> ValueHead:
-    """OpenRLHF normalises a reward, (reward - mean) / std, only where its config says so.
+    """OpenRLHF's value head; if its config says so, it normalises the reward to (reward - mean) / std.
 
     Args:
         name: folder or Hub id.
@@ -145,7 +145,7 @@ def _of_file(file: Path) -> ValueHead:
 
 
 def _of_layer(layer: str) -> Any:
-    """Whether a stored name is one of the layer's, whatever a wrapper puts in front of it."""
+    """A test of whether a stored name belongs to the layer, under any wrapper's prefix."""
     pattern = re.compile(rf"(?:^|\.){re.escape(layer)}\.(?:modules_to_save\.\w+\.)?(?:weight|bias)$")
     return lambda name: bool(pattern.search(name))
 
@@ -160,7 +160,7 @@ def _value_head(trainer: str, layer: str, tensors: dict[str, Tensor], place: str
 
 
 def _refuse_pickle(name: str, revision: str | None, target: str = "model.safetensors") -> None:
-    """A head in a pickled file is not read: opening one runs what it says.
+    """Refuse a head in a pickled file, because opening one runs code.
 
     Beside an adapter, `target` is a file of its own, as TRL keeps only the head in pytorch_model.bin there.
     """

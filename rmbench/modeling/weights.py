@@ -33,7 +33,7 @@ NAMED = 4  # tensors in a message
 
 @dataclass
 class Weights:
-    """A network as it was read, and what was found of its head."""
+    """A network as it was loaded, and what is known about its head."""
 
     network: Any
     new_head: bool  # some part of it is not in the folder, or has another shape there
@@ -43,7 +43,7 @@ class Weights:
     pools_last: bool = False  # the head is a trainer's value head, read at the last token whatever it is
 
     def facts(self) -> dict[str, str]:
-        """Facts for logs and records."""
+        """What is known about the weights, for logs and records."""
         reported = {"head": self.head}
         if self.wrapper:
             reported["names"] = f"read without {self.wrapper} in front"
@@ -84,7 +84,7 @@ def read_weights(name: str, arguments: dict[str, Any]) -> Weights:
 
 
 def value_head(name: str, weights: Weights, revision: str | None) -> str | None:
-    """The value head that is in or beside the weights, which no sequence-classification class reads; None without."""
+    """Name of a value head in or beside the weights that no sequence-classification class reads; None without."""
     inside = [key for key in weights.not_read if key.startswith(VALUE_HEADS)]
     if inside:
         return listed(inside)
@@ -98,7 +98,7 @@ def value_head(name: str, weights: Weights, revision: str | None) -> str | None:
 
 
 def head_rows(name: str, arguments: dict[str, Any]) -> int | None:
-    """Outputs of the head that `name` holds, where its config says another number; None if they agree.
+    """Number of outputs of the stored head if its config has another number, otherwise None.
 
     Only names and shapes are read.
     """
@@ -108,7 +108,7 @@ def head_rows(name: str, arguments: dict[str, Any]) -> int | None:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first of the names, and how many there are more."""
+    """The first names, and the number of the others, as text."""
     ordered = sorted(names)
     more = len(ordered) - NAMED
     return ", ".join(ordered[:NAMED]) + (f" and {more} more" if more > 0 else "")
@@ -125,7 +125,7 @@ def _from_pretrained(name: str, arguments: dict[str, Any]) -> tuple[Any, dict[st
 
 
 def _under_plain_names(network: Any) -> Any:
-    """The same network, which would otherwise be saved under the names that were read."""
+    """The same network, loaded from its own weights, so that it is saved under transformers' names."""
     attention = attention_of(network)
     with quiet_loading():
         return type(network).from_pretrained(
@@ -134,7 +134,7 @@ def _under_plain_names(network: Any) -> Any:
 
 
 def _backbone(network: Any, names: Iterable[str]) -> list[str]:
-    """Those of the backbone's own tensors, without a pooler, which language models are saved without."""
+    """Those of the names that belong to the backbone, without a pooler, which language models do not have."""
     prefix = f"{network.base_model_prefix}."
     return sorted(name for name in names if name.startswith(prefix) and ".pooler." not in name)
 
@@ -171,7 +171,7 @@ def _refuse_incomplete(name: str, network: Any, info: dict[str, Any]) -> None:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """No report of missing keys: what is missing is checked, and reported, here."""
+    """Silence transformers' report of missing keys: they are checked and reported here."""
     from transformers.utils import logging as transformers_logging
 
     before = transformers_logging.get_verbosity()

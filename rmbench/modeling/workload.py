@@ -26,14 +26,14 @@ SHARE = 0.4  # of the device's matrix rate that training reaches, assumed
 
 @dataclass(frozen=True)
 class Workload:
-    """Floating-point operations of all steps, were every text `text_tokens` long and no prompt shared."""
+    """Operations of all training steps if every text had `text_tokens` tokens and no prompt were shared."""
 
     operations: float
     text_tokens: int
 
 
 def most_work(config: TrainConfig) -> Workload:
-    """What training computes at most; a frozen backbone's states are computed once, recomputed activations count.
+    """Upper bound of the operations of training; recomputed activations count, a frozen backbone counts once.
 
     Raises:
         UserError: the network's config cannot be had, or only the data determine their number or length.
@@ -55,7 +55,7 @@ def most_work(config: TrainConfig) -> Workload:
 
 
 def _pairs(config: TrainConfig) -> int:
-    """Training pairs, or more.
+    """Upper bound of the number of training pairs.
 
     Raises:
         UserError: their number cannot be determined.
@@ -73,7 +73,7 @@ def _pairs(config: TrainConfig) -> int:
 
 
 def gains_from_bf16(config: BackboneConfig) -> bool:
-    """Whether products are most of what a step of this model computes; False where its shapes cannot be known."""
+    """Whether matrix products dominate a step of this model; False if its shapes are unknown."""
     try:
         return matrix_weights(network_without_weights(config)) >= BF16_WEIGHTS
     except UserError:  # the run itself will say it better
@@ -81,7 +81,7 @@ def gains_from_bf16(config: BackboneConfig) -> bool:
 
 
 def network_without_weights(config: BackboneConfig) -> PreTrainedModel:
-    """The network that a run would train, only its shapes.
+    """The network that a run would train, on torch's meta device: shapes only.
 
     Raises:
         UserError: its config.json is neither here nor on the Hub.

@@ -19,7 +19,7 @@ from rmbench.tracking import seen_online
 
 # Overrides that name a repetition or a place, not what is compared.
 NOT_COMPARED = ("seed", "run_dir", "sweep_dir", "sweep", "training.resume")
-HELD_OUT = "evaluation pairs"
+HELD_OUT = "held-out pairs"
 
 NAMING: Json = {
     "loss.pairwise": "bt", "loss.weighting": "none", "backbone.name_or_path": None,
@@ -32,7 +32,7 @@ Numbers = dict[str, float | None]
 
 @dataclass
 class Run:
-    """One run folder as it was found."""
+    """What one run folder holds: overrides, numbers, and whether the run is finished."""
 
     folder: Path
     state: str  # finished, failed, unfinished
@@ -60,16 +60,21 @@ class Run:
 
     @property
     def setting(self) -> str:
+        """Loss, backbone and data: `normbt-tiny-synthetic`."""
+        return "-".join(self.parts)
+
+    @property
+    def parts(self) -> tuple[str, str, str]:
         """Loss, backbone and data; what its config.yaml does not say is the default."""
         known = {key: value for key, value in self.config.items() if key in NAMING}
         plain = OmegaConf.create()
         for key, value in (NAMING | known).items():
             OmegaConf.update(plain, key, value)
-        return "-".join(parts_of(plain, [f"{key}={value}" for key, value in self.overrides.items()]))
+        return parts_of(plain, [f"{key}={value}" for key, value in self.overrides.items()])
 
     @property
     def online(self) -> dict[str, str]:
-        """Where W&B shows the run; empty if it was offline."""
+        """Keys and values that say where W&B shows the run, its url among them; empty if it was offline."""
         return seen_online(self.folder)
 
 
@@ -104,12 +109,12 @@ class Group:
         return self.runs[0].setting
 
     def summary(self, table: str, column: str) -> Summary | None:
-        """Over the finished runs, one for each seed; None if none of them has this number."""
+        """Mean, deviation and interval of a number over the finished seeds; None if no run has it."""
         values = [v for run in self.by_seed().values() if (v := run.tables.get(table, {}).get(column)) is not None]
         return summarised(values) if values else None
 
     def cell(self, table: str, column: str) -> str:
-        """The same as text; how many seeds, where not every finished one has the number."""
+        """The summary as text, `-` without one; with the number of seeds if not every finished seed has the number."""
         summary = self.summary(table, column)
         if summary is None:
             return "-"
@@ -117,22 +122,22 @@ class Group:
 
     @property
     def finished(self) -> int:
-        """How many of the seeds have a finished run."""
+        """Number of seeds with a finished run."""
         return len(self.by_seed())
 
     @property
     def seeds(self) -> str:
-        """The same, and of how many."""
+        """Number of finished seeds as text, with the number of all seeds if they differ."""
         asked = len({run.seed for run in self.runs})
         return str(self.finished) if self.finished == asked else f"{self.finished} of {asked}"
 
     def by_seed(self) -> dict[str, Run]:
-        """The finished runs; the last one where a seed was run twice."""
+        """Seed -> its finished run; the last one where a seed was run twice."""
         return {run.seed: run for run in self.runs if run.state == "finished"}
 
 
 def summarised(values: Sequence[float]) -> Summary:
-    """Of at least one value.
+    """Mean, sample standard deviation and 95 % t-interval of at least one value.
 
     >>> summarised([1.0, 2.0, 3.0])
     Summary(mean=2.0, sd=1.0, interval=(-0.484..., 4.484...), n=3)
@@ -152,7 +157,7 @@ def find_runs(folder: Path) -> list[Run]:
 
 
 def passed_over(groups: Sequence[Group]) -> list[str]:
-    """The finished runs that do not count, since another run of their setting and seed does; as sentences."""
+    """Sentences that name the finished runs that do not count: another run has the same setting and seed."""
     return [
         f"{run.folder}: passed over, {counted.folder} has the same setting and seed."
         for group in groups
@@ -162,7 +167,7 @@ def passed_over(groups: Sequence[Group]) -> list[str]:
 
 
 def read_run(folder: Path) -> Run:
-    """A run folder's state, overrides and numbers; with an unreadable file the run is unfinished, with the reason."""
+    """A run folder's state, overrides and numbers; unfinished, with the reason, if a file cannot be read."""
     try:
         metrics, failure = read_json(folder / "metrics.json"), read_json(folder / "failed.json")
         file = folder / ".hydra" / "overrides.yaml"
@@ -179,7 +184,7 @@ def read_run(folder: Path) -> Run:
 
 
 def group_runs(found: Sequence[Run]) -> list[Group]:
-    """Runs grouped by the overrides in which they differ, but for the seed, in the order in which they were found."""
+    """Groups of runs whose overrides differ only in the seed, in the order in which they were found."""
     compared = compared_overrides(found)
     groups: dict[tuple[tuple[str, str], ...], Group] = {}
     for run in _known(found):
@@ -203,22 +208,22 @@ def shared_overrides(found: Sequence[Run]) -> dict[str, str]:
 
 
 def _known(found: Sequence[Run]) -> list[Run]:
-    """All but unfinished ones without recorded overrides."""
+    """All runs without the unfinished ones that recorded no overrides."""
     return [run for run in found if run.overrides or run.state == "finished"]
 
 
 def table_names(found: Sequence[Run]) -> list[str]:
-    """The tables that some run has numbers for."""
+    """Names of the tables for which some run has numbers."""
     return list(dict.fromkeys(name for run in found for name in run.tables))
 
 
 def columns(found: Sequence[Run], table: str) -> list[str]:
-    """The columns of a table."""
+    """Names of the columns of a table, in the order in which they were found."""
     return list(dict.fromkeys(column for run in found for column in run.tables.get(table, {})))
 
 
 def provenance(found: Sequence[Run]) -> dict[str, list[str]]:
-    """Versions, data and device of the finished runs, each value that occurs."""
+    """Fact -> every value that the finished runs have: versions, data, device."""
     facts: dict[str, dict[str, None]] = {}
     for run in (run for run in found if run.state == "finished"):
         try:
@@ -247,7 +252,7 @@ def _facts(run: Run) -> dict[str, str | None]:
 
 
 def _tables(metrics: Json) -> dict[str, Numbers]:
-    """The numbers of metrics.json by table: the evaluation pairs, and the benchmark."""
+    """The numbers of metrics.json by table: the held-out pairs, and the benchmark."""
     evaluation = metrics["eval"]
     tables = {HELD_OUT: {"all": evaluation["accuracy"], **evaluation["sections"]}}
     benchmark = metrics.get("benchmark")
@@ -257,7 +262,7 @@ def _tables(metrics: Json) -> dict[str, Numbers]:
 
 
 def _number(value: object) -> float | None:
-    """None for what is absent or NaN.
+    """The value as a float; None if it is absent or NaN.
 
     Raises:
         TypeError: the value is not a number.

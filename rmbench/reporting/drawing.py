@@ -18,7 +18,7 @@ COLUMNS = 3  # of panels
 
 @dataclass(frozen=True)
 class Bar:
-    """One row of a forest: a value with its interval, and what it says; `series` picks the colour and marker."""
+    """One row of a forest plot: a value with its interval and a text; `series` selects colour and marker."""
 
     label: str
     value: float
@@ -30,7 +30,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Line:
-    """One series: `low` and `high` are a band around `y`."""
+    """One curve `y` over `x`; `low` and `high` are a band around it, `series` selects colour and dashes."""
 
     label: str
     x: Sequence[float]
@@ -40,7 +40,7 @@ class Line:
     series: int = 0
 
     def smooth(self) -> Line:
-        """The same without the noise between steps."""
+        """The curve and its band, smoothed by a centred Gaussian mean."""
         return replace(self, **{name: smoothed(getattr(self, name)).tolist() for name in ("y", "low", "high")})
 
 
@@ -56,7 +56,7 @@ class Panel:
 
 
 def forest(bars: Sequence[Bar], unit: str) -> Figure:
-    """Values with intervals, one row each, and a line at zero."""
+    """A forest plot: values with intervals, one row each, and a line at zero."""
     figure = Figure(figsize=(6.6, 0.9 + 0.27 * len(bars)), layout="constrained")
     ax = figure.subplots()
     for row, bar in enumerate(bars):
@@ -76,7 +76,7 @@ def forest(bars: Sequence[Bar], unit: str) -> Figure:
 
 
 def lines(series: Sequence[Line], y_label: str) -> Figure:
-    """Curves over the steps with bands and a legend below; where two coincide, both are seen."""
+    """A plot of curves over the training steps, with bands and a legend below."""
     figure = Figure(figsize=(4.4, 2.7 + 0.2 * len(series)), layout="constrained")
     ax = figure.subplots()
     few = max(len(line.x) for line in series) <= 12
@@ -92,7 +92,7 @@ def lines(series: Sequence[Line], y_label: str) -> Figure:
 
 
 def fifths(series: Sequence[Line], names: Sequence[str]) -> Figure:
-    """A value with its range for each series in each bin."""
+    """A plot of a value with its range, for each series in each bin."""
     figure = Figure(figsize=(4.4, 2.7 + 0.2 * len(series)), layout="constrained")
     ax = figure.subplots()
     apart = min(0.2, 0.8 / len(series))
@@ -108,7 +108,7 @@ def fifths(series: Sequence[Line], names: Sequence[str]) -> Figure:
 
 
 def gradients(panels: Sequence[Panel], part: str) -> Figure:
-    """Norm against distance, coloured by prediction error, a panel for each run; all share both scales."""
+    """Scatter plots of gradient norm against distance, coloured by prediction error: one panel per run, one scale."""
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(1.0 + 2.8 * columns, 0.3 + 2.9 * rows), layout="constrained")

@@ -9,6 +9,7 @@ from pathlib import Path
 from rmbench.files import write_text
 from rmbench.reporting.collect import HELD_OUT, Group, Run, columns, table_names
 from rmbench.reporting.verdicts import Verdict
+from rmbench.statistics.wording import points, points_interval
 
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -29,7 +30,7 @@ PREAMBLE = "% needs \\usepackage{booktabs}\n"
 def write_tables(
     folder: Path, found: Sequence[Run], groups: Sequence[Group], verdicts: Sequence[Verdict]
 ) -> list[Path]:
-    """Write a .tex file for each table of means, and verdicts.tex where there are any; the files.
+    """Write a .tex file for each table of means, and verdicts.tex if there are verdicts; return the files.
 
     Args:
         folder: where they go.
@@ -46,7 +47,7 @@ def write_tables(
 
 
 def of_means(found: Sequence[Run], groups: Sequence[Group], table: str, verdicts: Sequence[Verdict]) -> str:
-    """Mean and deviation of each group; the best of a column bold, verdicts against the baseline marked.
+    """LaTeX of a table of means and deviations; the best of a column bold, verdicts against the baseline marked.
 
     Args:
         found: all runs.
@@ -72,17 +73,16 @@ def of_means(found: Sequence[Run], groups: Sequence[Group], table: str, verdicts
 
 
 def of_verdicts(verdicts: Sequence[Verdict]) -> str:
-    """The table of differences from the baseline."""
+    """LaTeX of the table of differences from the baseline."""
     header = ["compared", "on", "difference", "95 % interval", "p (Holm)", "seeds", "items", "verdict"]
     rows = []
     for v in verdicts:
-        low, high = v.interval
         rows.append(
             [
                 escaped(f"{v.group} - {v.baseline}"),
                 escaped(v.place),
-                f"${100 * v.difference.value:+.1f}$",
-                f"$[{100 * low:.1f}, {100 * high:.1f}]$" if v.known else "--",
+                f"${points(v.difference.value)}$",
+                f"${points_interval(*v.interval)}$" if v.known else "--",
                 "--" if v.open else f"{v.p_adjusted:.3f}",
                 str(v.difference.seeds),
                 f"{v.difference.items:,}",
@@ -94,7 +94,7 @@ def of_verdicts(verdicts: Sequence[Verdict]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX prints it; other signs than ASCII stay, as UTF-8 is today's input encoding.
+    """Text with LaTeX's special characters escaped; other characters stay, as UTF-8 is the input encoding.
 
     >>> escaped("loss=bt_margin, 50 %")
     'loss=bt\\\\_margin, 50 \\\\%'
@@ -103,12 +103,12 @@ def escaped(text: str) -> str:
 
 
 def file_name(table: str) -> str:
-    """`benchmark rewardbench` -> `benchmark_rewardbench`."""
+    """The file name of a table: `benchmark rewardbench` -> `benchmark_rewardbench`."""
     return re.sub(r"\W+", "_", table)
 
 
 def _best(groups: Sequence[Group], table: str, column: str) -> str:
-    """The highest mean as it is printed: those that print alike are equally bold. None is of one group."""
+    """The highest mean as it is printed, so that means that print alike are equally bold; empty for one group."""
     means = [summary.mean for group in groups if (summary := group.summary(table, column))]
     return f"{max(means):.3f}" if len(means) > 1 else ""
 
@@ -130,7 +130,7 @@ def _column(verdict: Verdict) -> tuple[str, str]:
 
 
 def _tabular(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    """Columns of text on the left, then numbers; the caption stands above as a comment.
+    """LaTeX of a table: text columns on the left, then numbers; the caption is a comment above it.
 
     Args:
         caption: plain text.

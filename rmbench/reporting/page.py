@@ -27,7 +27,7 @@ def as_html(
     notes: Sequence[str],
     charts: Mapping[Path, Chart],
 ) -> str:
-    """The page of a set of runs.
+    """The HTML page of a set of runs.
 
     Args:
         found: all runs.
@@ -67,7 +67,7 @@ def _title(groups: Sequence[Group]) -> str:
 
 
 def _table(found: Sequence[Run], groups: Sequence[Group], name: str) -> Json:
-    """A table of means; each cell with its interval and number of seeds for whoever points at it."""
+    """A table of means for the template; each cell has its interval and number of seeds for the tooltip."""
     names = columns(found, name)
     rows = []
     for group in groups:
@@ -97,7 +97,7 @@ def _figure(file: Path, chart: Chart) -> Json:
 
 
 def _run(run: Run, compared: Sequence[str], home: Path | None) -> Json:
-    """What is shown of one run when it is opened; its folder is linked from the page's."""
+    """What the template shows of one run in its details; its folder is linked relative to the page's."""
     metrics = read_json(run.folder / "metrics.json") if run.state == "finished" else {}
     return {
         "name": run.folder.name,
@@ -114,7 +114,7 @@ def _run(run: Run, compared: Sequence[str], home: Path | None) -> Json:
 
 
 def _shown(value: object) -> str:
-    """A number with four digits, an interval as its two ends, anything else as it is."""
+    """The value as text: a number with four digits, an interval as its two ends, anything else as it is."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):

@@ -25,7 +25,7 @@ HOW_PUBLISHED = (
 
 @dataclass(frozen=True)
 class Beside:
-    """One published number and what runs in its setting gave."""
+    """A number published in the paper, and what runs in its setting gave."""
 
     group: str
     setting: str
@@ -34,7 +34,7 @@ class Beside:
     measured: Summary  # share
 
     def cells(self) -> list[str]:
-        """A row under HEADER."""
+        """The cells of its row, under HEADER."""
         mean, sd, interval = 100 * self.measured.mean, self.measured.sd, self.measured.interval
         return [
             self.group,
@@ -49,7 +49,7 @@ class Beside:
 
 
 def beside_published(groups: Sequence[Group]) -> list[Beside]:
-    """For each group in a setting of the paper, its published numbers; those that were not measured are left out."""
+    """The paper's numbers for each group in one of its settings; numbers that were not measured are left out."""
     found = []
     for group in groups:
         summaries = {name: group.summary(_paper()["table"], column) for name, column in COLUMNS.items()}
@@ -62,7 +62,7 @@ def beside_published(groups: Sequence[Group]) -> list[Beside]:
 
 
 def published_cell(config: Mapping[str, object]) -> Json | None:
-    """The cell whose setting a run's config (dotted key -> value) is, or None."""
+    """The paper's cell with the setting of a run's config (dotted key -> value), or None."""
     paper = _paper()
     for cell in paper["cells"]:
         parts = (paper["backbones"][cell["backbone"]], paper["data"][cell["data"]], paper["losses"][cell["loss"]])
@@ -72,15 +72,15 @@ def published_cell(config: Mapping[str, object]) -> Json | None:
 
 
 def _config(group: Group) -> Json:
-    """Of a finished run of the group, as they differ only in the seed; empty if it cannot be read."""
+    """The config of a finished run of the group (its runs differ only in the seed); empty if it cannot be read."""
     return next((run.config for run in group.runs if run.state == "finished"), {})
 
 
 def _says(config: Mapping[str, object], conditions: Mapping[str, object]) -> bool:
-    """Whether the config has each value at its key; `loss.regularizer.*: default` is every one off."""
+    """Whether the config has each value at its key; `loss.regularizer.*: default` means that every one is off."""
 
     def at(key: str, value: object) -> bool:
-        """Whether it says so there."""
+        """Whether the config has the value at this key."""
         if value != "default":
             return bool(config.get(key) == value)
         below = {name: config[name] for name in config if name.startswith(key.removesuffix("*"))}

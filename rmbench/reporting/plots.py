@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,7 +37,7 @@ MOST_PANELS = 12  # of gradient against distance
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of a report: the name of its files, how it is drawn, what it shows; `wide` takes the page's width."""
+    """A figure of a report: base name of its files, function that draws it, caption; `wide` takes the page's width."""
 
     name: str
     draw: Callable[[], Figure]
@@ -45,14 +46,14 @@ class Chart:
 
 
 def figures(groups: Sequence[Group], verdicts: Sequence[Verdict]) -> list[Chart]:
-    """Those for which there are numbers."""
+    """All charts for which there are numbers."""
     charts = [differences(verdicts), gradients(groups), by_distance(groups)]
     charts += [curve(groups, key) for key in _logged(groups)]
     return [chart for chart in (*charts, *training_losses(groups)) if chart is not None]
 
 
 def differences(verdicts: Sequence[Verdict]) -> Chart | None:
-    """A forest of all verdicts."""
+    """A forest plot of all verdicts; None without an interval."""
     known = [v for v in verdicts if v.known]
     if not known:
         return None
@@ -68,7 +69,7 @@ def differences(verdicts: Sequence[Verdict]) -> Chart | None:
 
 
 def gradients(groups: Sequence[Group]) -> Chart | None:
-    """Gradient norm against distance of one run of each group, side by side on one scale."""
+    """Gradient norm against distance of one run of each group, side by side on one scale; None without records."""
     found = [(group, *recorded) for group in groups if (recorded := _recorded(group)) is not None]
     if not found:
         return None
@@ -100,7 +101,7 @@ def gradients(groups: Sequence[Group]) -> Chart | None:
 
 
 def _recorded(group: Group) -> tuple[Run, dict[str, np.ndarray]] | None:
-    """The pairs that the group's first run with such a record left behind."""
+    """The first run of the group with recorded pairs, and its columns `(pairs,)`; None without one."""
     for run in group.by_seed().values():
         file = run.folder / "diagnostics" / "pairs.parquet"
         try:
@@ -116,7 +117,7 @@ def _recorded(group: Group) -> tuple[Run, dict[str, np.ndarray]] | None:
 
 
 def by_distance(groups: Sequence[Group]) -> Chart | None:
-    """Accuracy by fifths of the distance between the two embeddings."""
+    """Accuracy by fifths of the distance between the two embeddings; None without enough pairs."""
     placed, by_group = accuracies_by_distance(groups)
     if not by_group:
         return None
@@ -132,7 +133,7 @@ def by_distance(groups: Sequence[Group]) -> Chart | None:
 
 
 def accuracies_by_distance(groups: Sequence[Group]) -> tuple[str, dict[int, list[list[float]]]]:
-    """Which runs group the pairs, as text; group's place -> for each seed the accuracy in each fifth, closest first.
+    """Which runs group the pairs, as text; index of a group -> per seed the accuracy in each fifth, closest first.
 
     A margin is at most the distance times the head's norm, so a run's errors are among its own closest pairs. Pairs are
     therefore grouped by their mean rank under all losses' runs of the other seeds, where there are any.
@@ -153,7 +154,7 @@ def accuracies_by_distance(groups: Sequence[Group]) -> tuple[str, dict[int, list
 
 
 def curve(groups: Sequence[Group], key: str) -> Chart | None:
-    """A logged number over the steps; of the held-out accuracy also that after the last step."""
+    """A logged number over the steps, held-out accuracy with the value after the last step; None without a curve."""
     label = next((label for names, label in CURVES.items() if key in names), key)
     series = []
     for place, group in enumerate(groups):
@@ -169,7 +170,7 @@ def curve(groups: Sequence[Group], key: str) -> Chart | None:
 
 
 def values_by_step(group: Group, key: str) -> dict[int, list[float]]:
-    """Step -> the value of each run that logged one there."""
+    """Step -> the value of each run that logged one at this step."""
     by_step: dict[int, list[float]] = {}
     for run in group.runs:
         rows = read_history(run.folder)
@@ -183,24 +184,38 @@ def values_by_step(group: Group, key: str) -> dict[int, list[float]]:
 
 
 def training_losses(groups: Sequence[Group]) -> list[Chart]:
-    """Training loss over the steps, smoothed; a chart for each definition, as their values cannot be compared."""
+    """Charts of the smoothed training loss; one per definition of the loss, as their values cannot be compared."""
     by_definition: dict[str, list[Line]] = {}
+    losses: dict[str, list[str]] = {}
     for place, group in enumerate(groups):
         by_step = values_by_step(group, "train/loss")
         if len(by_step) > 1:
             steps = sorted(by_step)
             line = _line(group.label, steps, [by_step[step] for step in steps], place)
-            by_definition.setdefault(_definition(group), []).append(line)
-    charts = []
-    for i, (definition, series) in enumerate(by_definition.items()):
-        name = "training_loss" + (f"_{i + 1}" if len(by_definition) > 1 else "")
-        caption = f"Training loss, {definition}, smoothed; line: mean over seeds, band: range."
-        charts.append(Chart(name, partial(drawing.lines, [line.smooth() for line in series], "training loss"), caption))
-    return charts
+            definition = _definition(group)
+            by_definition.setdefault(definition, []).append(line)
+            losses.setdefault(definition, []).append(group.runs[0].parts[0])
+    charts: dict[str, Chart] = {}
+    for definition, series in by_definition.items():
+        name, title = "training_loss", "training loss"
+        if len(by_definition) > 1:  # each is named by the losses that it shows
+            names = list(dict.fromkeys(losses[definition]))
+            more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+            name, title = _free(f"training_loss_{names[0]}", charts), f"training loss of {', '.join(names[:2])}{more}"
+        caption = f"T{title[1:]}: {definition}, smoothed; line: mean over seeds, band: range."
+        draw = partial(drawing.lines, [line.smooth() for line in series], title)
+        charts[name] = Chart(name, draw, caption)
+    return list(charts.values())
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """The name, with a number appended if it is taken: one loss with other settings is another definition."""
+    numbered = (f"{name}_{i}" for i in itertools.count(2))
+    return next(one for one in itertools.chain([name], numbered) if one not in taken)
 
 
 def _definition(group: Group) -> str:
-    """What the loss of its runs is, in words; as typed where a run does not say it."""
+    """The formula of the loss of the group's runs; the overrides of the loss if no run recorded it."""
     for run in group.runs:
         try:
             loss: Json = (read_json(run.folder / "environment.json") or {})["loss"]
@@ -216,7 +231,7 @@ def _finite(value: object) -> bool:
 
 
 def _line(label: str, x: Iterable[float], columns: Sequence[Sequence[float]] | np.ndarray, series: int) -> Line:
-    """Mean and range over seeds at each x.
+    """A curve of mean and range over seeds at each x.
 
     Args:
         label: in the legend.
@@ -230,7 +245,7 @@ def _line(label: str, x: Iterable[float], columns: Sequence[Sequence[float]] | n
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pairs of a score file: which they are, ranks of their distances `(pairs,)`, 1 where the chosen one wins."""
+    """Pairs of a score file, `(pairs,)` each: names, ranks of the distances, 1 where the chosen response wins."""
 
     items: tuple[str, ...]
     ranks: np.ndarray
@@ -238,7 +253,7 @@ class Pairs:
 
 
 def _pairs(run: Run) -> Pairs | None:
-    """Of a benchmark, or of the held-out pairs, if there are enough."""
+    """The pairs of a benchmark, or else of the held-out pairs; None if they are too few."""
     for file in sorted(run.folder.glob("eval/*/scores.jsonl"), key=lambda f: f.parent.name == HELD_OUT_FOLDER):
         rows = [row for row in read_jsonl(file) if "score_chosen" in row and row.get("distance") is not None]
         if len(rows) >= PAIRS_PER_BIN * DISTANCE_BINS:

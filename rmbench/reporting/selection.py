@@ -9,7 +9,7 @@ from rmbench.reporting.collect import HELD_OUT, Group
 
 
 def best_of(groups: Sequence[Group], key: str) -> tuple[list[Group], list[str]]:
-    """One group for each setting of the other overrides: the best by mean held-out accuracy; and what was chosen.
+    """For each setting of the other overrides the group with the best mean held-out accuracy; and what was chosen.
 
     Values of which fewer seeds are finished than of another are not candidates: one lucky seed is no mean.
 

@@ -14,13 +14,14 @@ from rich.table import Table
 from rmbench.reporting.collect import Group, Run, columns, compared_overrides, provenance, shared_overrides, table_names
 from rmbench.reporting.paper import HEADER, HOW_PUBLISHED, beside_published
 from rmbench.reporting.verdicts import Verdict, headlines
+from rmbench.statistics.wording import points, points_interval
 
 ROOMY = 100  # columns; below, a table's cells have no space around them
 NAME_WIDTH = 24  # of a run's name in a table on a narrow terminal, before it is folded
 
 
 def as_csv(found: Sequence[Run]) -> str:
-    """One line per run: folder, state, seed, what is compared, every number."""
+    """CSV with one line per run: folder, state, seed, compared overrides, every number."""
     compared = compared_overrides(found)
     cells = [(table, column) for table in table_names(found) for column in columns(found, table)]
     text = io.StringIO()
@@ -38,7 +39,7 @@ def as_csv(found: Sequence[Run]) -> str:
 def as_markdown(
     found: Sequence[Run], groups: Sequence[Group], verdicts: Sequence[Verdict] = (), left_out: Sequence[str] = ()
 ) -> str:
-    """Verdicts, tables and what a reader who was not there needs to know.
+    """The report as Markdown: verdicts, tables, provenance.
 
     Args:
         found: all runs.
@@ -97,7 +98,7 @@ def show(
     left_out: Sequence[str],
     terminal: Console,
 ) -> None:
-    """Tables, then verdicts, then what is not finished.
+    """Print the tables, then the verdicts, then the runs that are not finished.
 
     Args:
         found: all runs.
@@ -127,7 +128,7 @@ def show(
 
 
 def _tightened(rows: list[list[str]], header: Sequence[str], width: int) -> list[list[str]]:
-    """Without the spaces around ±, where the cells then need no second line."""
+    """The rows without spaces around ±, if they then fit the width; otherwise unchanged."""
     tight = [[row[0], *(cell.replace(" ± ", "±") for cell in row[1:])] for row in rows]
     needed = sum(max(map(len, column)) + 1 for column in zip(header, *tight, strict=True)) + 1
     return tight if needed <= width else rows
@@ -144,13 +145,12 @@ def _verdict_table(verdicts: Sequence[Verdict]) -> list[str]:
     header = ["compared", "on", "difference", "95 % interval", "verdict", "p (Holm)", "seeds", "items"]
     rows = []
     for v in verdicts:
-        low, high = v.interval
         rows.append(
             [
                 f"{v.group} - {v.baseline}",
                 v.place,
-                f"{100 * v.difference.value:+.1f}",
-                f"[{100 * low:.1f}, {100 * high:.1f}]" if v.known else "-",
+                points(v.difference.value),
+                points_interval(*v.interval) if v.known else "-",
                 v.word,
                 "-" if v.open else f"{v.p_adjusted:.3f}",
                 str(v.difference.seeds),
@@ -181,7 +181,7 @@ def escaped(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """A code span, fenced by more backticks than the text has in a row."""
+    """Text as a Markdown code span, with more backticks around it than it contains in a row."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence, room = "`" * (longest + 1), " " if longest else ""
     return f"{fence}{room}{' '.join(text.split())}{room}{fence}"

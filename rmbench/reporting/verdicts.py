@@ -23,6 +23,16 @@ from rmbench.statistics.cells import Weights, sizes
 from rmbench.statistics.intervals import FEWEST_DIFFERING
 from rmbench.statistics.paired import holm
 from rmbench.statistics.seeds import LEVEL, MOST_SEEDS, Difference, difference_over_seeds
+from rmbench.statistics.wording import (
+    BETTER,
+    CORRECTED,
+    FEW_ITEMS,
+    NOT_DISTINGUISHABLE,
+    WORSE,
+    few_differ,
+    points,
+    points_interval,
+)
 
 POINT = 0.01  # one point of accuracy: the difference that people ask for
 FEWEST = 10  # independent items; of fewer, all may agree by chance, and no variance is seen
@@ -30,7 +40,7 @@ FEWEST = 10  # independent items; of fewer, all may agree by chance, and no vari
 
 @dataclass(frozen=True)
 class Verdict:
-    """One group against the baseline in one number of a benchmark."""
+    """The comparison of one group with the baseline, in one number of a benchmark."""
 
     group: str
     baseline: str
@@ -42,7 +52,7 @@ class Verdict:
 
     @property
     def place(self) -> str:
-        """Where they are compared: `rewardbench`, `rewardbench Reasoning`, `held-out pairs of chat`."""
+        """What they are compared on: `rewardbench`, `rewardbench Reasoning`, `held-out pairs of chat`."""
         if self.benchmark == HELD_OUT_FOLDER:
             return "held-out pairs" if self.number == "score" else f"held-out pairs of {self.number}"
         return self.benchmark if self.number == "score" else f"{self.benchmark} {self.number}"
@@ -53,56 +63,54 @@ class Verdict:
         if self.difference.seeds < 2:
             return "one seed: no verdict"
         if self.difference.clusters < FEWEST:
-            return "too few items: no verdict"
+            return FEW_ITEMS
         if not self.known:
-            few = self.difference.differing < FEWEST_DIFFERING
-            return f"the models differ on {self.difference.differing} items{'' if few else ' alike'}: no verdict"
+            return few_differ(self.difference.differing, alike=self.difference.differing >= FEWEST_DIFFERING)
         return ""
 
     @property
     def known(self) -> bool:
-        """Whether enough items differ, and not all alike, for an interval."""
+        """Whether enough items differ, and not all by the same amount, for an interval."""
         return self.difference.differing >= FEWEST_DIFFERING and self.difference.standard_error > 0
 
     @property
     def word(self) -> str:
-        """better, worse, not distinguishable, or why there is none."""
+        """The verdict: better, worse, not distinguishable, or why there is none."""
         if self.open:
             return self.open
         if self.p_adjusted >= 1 - LEVEL:
-            return "not distinguishable"
-        return "better" if self.difference.value > 0 else "worse"
+            return NOT_DISTINGUISHABLE
+        return BETTER if self.difference.value > 0 else WORSE
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 %, within -1 and 1, as differences of accuracy are."""
+        """95 % interval of the difference of accuracy, limited to -1 and 1."""
         low, high = self.difference.interval()
         return max(low, -1.0), min(high, 1.0)
 
     def sentence(self) -> str:
-        """`normbt - bt on rewardbench: +2.1 points [0.4, 3.9], 5 seeds: better`, and what else one would ask."""
+        """The verdict as text: `normbt - bt on rewardbench: +2.1 points [0.4, 3.9], 5 seeds, 2,985 items: better`."""
         d = self.difference
-        low, high = self.interval
-        interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if self.known else ""
+        interval = f" {points_interval(*self.interval)}" if self.known else ""
         seeds = f"{d.seeds} seeds" if d.seeds > 1 else "only over items, 1 seed"
         text = (
-            f"{self.group} - {self.baseline} on {self.place}: {100 * d.value:+.1f} points{interval},"
+            f"{self.group} - {self.baseline} on {self.place}: {points(d.value)} points{interval},"
             f" {seeds}, {self.items()}: {self.word}"
         )
         if not self.known:
             return f"{text}; how far apart they are on other items cannot be said"
-        if self.word != "not distinguishable":
+        if self.word != NOT_DISTINGUISHABLE:
             return text
-        corrected = " after Holm's correction" if d.p_value < 1 - LEVEL else ""  # the interval does not hold zero
+        corrected = CORRECTED if d.p_value < 1 - LEVEL else ""  # the interval does not hold zero
         return f"{text}{corrected}; {self.more_seeds()}"
 
     def items(self) -> str:
-        """`1,060 items of 80 sources`, or `1,200 items` where each is a source of its own."""
+        """Number of items as text: `1,060 items of 80 sources`, or `1,200 items` if each is its own source."""
         d = self.difference
         return f"{d.items:,} items" + (f" of {d.clusters:,} sources" if d.clusters != d.items else "")
 
     def more_seeds(self) -> str:
-        """What it would take to see one point."""
+        """How many seeds would show a difference of one point, as text."""
         d = self.difference
         needed = d.seeds_for(POINT)
         if needed is None and d.finest > POINT:
@@ -115,13 +123,13 @@ class Verdict:
 
 
 def headlines(found: Sequence[Verdict]) -> list[Verdict]:
-    """Those on a whole benchmark; where it has no score, since parts of it are absent, those on its sections."""
+    """The verdicts on whole benchmarks; for a benchmark without a score, those on its sections."""
     whole = {v.benchmark for v in found if v.number == "score"}
     return [v for v in found if v.number == "score" or v.benchmark not in whole]
 
 
 def verdicts(groups: Sequence[Group], baseline: Mapping[str, str]) -> tuple[list[Verdict], list[str]]:
-    """All groups that have a baseline beside them, and why others were left out, as sentences.
+    """Verdicts on all groups that have a baseline, and sentences that say why others have none.
 
     Args:
         groups: the runs, grouped by the overrides in which they differ.
@@ -149,7 +157,7 @@ def verdicts(groups: Sequence[Group], baseline: Mapping[str, str]) -> tuple[list
 
 
 def default_baseline(groups: Sequence[Group]) -> dict[str, str]:
-    """Plain BT where losses or weightings are compared and it is among them, else the first group's overrides."""
+    """Overrides of the baseline: plain BT if losses or weightings are compared, otherwise the first group's."""
     plain: dict[str, str] = {}
     for key, value in (("loss", "bt"), ("loss.weighting", "none")):
         values = [group.overrides.get(key) for group in groups]
@@ -176,7 +184,7 @@ def _with_overrides(groups: Sequence[Group], overrides: Mapping[str, str]) -> Gr
 
 
 def _of_plain_bt(overrides: dict[str, str]) -> dict[str, str]:
-    """Plain BT's overrides without the keys of other losses' parts, which its runs leave out; others as they are."""
+    """The overrides of plain BT without keys of other losses, which its runs leave out; others unchanged."""
     parts = [value for key, value in overrides.items() if key.startswith("loss.") and not of_loss_part(key)]
     plain = overrides.get("loss") == "bt" and all(value == "none" for value in parts)
     return {key: value for key, value in overrides.items() if not (plain and of_loss_part(key))}
@@ -190,7 +198,7 @@ def _benchmarks(group: Group) -> list[str]:
 
 @dataclass(frozen=True)
 class Scored:
-    """A score file under its benchmark's rules: every observation, the same for all runs but for `values`."""
+    """A score file as observations under its benchmark's rules; runs on the same items differ only in `values`."""
 
     ids: list[str]
     cells: list[str]
@@ -201,7 +209,7 @@ class Scored:
 
 
 def read_scored(file: Path) -> Scored:
-    """RUN/eval/BENCHMARK/scores.jsonl.
+    """The observations of RUN/eval/BENCHMARK/scores.jsonl.
 
     Raises:
         UserError: it cannot be read as scores of that benchmark.
@@ -223,7 +231,7 @@ def read_scored(file: Path) -> Scored:
 def _compared(
     group: Group, other: Group, benchmark: str, baseline: Mapping[str, str], read: Callable[[Path], Scored]
 ) -> tuple[list[Verdict], int]:
-    """The score and the sections of one benchmark; how many of its scores are NaN.
+    """Verdicts on the score and sections of one benchmark, and how many of its scores are NaN.
 
     Args:
         group: runs that differ only in the seed.
@@ -265,7 +273,7 @@ def _compared(
 
 
 def _short(group: Group, baseline: Mapping[str, str]) -> str:
-    """The overrides without the key that is compared: `loss=normbt` -> `normbt`."""
+    """The group's label without the key that is compared: `loss=normbt` -> `normbt`."""
     shown = [value if key in baseline else f"{key}={value}" for key, value in group.overrides.items()]
     return ", ".join(shown) or group.setting
 
@@ -275,7 +283,7 @@ def _file(run: Run, benchmark: str) -> Path:
 
 
 def _corrected(found: Sequence[Verdict]) -> list[Verdict]:
-    """Holm over the groups, for each number of each benchmark; sections count together, the score by itself."""
+    """The verdicts with p-values corrected by Holm over the groups of a benchmark; scores and sections separately."""
     families: dict[tuple[str, bool], dict[str, float]] = {}
     for i, verdict in enumerate(found):
         if verdict.open and verdict.known:

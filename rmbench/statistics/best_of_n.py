@@ -33,7 +33,7 @@ def expected_gold(proxy: Sequence[float], gold: Sequence[float], n: int) -> floa
 
 
 def curve(prompts: Sequence[tuple[Sequence[float], Sequence[float]]], best_of: int) -> list[Json]:
-    """Gold score of the choice against N = 1, 2, 4, ... up to `best_of`, with a t interval over prompts.
+    """Gold score of the chosen response for N = 1, 2, 4, ... up to `best_of`, with a t-interval over prompts.
 
     Args:
         prompts: proxy and gold scores of each prompt's responses.

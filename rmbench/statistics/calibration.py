@@ -13,7 +13,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def calibration(margin: np.ndarray) -> dict[str, float]:
-    """Log-loss, Brier score and expected calibration error of sigma(margin) as the chance that chosen is better.
+    """Log-loss, Brier score and expected calibration error of sigma(margin) as the probability that chosen wins.
 
     Chosen is the better one throughout, so the model's verdict is right where the margin is above 0, with confidence
     sigma(|margin|); ECE (arXiv 1706.04599) has 15 equal bins of confidence from 0.5 to 1.
@@ -29,13 +29,13 @@ def calibration(margin: np.ndarray) -> dict[str, float]:
 
 
 def distribution(margin: np.ndarray) -> dict[str, float]:
-    """Mean, standard deviation and quantiles of the margins."""
+    """Mean, standard deviation and quantiles of the margins `(comparisons,)`."""
     quantiles = dict(zip((f"q{round(100 * q):02d}" for q in QUANTILES), np.quantile(margin, QUANTILES), strict=True))
     return {name: float(v) for name, v in {"mean": margin.mean(), "sd": margin.std(), **quantiles}.items()}
 
 
 def length_bias(margin: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> Json:
-    """Accuracy where chosen is the longer and where it is the shorter, by bins of the difference, and Spearman's rho.
+    """Accuracy where chosen is longer and where it is shorter, by bins of the length difference; Spearman's rho.
 
     Args:
         margin: `(comparisons,)`.
@@ -56,7 +56,7 @@ def length_bias(margin: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) ->
 
 
 def binned_accuracy(margin: np.ndarray, by: np.ndarray, bins: int = QUANTILE_BINS) -> list[Json]:
-    """Accuracy in bins of equal size of a quantity, the lowest first; fewer bins where values repeat."""
+    """Accuracy in bins of equal size of `by` `(comparisons,)`, the lowest first; fewer bins where values repeat."""
     edges = np.unique(np.quantile(by, np.linspace(0, 1, bins + 1)))
     place = np.clip(np.searchsorted(edges, by, side="right") - 1, 0, max(len(edges) - 2, 0))
     return [
@@ -67,7 +67,7 @@ def binned_accuracy(margin: np.ndarray, by: np.ndarray, bins: int = QUANTILE_BIN
 
 
 def accuracy(margin: np.ndarray) -> Json:
-    """Share of margins above 0 with its 95 % Wilson interval; None of none."""
+    """Share of margins `(comparisons,)` above 0 with its 95 % Wilson interval; None if there are none."""
     wins, n = int((margin > 0).sum()), len(margin)
     if n == 0:
         return {"n": 0, "accuracy": None, "interval": None}

@@ -17,7 +17,7 @@ TOO_FEW = "too few items"  # what is shown in the place of an interval
 
 
 class Observation(NamedTuple):
-    """One value in a cell; observations of one cluster come from one source and vary together."""
+    """One value in a cell; observations of one cluster are dependent, such as the pairs of one prompt."""
 
     cell: str
     cluster: str
@@ -25,12 +25,12 @@ class Observation(NamedTuple):
 
 
 def sizes(observations: Iterable[Observation]) -> dict[str, int]:
-    """Observations in each cell."""
+    """Number of observations in each cell."""
     return dict(sorted(Counter(o.cell for o in observations).items()))
 
 
 def cell_means(observations: Sequence[Observation]) -> dict[str, float]:
-    """Mean of each cell."""
+    """Mean of the observations in each cell."""
     totals: dict[str, float] = {}
     for o in observations:
         totals[o.cell] = totals.get(o.cell, 0.0) + o.value
@@ -38,12 +38,12 @@ def cell_means(observations: Sequence[Observation]) -> dict[str, float]:
 
 
 def estimate(means: Mapping[str, float], weights: Weights) -> float:
-    """The number that `weights` forms of the cells' means."""
+    """The weighted sum of the cells' means."""
     return sum(weight * means[cell] for cell, weight in weights.items())
 
 
 def mean_of(parts: Iterable[Weights]) -> Weights:
-    """The weights of the plain mean of several numbers."""
+    """The weights of the mean of several numbers, each given by its weights."""
     parts = list(parts)
     total: Counter[str] = Counter()
     for part in parts:
@@ -53,6 +53,6 @@ def mean_of(parts: Iterable[Weights]) -> Weights:
 
 
 def by_size(cells: Mapping[str, int]) -> Weights:
-    """The weights of the mean over all observations of some cells, given how many each has."""
+    """The weights of the mean over all observations, given the number of observations in each cell."""
     total = sum(cells.values())
     return {cell: n / total for cell, n in cells.items()}

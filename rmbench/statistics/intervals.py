@@ -32,7 +32,7 @@ FEWEST_DIFFERING = 6  # of five coin flips, all may agree with a probability abo
 
 @dataclass(frozen=True)
 class Spread:
-    """A number and what is known of its error.
+    """A number with the variance of its estimate.
 
     Args:
         value: the number.
@@ -53,7 +53,7 @@ class Spread:
     differing: int
 
     def of_score(self, level: float = LEVEL) -> Interval | None:
-        """Of a mean of values between 0 and 1; None where there are too few clusters."""
+        """Interval of a mean of values between 0 and 1; None with too few clusters."""
         clustered = self.items > SEVERAL * self.clusters
         if self.degrees < (FEWEST_CLUSTERED if clustered else FEWEST_DEGREES):
             return None
@@ -65,14 +65,14 @@ class Spread:
         return max(centre - half, 0.0), min(centre + half, 1.0)
 
     def of_mean(self, level: float = LEVEL) -> Interval | None:
-        """Of a mean of values of any unit, by the t distribution; None where there are too few clusters."""
+        """Interval of a mean of values in any unit, by the t distribution; None with too few clusters."""
         if self.degrees < FEWEST_DEGREES:
             return None
         half = self._quantile(level) * math.sqrt(self.variance)
         return self.value - half, self.value + half
 
     def of_difference(self, level: float = LEVEL) -> Interval | None:
-        """Of a mean of differences between -1 and 1; None where there are too few clusters."""
+        """Interval of a mean of differences between -1 and 1; None with too few clusters."""
         if not self.tells:
             return None
         value, error = self._shrunken
@@ -81,12 +81,12 @@ class Spread:
 
     @property
     def tells(self) -> bool:
-        """Whether there is enough to say anything about a difference."""
+        """Whether enough clusters, and enough that differ, allow an interval of a difference."""
         return self.degrees >= FEWEST_DEGREES and self.differing >= FEWEST_DIFFERING
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of no difference: where `of_difference` would end at zero; 1 where there are too few clusters."""
+        """Two-sided p-value of no difference: the level at which `of_difference` ends at zero; 1 with few clusters."""
         if not self.tells:
             return 1.0
         value, error = self._shrunken
@@ -96,7 +96,7 @@ class Spread:
 
     @property
     def _shrunken(self) -> tuple[float, float]:
-        """The difference with its two added items, and its standard error."""
+        """The difference with two added items, and its standard error."""
         n = min(self.item_variance / self.variance, self.items) if self.variance > 0 else self.clusters
         square = (n * (self.variance * n + self.value**2) + 1) / (n + 2)
         value = n * self.value / (n + 2)
@@ -109,13 +109,13 @@ class Spread:
 
 
 def spread(observations: Sequence[Observation], weights: Weights) -> Spread:
-    """What is known of the number that `weights` forms of the cells' means; cells without a weight do not count."""
+    """The weighted sum of the cells' means with its variance; cells without a weight do not count."""
     values = np.array([[o.value for o in observations]])
     return spreads(values, [o.cell for o in observations], [o.cluster for o in observations], weights)[0]
 
 
 def spreads(values: np.ndarray, cells: Sequence[str], clusters: Sequence[str], weights: Weights) -> list[Spread]:
-    """What is known of the number that each row of values gives.
+    """For each row of values, the weighted sum of the cells' means with its variance.
 
     Args:
         values: `(rows, observations)`.
@@ -150,10 +150,10 @@ def spreads(values: np.ndarray, cells: Sequence[str], clusters: Sequence[str], w
 
 
 def _unknown(value: float) -> Spread:
-    """Of a single cluster."""
+    """The value with no degrees of freedom: a single cluster says nothing about its error."""
     return Spread(value, 0.0, 0.0, 1.0, 1.0, 0.0, 0)
 
 
 def intervals(observations: Sequence[Observation], formula: Mapping[str, Weights]) -> dict[str, Interval | None]:
-    """number -> its interval, of observations between 0 and 1; None where too few clusters say anything."""
+    """Number -> its interval, for observations between 0 and 1; None with too few clusters."""
     return {name: spread(observations, weights).of_score() for name, weights in formula.items() if weights}

@@ -50,7 +50,7 @@ class Linear:
 def linearised(
     values: np.ndarray, cells: Sequence[str], clusters: Sequence[str], weights: Mapping[str, float]
 ) -> Linear:
-    """The number that `weights` forms of the cells' means.
+    """The weighted sum of the cells' means, with what each cluster contributes to it.
 
     Args:
         values: `(..., observations)`; each row gives a number of its own, over the same observations.
@@ -80,18 +80,18 @@ def linearised(
 
 
 def _membership(label: np.ndarray) -> coo_array:
-    """`(groups, observations)`: 1 where an observation is in a group."""
+    """Sparse matrix `(groups, observations)`: 1 where an observation belongs to a group."""
     shape = (int(label.max()) + 1, len(label))
     return coo_array((np.ones(len(label)), (label, np.arange(len(label)))), shape).tocsr()
 
 
 def _means(values: np.ndarray, groups: coo_array) -> np.ndarray:
-    """`(..., groups)`; zero for a group without observations."""
+    """Mean of each group, `(..., groups)`; zero for a group without observations."""
     return (groups @ values.T).T / np.maximum(groups.sum(axis=1), 1)
 
 
 def _strata(cell: np.ndarray, cluster: np.ndarray) -> np.ndarray:
-    """The stratum of each observation, strata of one cluster put together."""
+    """Index of the stratum of each observation; strata with a single cluster are merged."""
     n_cells = int(cell.max()) + 1
     nodes = n_cells + int(cluster.max()) + 1
     graph = coo_array((np.ones(len(cell)), (cell, n_cells + cluster)), (nodes, nodes))

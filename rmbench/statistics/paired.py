@@ -9,7 +9,7 @@ Name = TypeVar("Name")
 
 
 class Discordant(NamedTuple):
-    """How many items only the first, and only the second of two models gets right, and the test of these counts."""
+    """How many items only the first, and only the second model ranks correctly; with the exact test of these counts."""
 
     first: int
     second: int
@@ -17,7 +17,7 @@ class Discordant(NamedTuple):
 
 
 def mcnemar(outcomes: Mapping[str, tuple[float, float]]) -> Discordant:
-    """Exact McNemar test: the items on which two models differ are coin flips if neither is better.
+    """Exact McNemar test: if neither model is better, items on which they differ fall either way with probability 1/2.
 
     Args:
         outcomes: item -> credit of the first and of the second model. Credits may be fractions, or means over the
@@ -29,14 +29,14 @@ def mcnemar(outcomes: Mapping[str, tuple[float, float]]) -> Discordant:
 
 
 def exact_p(first: int, second: int) -> float:
-    """Two-sided p-value of `first` against `second` under even odds; 1 without any."""
+    """Two-sided binomial p-value of `first` against `second` at probability 1/2; 1 if both are 0."""
     from scipy.stats import binomtest
 
     return float(binomtest(first, first + second).pvalue) if first + second else 1.0
 
 
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
-    """Holm's step-down correction: p-values that may be compared with one level, whatever depends on what.
+    """p-values corrected by Holm's step-down rule, valid under any dependence.
 
     >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
     {'a': 0.03, 'c': 0.06, 'b': 0.06}

@@ -34,10 +34,10 @@ SURE = -300.0  # log of the smallest tail probability that is distinguished from
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference over seeds and items with what it rests on. `seed_variance` and `item_variance` are the parts
-    of its variance that go away with more seeds, for one seed, and with more items. Items of one source are a cluster.
+    """A mean difference over seeds and items, with the two parts of its variance.
 
-    With one seed the interval is that of the items only.
+    `seed_variance`, of one seed, is divided by the number of seeds; `item_variance` gets smaller with more items only.
+    Items of one source are a cluster. With one seed the interval is that of the items only.
     """
 
     value: float
@@ -51,17 +51,17 @@ class Difference:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean over seeds and items."""
+        """Standard error of the mean difference over seeds and items."""
         return math.sqrt(self.seed_variance / self.seeds + self.item_variance)
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Two-sided."""
+        """Two-sided interval of the difference."""
         half = float(self._bound((1 - level) / 2, self.seeds))
         return self.value - half, self.value + half
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of no difference: the level at which the interval would end there; 1 where nothing differs."""
+        """Two-sided p-value of no difference: the level at which the interval ends at zero; 1 if nothing differs."""
         size = abs(self.value)
         if size == 0:
             return 1.0
@@ -71,11 +71,11 @@ class Difference:
 
     @property
     def resolution(self) -> float:
-        """The smallest true difference that these seeds and items would show in four of five such experiments."""
+        """The smallest true difference that these seeds and items would show with 80 % power."""
         return float(self._detectable(self.seeds))
 
     def seeds_for(self, difference: float) -> int | None:
-        """About how many seeds would resolve `difference` on these items; None if `MOST_SEEDS` do not.
+        """Approximate number of seeds that resolve `difference` on these items; None if more than `MOST_SEEDS`.
 
         Raises:
             ValueError: one seed says nothing about how seeds vary.
@@ -87,7 +87,7 @@ class Difference:
         return int(tried[enough.argmax()]) if enough.any() else None
 
     def seeds_range(self, difference: float, level: float = LEVEL) -> tuple[int | None, int | None]:
-        """The fewest and the most seeds that `seeds_for` would give if the variance of seeds were known better.
+        """Lower and upper limit of `seeds_for`, from the uncertainty of the variance over seeds.
 
         A variance estimated from three seeds is known within a factor of 0.3 to 40; the limits are those of its
         two-sided chi-squared interval.
@@ -102,7 +102,7 @@ class Difference:
 
     @property
     def finest(self) -> float:
-        """What `resolution` reaches with ever more seeds: the items are the limit then."""
+        """The limit of `resolution` for ever more seeds, set by the items."""
         quantiles = student.isf((1 - LEVEL) / 2, self.item_degrees) + student.isf(1 - POWER, self.item_degrees)
         return float(quantiles) * math.sqrt(self.item_variance)
 
@@ -110,7 +110,7 @@ class Difference:
         return self._bound((1 - LEVEL) / 2, seeds) + self._bound(1 - POWER, seeds)
 
     def _bound(self, tail: float, seeds: int | np.ndarray) -> np.ndarray:
-        """What the mean's error exceeds with probability `tail`, if the parts of its variance stayed as they are."""
+        """The error of the mean that is exceeded with probability `tail`, at the estimated variances."""
         seed_part = self.seed_variance / np.asarray(seeds)
         of_seeds = student.isf(tail, np.maximum(np.asarray(seeds) - 1, 1))
         of_items = student.isf(tail, self.item_degrees)
@@ -122,7 +122,7 @@ class Difference:
 def difference_over_seeds(
     values: np.ndarray, cells: Sequence[str], clusters: Sequence[str], weights: dict[str, float]
 ) -> Difference:
-    """The difference of two losses in a number that is a weighted sum of the means of cells.
+    """Mean difference of two losses over seeds, in a number that is a weighted sum of the cells' means.
 
     Args:
         values: `(seeds, observations)`, the first loss's credit less the second's, the same observations for each seed.
@@ -134,7 +134,7 @@ def difference_over_seeds(
 
 
 def _crossed(linear: Linear) -> Difference:
-    """The parts of seeds and of items; what both have together is in that of the seeds."""
+    """The difference with its variance split into seeds and items; their interaction counts with the seeds."""
     per_seed = linear.value
     n_seeds = len(per_seed)
     seed_variance = float(per_seed.var(ddof=1)) if n_seeds > 1 else 0.0

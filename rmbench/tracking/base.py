@@ -71,7 +71,7 @@ class Trackers(Tracker):
             tracker.images(step, files)
 
     def pair_table(self, step: int, table: pa.Table, name: str = "pairs", norm: str | None = None) -> None:
-        """As `Tracker.pair_table`, of each.
+        """Log a table of pairs with each tracker, as `Tracker.pair_table`.
 
         Args:
             step: of the run.

@@ -147,7 +147,7 @@ class WandbTracker(Tracker):
         """PNG files under their names."""
 
         def send() -> None:
-            """All of them in one step."""
+            """Log all images in one step."""
             import wandb
 
             self._run.log({"step": step} | {name: wandb.Image(str(file)) for name, file in files.items()})
@@ -182,7 +182,7 @@ class WandbTracker(Tracker):
         self._attempt(lambda: self._run.summary.update(flat_numbers(values)))
 
     def model(self, folder: Path) -> None:
-        """As an artifact of the run, named after it."""
+        """Log the folder as an artifact of the run, named after it."""
 
         def send() -> None:
             """Every file of the folder."""
@@ -220,7 +220,7 @@ class WandbTracker(Tracker):
 
 
 def seen_online(folder: Path) -> dict[str, str]:
-    """Where W&B shows the run in `folder`: url, entity, project, group; empty if nowhere, or the file is broken."""
+    """Address of the run in `folder` at W&B: url, entity, project, group; empty if offline or the file is broken."""
     try:
         record = read_json(folder / "wandb" / ONLINE_FILE)
     except (ValueError, OSError):

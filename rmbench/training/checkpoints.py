@@ -35,7 +35,7 @@ TORCH_WRITER_FAULTS = ("PytorchStreamWriter", "inline_container", "iostream erro
 
 
 def keep_trained_alone(accelerator: Accelerator) -> None:
-    """From now on `accelerator` writes and reads the weights that are trained, by their names, and no others."""
+    """Make `accelerator` save and load only the trained weights, by name."""
     accelerator.register_save_state_pre_hook(_drop_frozen)
     accelerator.register_load_state_pre_hook(_load_trained)
 
@@ -117,7 +117,7 @@ def load_newest(accelerator: Accelerator, folder: Path) -> tuple[Json, dict[str,
 
 
 def _unreadable(accelerator: Accelerator, path: Path) -> str | None:
-    """What is wrong with this rank's random state: Accelerate would go on without it and say nothing."""
+    """The fault in this rank's random state, or None; Accelerate would continue without it silently."""
     name = f"random_states_{accelerator.process_index}.pkl"
     if not (path / name).is_file():  # a run may go on with more processes
         return None
@@ -230,7 +230,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """The fault in a checkpoint, or None."""
     try:
         expected, found = read_json(folder / CHECKSUMS_FILE), checksums(folder)
     except (OSError, ValueError) as error:

@@ -70,7 +70,7 @@ def refuse_what_cannot_be_exported(model: RewardModel, tokenizer: Tokenizer) -> 
 
 
 def keep(run: Run, trainer: Trainer, best: Path | None, results: Json) -> None:
-    """Put the last model, or `best`, into RUN/checkpoint and say in trained.json that training is over.
+    """Write the last model, or `best`, to RUN/checkpoint, and record in trained.json that training is over.
 
     Where the disk is full this waits for room, until a signal or PATIENCE_SECONDS end it.
 
@@ -155,11 +155,11 @@ def _read(folder: Path) -> Json | None:
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    """Of what training left in the folder."""
+    """Checksums of what training left in the folder."""
     return {name: sum_ for name, sum_ in checkpoints.checksums(folder).items() if name != MODEL_CARD}
 
 
 def _take_weights(run: Run, model: RewardModel) -> None:
-    """Into the model that layouts and features were chosen with, so that its scores are equal bit for bit."""
+    """Load the weights into the model with which layouts and features were chosen, so that scores are bit-equal."""
     stored, _ = load_reward_model(str(run.folder / "checkpoint"), attention=run.config.gpu.attention)
     model.network.load_state_dict(stored.network.state_dict())

@@ -98,7 +98,7 @@ class StepGradient:
         return torch.autocast(self.accelerator.device.type, enabled=False)
 
     def _first_pass(self, parts: list[MicroBatch]) -> Statistics | None:
-        """For losses that depend on the whole global batch, where one forward pass does not hold this rank's part."""
+        """Statistics for a loss on the whole global batch, if one forward pass does not hold this rank's part."""
         if len(parts) == 1 or not self.loss.needs_global_batch:
             return None
         batches = []

@@ -43,7 +43,7 @@ class TrainState:
             self.window[name] = self.window.get(name, 0.0) + value
 
     def so_far(self) -> Json:
-        """What is known of the window that is still open; empty after its start."""
+        """Means of the window that is still open; empty after its start."""
         pairs = self.window.get("pairs")
         if not pairs:
             return {}

@@ -39,7 +39,7 @@ def new_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, total
 
 
 def _factor(step: int, kind: Scheduler, warmup_steps: int, total_steps: int) -> float:
-    """What the learning rate is multiplied with.
+    """Factor of the learning rate at a step.
 
     Args:
         step: finished steps.

@@ -14,11 +14,11 @@ from rmbench.history import read_history
 from rmbench.training.run import Run
 from rmbench.training.setup import Inputs
 
-PROBE_CANDIDATES = 1024  # evaluation pairs from which the probe set is chosen
+PROBE_CANDIDATES = 1024  # held-out pairs from which the probe set is chosen
 
 
 def recorders(run: Run, inputs: Inputs) -> tuple[PairRecorder, Probe | None]:
-    """What records the pairs of the steps, and what measures the probe set, if it is asked for."""
+    """The recorder of training pairs and, if requested, the probe."""
     asked = run.config.diagnostics
     exact = asked.gradient is Gradient.exact
     recorder = PairRecorder(run.folder, asked.every, asked.gradient, PairGradients(inputs.model) if exact else None)

@@ -32,13 +32,13 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """The device of this process."""
         device: torch.device = self.accelerator.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which matrix products are computed."""
+        """The dtype of matrix products."""
         return torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else torch.float32
 
     def wait(self) -> None:

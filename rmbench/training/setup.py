@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 import torch
 from accelerate import Accelerator
 
+from rmbench.benchmarks.of_run import like_the_data
 from rmbench.benchmarks.registry import find
 from rmbench.benchmarks.run import Prepared, prepare_benchmark
-from rmbench.benchmarks.synthetic import like_the_data
 from rmbench.config import DatasetConfig, Gradient, HeadKind, OnBadRow, Strategy, TrainConfig
 from rmbench.data.cache import data_cache
 from rmbench.data.dataset import Dataset, load_dataset
@@ -117,7 +117,7 @@ def prepare(config: TrainConfig, accelerator: Accelerator, threads: int | None =
 
 
 def _scale_ratings(dataset: Dataset, config: TrainConfig) -> None:
-    """Of the training pairs, and of the held-out ones where the probe puts them through the loss."""
+    """Scale the rating margins of the training pairs, and of held-out pairs if the probe computes their loss."""
     scale, pairwise = config.loss.rating_scale, config.loss.pairwise
     dataset.train = with_scaled_ratings(dataset.train, scale, pairwise)
     if config.diagnostics.probe_pairs:
@@ -169,7 +169,7 @@ def _memory(inputs: Inputs, config: TrainConfig, accelerator: Accelerator) -> Js
 
 
 def _about(dataset: Dataset, tokenizer: Tokenizer) -> Json:
-    """Where the pairs come from and what was done to them."""
+    """The origin of the pairs, and what was done to them."""
     return {
         "fingerprint": dataset.fingerprint,
         "tokenizer": tokenizer_fingerprint(tokenizer),  # and its template
@@ -209,7 +209,7 @@ def _refuse_combinations(config: TrainConfig, loss: PairLoss, model: RewardModel
 
 
 def _refuse_likelihood_with(config: TrainConfig, loss: PairLoss) -> None:
-    """What does not go with GRM's losses."""
+    """Check the settings that GRM's losses do not support."""
     exact = (
         config.diagnostics.gradient is Gradient.exact
         or loss.needs_slope

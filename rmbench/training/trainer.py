@@ -40,7 +40,7 @@ from rmbench.training.metrics_window import SUMS, TrainState
 from rmbench.training.optimizer import clip_gradient, new_optimizer, new_schedule
 from rmbench.training.run import Run
 from rmbench.training.setup import Inputs
-from rmbench.training.signals import EndingSignals
+from rmbench.training.signals import EndingSignals, name_of
 from rmbench.training.watch import Watch, evaluation_steps
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Trainer:
         self.signals, self._ending, self._saved = EndingSignals(), False, False
 
     def train(self) -> TrainState:
-        """All steps, from the newest checkpoint if `training.resume` is set and there is one.
+        """Run all steps, from the newest checkpoint if `training.resume` is set and there is one.
 
         Within the context `signals`, a signal ends it after a step.
         """
@@ -134,7 +134,7 @@ class Trainer:
                 recorded.parts.rewind(step)
 
     def end_if_signalled(self) -> None:
-        """Once what was learnt is in the folder: end if a signal asked for it.
+        """End if a signal asked for it, once what was learnt is in the folder.
 
         Raises:
             Stopped: it did, and nobody else listened for it.
@@ -248,7 +248,7 @@ class Trainer:
         return fault is None
 
     def evaluate(self) -> Json:
-        """`scoring.summarize` of the evaluation pairs under the model as it is now."""
+        """`scoring.summarize` of the held-out pairs under the model as it is now."""
         scores = self.run.score(self._scored(), self.inputs.eval_pairs, self.inputs.eval_layout)
         return summarize(scores, [p.pair.section for p in self.inputs.eval_pairs])
 
@@ -284,7 +284,7 @@ class Trainer:
 
     def _end(self) -> NoReturn:
         number = self.signals.received or signal.SIGTERM  # another rank may have heard it
-        done = f"{signal.Signals(number).name}: stopped after step {self.state.step} of {self.total_steps}"
+        done = f"{name_of(number)}: stopped after step {self.state.step} of {self.total_steps}"
         raise Stopped(f"{done}; {'saved' if self._saved else 'the last checkpoint is kept'}.", number)
 
     def _restore(self) -> None:
