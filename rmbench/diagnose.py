@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from omegaconf import OmegaConf
 
 from rmbench import benchmarks, runs
+from rmbench.benchmarks.synthetic import like_the_data
 from rmbench.config import DiagnoseConfig, LossConfig, OnBadRow
 from rmbench.data.dataset import load_dataset
 from rmbench.data.formats import Pair
@@ -188,7 +189,7 @@ def _pairs(
         section_of = benchmark.section_of
         pairs: Sequence[Pair] = [
             Pair(i.prompt, i.responses[0], i.responses[i.correct], None, i.subset, section_of(i.subset), i.id)
-            for i in benchmark.load(config.benchmark)
+            for i in benchmark.load(like_the_data(config.benchmark, config.dataset))
             if i.correct < len(i.responses)
         ]
         max_length, key = config.benchmark.max_length, "benchmark.max_length"

@@ -245,8 +245,7 @@ def resolve_auto(benchmark: BenchmarkConfig, checkpoint: str) -> BenchmarkConfig
         logger.info("benchmark=%s", name)
         benchmark = dataclasses.replace(benchmark, name=name)
     if benchmark.name == trained_on == "synthetic" and benchmark.version is None:
-        version = runs.recorded(run, "dataset.synthetic.version") or 1  # runs before there was a second do not say
-        benchmark = dataclasses.replace(benchmark, version=version)
+        benchmark = dataclasses.replace(benchmark, version=runs.recorded(run, "dataset.synthetic.version"))
     return benchmark
 
 
