@@ -1,4 +1,4 @@
-"""A run from before the second version of the built-in data keeps the first where it is resumed, repeated or studied."""
+"""A run from before version 2 of the built-in data keeps version 1 where it is resumed, repeated or studied."""
 
 import pytest
 from omegaconf import OmegaConf
