@@ -45,11 +45,11 @@ def rates(folder: Path) -> Iterator[str]:
 
 
 def scaled(folder: Path) -> str:
-    """Overrides of BT at the rate of the folder's plain NormBT runs times their mean weight."""
+    """Overrides of BT at the rate of the folder's plain NormBT runs times their mean weight, to one digit."""
     normbt = _plain_normbt(groups_of(folder))
     assert normbt is not None, folder
     weight = float(np.mean([history_means(run.folder)[0] for run in normbt.by_seed().values()]))
-    return f"loss=bt {RATE}={float(normbt.runs[0].overrides[RATE]) * weight:.1e}"
+    return f"loss=bt {RATE}={float(normbt.runs[0].overrides[RATE]) * weight:.0e}"
 
 
 def _plain_normbt(groups: list[Group]) -> Group | None:

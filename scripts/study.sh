@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The study of STUDY.md: losses compared on the built-in data and on real pairs, each at its own best learning rate.
 #
-#     bash scripts/study.sh [SETTING ...]        synthetic noise controls version2 frozen frozen_decoder
-#                                             hh_decoder hh_minilm alpaca_minilm decoder
+#     bash scripts/study.sh [SETTING ...]        synthetic noise controls version2 version2_steps
+#                                             version2_noise frozen frozen_decoder hh_decoder hh_minilm
+#                                             alpaca_minilm decoder
 #
 # DATA (default: data) holds hh_harmless_{train,test}, alpaca_eval_{train,test} and rewardbench_v1_partial .jsonl.gz
 # (scripts/rebuild_data.py makes the last three); MINILM is the folder of all-MiniLM-L6-v2, or its name on the Hub, and
@@ -46,30 +47,38 @@ controls() {
     $run loss=bt training.learning_rate=2e-3
 }
 
-# the data without cues, ten seeds, and what else could explain a difference; padded rows are faster for texts this short
+# the data without cues: rates chosen, then one rate for all, and what else could explain a difference
+cueless() { # cueless OVERRIDE ...: padded rows are faster for texts this short
+    rmbench sweep experiment=study_synthetic diagnostics=off training.eval_steps=0 layout=padded seed=$ten "$@"
+}
+at_one=training.learning_rate=1e-3
 version2() {
-    local seeds=$ten validation=100,101 knob
-    local run="dataset.synthetic.version=2 diagnostics=off training.eval_steps=0 layout=padded"
-    local at="rmbench sweep experiment=study_synthetic $run seed=$seeds" rate=training.learning_rate=1e-3
+    local seeds=$ten validation=100,101 controls=$out/version2/controls
+    local run="diagnostics=off training.eval_steps=0 layout=padded"
     choose version2 synthetic $run loss=bt,normbt,normbt_mean_one training.learning_rate=5e-4,1e-3,2e-3,4e-3 \
         dataset.synthetic.seed=1
     final version2 synthetic $run
-    local controls=$out/version2/controls
     # the same rate for all; weights of mean one
-    $at loss=bt,normbt,normbt_mean_one $rate sweep_dir="$controls/one_rate"
+    cueless loss=bt,normbt,normbt_mean_one $at_one sweep_dir="$controls/one_rate"
     # is it clipping? Without a limit, and with one so small that every step is clipped: then the gradient has the same
     # norm at each step, whatever the weights, and only its direction differs between the losses
-    $at loss=bt,normbt $rate training.max_grad_norm=0 sweep_dir="$controls/unclipped"
-    $at loss=bt,normbt $rate training.max_grad_norm=0.01 sweep_dir="$controls/normalised"
+    cueless loss=bt,normbt $at_one training.max_grad_norm=0 sweep_dir="$controls/unclipped"
+    cueless loss=bt,normbt $at_one training.max_grad_norm=0.01 sweep_dir="$controls/normalised"
     # is it larger steps?
-    $at $(python scripts/study.py scaled "$controls/one_rate") sweep_dir="$controls/scaled_rate"
-    # where does it start to hurt, and does a limit on the weight help?
+    cueless $(python scripts/study.py scaled "$controls/one_rate") sweep_dir="$controls/scaled_rate"
+}
+
+# is it speed? 2.5 and 5 times the steps
+version2_steps() { cueless loss=bt,normbt $at_one training.epochs=10,20 sweep_dir="$out/version2/controls/steps"; }
+
+# where does it start to hurt, and does a limit on the weight help?
+version2_noise() {
+    local knob
     for knob in label_noise near_duplicates; do
-        $at loss=bt,normbt $rate dataset.synthetic.$knob=0.1,0.3 sweep_dir="$out/version2/$knob"
-        $at loss=normbt loss.distance.max_weight=2 $rate dataset.synthetic.$knob=0.1,0.3 sweep_dir="$out/version2/$knob"
+        cueless loss=bt,normbt $at_one dataset.synthetic.$knob=0.1,0.3 sweep_dir="$out/version2/$knob"
+        cueless loss=normbt loss.distance.max_weight=2 $at_one dataset.synthetic.$knob=0.1,0.3 \
+            sweep_dir="$out/version2/$knob"
     done
-    # is it speed? 2.5 and 5 times the steps
-    $at loss=bt,normbt $rate training.epochs=10,20 sweep_dir="$controls/steps"
 }
 
 real() {  # real NAME EXPERIMENT FILES [OVERRIDE ...]; `choosing`: overrides for the choice of rates alone
@@ -130,7 +139,7 @@ decoder() {
     done
 }
 
-all="synthetic noise controls version2 frozen frozen_decoder hh_decoder hh_minilm alpaca_minilm"
+all="synthetic noise controls version2 version2_steps version2_noise frozen frozen_decoder hh_decoder hh_minilm alpaca_minilm"
 [ $# -gt 0 ] || set -- $all  # decoder is run only where it is named
 all="$all decoder"
 for setting in "$@"; do

@@ -86,7 +86,7 @@ def test_the_controls_are_judged_against_plain_normbt(study, tmp_path):
     assert "- normbt, training.epochs=10 - normbt on held-out pairs: +30.0 points" in found
     assert study.dynamics(tmp_path).splitlines()[0] == "|  | seeds | mean weight | clip fraction |"
     # the second half of its history weighs 6 and 8
-    assert study.scaled(tmp_path / "plain") == "loss=bt training.learning_rate=7.0e-03"
+    assert study.scaled(tmp_path / "plain") == "loss=bt training.learning_rate=7e-03"
 
 
 def test_the_grid_of_rates(study, tmp_path):
