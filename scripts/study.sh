@@ -69,7 +69,12 @@ version2() {
 }
 
 # is it speed? 2.5 and 5 times the steps
-version2_steps() { cueless loss=bt,normbt $at_one training.epochs=10,20 sweep_dir="$out/version2/controls/steps"; }
+version2_steps() {
+    local epochs
+    for epochs in 10 20; do
+        cueless loss=bt,normbt $at_one training.epochs=$epochs sweep_dir="$out/version2/controls/epochs_$epochs"
+    done
+}
 
 # where does it start to hurt, and does a limit on the weight help?
 version2_noise() {
