@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The study of STUDY.md: losses compared on the built-in data and on real pairs, each at its own best learning rate.
 #
-#     bash scripts/study.sh [SETTING ...]        synthetic noise controls version2 version2_steps
-#                                             version2_noise frozen frozen_decoder hh_decoder hh_minilm
+#     bash scripts/study.sh [SETTING ...]        synthetic noise controls version2 quickstart
+#                                             version2_steps version2_noise frozen frozen_decoder hh_decoder hh_minilm
 #                                             alpaca_minilm decoder
 #
 # DATA (default: data) holds hh_harmless_{train,test}, alpaca_eval_{train,test} and rewardbench_v1_partial .jsonl.gz
@@ -51,24 +51,24 @@ controls() {
 cueless() { # cueless OVERRIDE ...: padded rows are faster for texts this short
     rmbench sweep experiment=study_synthetic diagnostics=off training.eval_steps=0 layout=padded seed=$ten "$@"
 }
-at_one=training.learning_rate=1e-3
+at_one=training.learning_rate=1e-3  # the best rate of each of the three losses
 version2() {
-    local seeds=$ten validation=100,101 controls=$out/version2/controls
-    local run="diagnostics=off training.eval_steps=0 layout=padded"
-    choose version2 synthetic $run loss=bt,normbt,normbt_mean_one training.learning_rate=5e-4,1e-3,2e-3,4e-3 \
-        dataset.synthetic.seed=1
-    final version2 synthetic $run
-    # the same rate for all; weights of mean one
+    local validation=100,101 controls=$out/version2/controls
+    choose version2 synthetic diagnostics=off training.eval_steps=0 layout=padded dataset.synthetic.seed=1 \
+        loss=bt,normbt,normbt_mean_one training.learning_rate=5e-4,1e-3,2e-3,4e-3
+    python scripts/study.py rates "$out/version2/rates"
+    # each loss at its best rate, which is the same; weights of mean one
     cueless loss=bt,normbt,normbt_mean_one $at_one sweep_dir="$controls/one_rate"
-    # is it clipping? Without a limit, and with one so small that every step is clipped: then the gradient has the same
-    # norm at each step, whatever the weights, and only its direction differs between the losses
-    cueless loss=bt,normbt $at_one training.max_grad_norm=0 sweep_dir="$controls/unclipped"
+    # is it clipping? With a limit so small that every step is clipped, and without one: under the small limit the
+    # gradient has the same norm at each step, whatever the weights, and only its direction differs between the losses
     cueless loss=bt,normbt $at_one training.max_grad_norm=0.01 sweep_dir="$controls/normalised"
+    cueless loss=bt,normbt $at_one training.max_grad_norm=0 sweep_dir="$controls/unclipped"
     # is it larger steps?
     cueless $(python scripts/study.py scaled "$controls/one_rate") sweep_dir="$controls/scaled_rate"
 }
 
-# is it speed? 2.5 and 5 times the steps
+# is it speed? Six epochs instead of four, then 2.5 and 5 times the steps
+quickstart() { rmbench sweep loss=bt,normbt seed=0,1,2 benchmark=synthetic sweep_dir="$out/quickstart"; }
 version2_steps() {
     local epochs
     for epochs in 10 20; do
@@ -144,7 +144,7 @@ decoder() {
     done
 }
 
-all="synthetic noise controls version2 version2_steps version2_noise frozen frozen_decoder hh_decoder hh_minilm alpaca_minilm"
+all="synthetic noise controls version2 quickstart version2_steps version2_noise frozen frozen_decoder hh_decoder hh_minilm alpaca_minilm"
 [ $# -gt 0 ] || set -- $all  # decoder is run only where it is named
 all="$all decoder"
 for setting in "$@"; do
