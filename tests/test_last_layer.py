@@ -1,6 +1,5 @@
 """The last layer's shorter way: what it leaves out, and when it is not taken. Its numbers are in test_layout."""
 
-import dataclasses
 import shutil
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from helpers.layouts import CPU, SHARING, outcome, pairs_of_all_kinds, reward_model, token_pair
 from rmbench.config import LayoutName
 from rmbench.modeling.attention import Packing, Span
+from rmbench.modeling.language import LanguageHead, WithLikelihood
 from rmbench.modeling.layout import Padded, Shared
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.model import compile_backbone
@@ -26,7 +26,8 @@ def test_where_branches_end_by_hand():
     # [0 1 | 2 3 | 4], [5 | | 6], [7 8 | | ]
     packing = Packing((Span(2, (2, 1)), Span(1, (0, 1)), Span(2, (0, 0))))
     assert packing.ends() == [[3, 4], [5, 6], [8]]
-    assert packing.pooled_positions(CPU).tolist() == [3, 4, 5, 6, 8]
+    assert packing.needed_positions(CPU).tolist() == [3, 4, 5, 6, 8]
+    assert packing.predicting([[1, 2], [5], []]).needed_of_groups() == ((1, 2, 3, 4), (5, 6), (8,))
 
 
 @pytest.mark.parametrize("name", SHARING)
@@ -45,13 +46,25 @@ def test_only_reads_go_through_the_last_layer(name):
     torch.testing.assert_close(short.embeddings, whole.embeddings, rtol=0, atol=1e-5)
 
 
-def test_rows_of_which_more_is_needed_pass_whole():
+def test_padded_rows_pass_whole():
     model = reward_model(SHARING["llama"])
     seen = counted_tokens(model, "mlp")
-    rows = Shared(0).inputs(pairs_of_all_kinds())
-    model(dataclasses.replace(rows, packing=dataclasses.replace(rows.packing, pooled_only=False)))
     model(Padded(0).inputs(pairs_of_all_kinds()))
-    assert seen == [rows.input_ids.numel(), Padded(0).inputs(pairs_of_all_kinds()).input_ids.shape[1]]
+    assert seen == [Padded(0).inputs(pairs_of_all_kinds()).input_ids.shape[1]]
+
+
+def test_where_tokens_are_predicted_the_last_layer_is_computed_too():
+    model = reward_model(SHARING["llama"])
+    model.language = LanguageHead(model.network.get_input_embeddings().weight)
+    long, short = token_pair("a", [5, 6, 7, 8, 9, 3, 4], [5, 6, 7, 8, 9, 2]), token_pair("b", [3, 7, 8], [3, 6])
+    inputs = WithLikelihood(Shared(0)).inputs([long, short])
+    seen = counted_tokens(model, "mlp")
+    found = model(inputs)
+    assert seen == [4 + 4]  # 9, 3, 4 and 2 of the first, 3, 7, 8 and 6 of the second
+    model.last_layer.shortened = False
+    whole = model(inputs)
+    torch.testing.assert_close(found.log_probs, whole.log_probs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.rewards, whole.rewards, rtol=0, atol=1e-5)
 
 
 def test_a_last_layer_that_mixes_tokens_is_computed_whole(caplog):

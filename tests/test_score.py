@@ -53,7 +53,7 @@ def test_a_folder_of_a_former_version_gives_its_rewards(name, tmp_path):
     if processor() == (EXPORTED / "processor.txt").read_text().strip():
         assert rewards == stored
     else:
-        np.testing.assert_allclose(rewards, stored, atol=1e-6)
+        np.testing.assert_allclose(rewards, stored, rtol=2e-6, atol=1e-6)  # another processor sums in another order
 
 
 def with_template(checkpoint, folder, template):

@@ -7,6 +7,7 @@ import pytest
 
 from helpers import paths
 from rmbench.config import BackboneConfig
+from rmbench.modeling.devices import multiplies_bf16
 from rmbench.modeling.loading import new_reward_model
 
 
@@ -27,7 +28,9 @@ def test_a_contestant_of_the_training_benchmark(script, capsys, contestant):
     script("bench_training", "--quick", f"--one={contestant}")
     numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert numbers["pairs_per_second"] > 0
-    assert 0 < numbers["share"] < 1
+    assert numbers["share"] > 0
+    if "bf16" not in contestant or multiplies_bf16():  # elsewhere small products are faster
+        assert numbers["share"] < 1
 
 
 def test_a_contestant_on_a_given_backbone(script, capsys, tmp_path):

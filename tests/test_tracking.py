@@ -90,9 +90,10 @@ def test_offline_by_itself_with_tables_and_figures(tmp_path, no_login, monkeypat
         monkeypatch.setenv("WANDB_API_KEY", key)
     start = time.monotonic()
     tracker = open_tracker(TrackingConfig(name="wandb"), tmp_path, {"seed": 0}, Named("a run"))
-    assert time.monotonic() - start < 5, "a promise to the user: offline within five seconds"
+    assert time.monotonic() - start < 1, "a promise to the user: a run does not wait for it"
     with tracker:
         used(tracker, tmp_path)
+        tracker.wait()
         assert tracker._run is not None, "given up"
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     media = {path.name.split("_")[0] for path in run.rglob("files/media/*/*")}
@@ -154,6 +155,7 @@ def test_everything_can_be_read_back_from_the_files(tmp_path, no_login):
         tracker.log(1, {"gradient/share/head": 0.25, "probe/cosine/pairs": 0.5})
         used(tracker, tmp_path)
         tracker.pair_table(1, TABLE, "probe")
+        tracker.wait()
         assert tracker._run is not None, "given up"
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     records = all_records(run)
@@ -228,6 +230,7 @@ def test_the_address_of_an_online_run_is_kept(tmp_path, no_login, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr(wandb, "init", online)
     with open_tracker(TrackingConfig(name="wandb", group="a sweep"), tmp_path, {}, Named("a run")) as tracker:
+        tracker.wait()
         assert tracker._run is not None, "given up"
     found = seen_online(tmp_path)
     assert (found["url"], found["project"], found["group"]) == (url, "rmbench", "a sweep")
@@ -314,6 +317,7 @@ def test_name_job_tags_and_model_reach_wandb(tmp_path, no_login):
     named = Named("normbt-tiny-synthetic-seed0", tags=("normbt", "tiny", "synthetic"))
     with open_tracker(config, tmp_path, {}, named) as tracker:
         tracker.model(tmp_path / "checkpoint")
+        tracker.wait()
         assert tracker._run is not None, "given up"
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     records = all_records(run)

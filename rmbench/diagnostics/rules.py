@@ -35,8 +35,9 @@ class Pieces:
         self.packed = inputs.packing is not None
         spans = [span.tokens for span in inputs.packing.spans] if inputs.packing is not None else []
         self._sizes = [*spans, self.tokens - sum(spans)] if self.packed else []
-        # a last layer that computes pooled positions only: its tensors hold these tokens and no others
-        self._pooled_sizes = [len(ends) for ends in inputs.packing.ends()] if inputs.packing is not None else []
+        # a last layer that computes needed positions only: its tensors hold these tokens and no others
+        needed = inputs.packing.needed_of_groups() if inputs.packing is not None else []
+        self._needed_sizes = [len(positions) for positions in needed]
 
     def fits(self, x: Tensor) -> bool:
         """The sizes of `x` say which pair each of its rows belongs to."""
@@ -46,7 +47,7 @@ class Pieces:
         """`(..., features)` -> for each pair `(its tokens, features)`, both responses together."""
         features, along = x.shape[-1], self._packed_dim(x)
         if along is not None:
-            sizes = self._sizes if x.shape[along] == self.tokens else self._pooled_sizes
+            sizes = self._sizes if x.shape[along] == self.tokens else self._needed_sizes
             parts = x[0].movedim(along - 1, 0).split(sizes)[: self.pairs]
             return list(parts) if x.dim() == 3 else [part.reshape(-1, features) for part in parts]
         if x.shape[0] == 2 * self.pairs or not self.packed:
@@ -57,7 +58,7 @@ class Pieces:
         """Where the tokens of a packed row are: `(1, tokens, ...)` or, heads first, `(1, heads, tokens, ...)`."""
         if not self.packed or x.dim() < 3 or x.shape[0] != 1:
             return None
-        for tokens in (self.tokens, sum(self._pooled_sizes)):
+        for tokens in (self.tokens, sum(self._needed_sizes)):
             for dim in range(1, x.dim() - 1):
                 if x.shape[dim] == tokens:
                     return dim

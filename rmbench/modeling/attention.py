@@ -9,6 +9,7 @@ skips everything that a dense block mask would compute and throw away.
 from __future__ import annotations
 
 import functools
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,18 +56,29 @@ class Packing:
     """The groups of one packed row; remembers what the layers of one forward pass share."""
 
     spans: tuple[Span, ...]
-    pooled_only: bool = True  # nothing is asked of other tokens than those at which branches end
+    needed: tuple[tuple[int, ...], ...] | None = None  # of each group, which positions are read; None: its `ends`
     windows: set[int | None] = field(default_factory=set)  # the sliding windows that the layers asked for
     _masks: dict[Any, Any] = field(default_factory=dict)
 
-    def pooled_positions(self, device: torch.device) -> Tensor:
-        """Where branches end, each once and in order; an empty one ends with the prefix. A tensor `(positions,)`."""
-        if "pooled" not in self._masks:
-            self._masks["pooled"] = torch.tensor([end for ends in self.ends() for end in ends], device=device)
-        return self._masks["pooled"]
+    def needed_positions(self, device: torch.device) -> Tensor:
+        """Of which tokens the last layer's output is read, each once and in order. A tensor `(positions,)`."""
+        if "needed" not in self._masks:
+            self._masks["needed"] = torch.tensor(
+                [at for group in self.needed_of_groups() for at in group], device=device
+            )
+        return self._masks["needed"]
+
+    def needed_of_groups(self) -> Sequence[Sequence[int]]:
+        """`needed_positions`, group by group."""
+        return self.ends() if self.needed is None else self.needed
+
+    def predicting(self, positions: Sequence[Sequence[int]]) -> Packing:
+        """The same row, of which these positions are read too, group by group."""
+        pairs = zip(self.ends(), positions, strict=True)
+        return Packing(self.spans, tuple(tuple(sorted({*ends, *group})) for ends, group in pairs))
 
     def ends(self) -> list[list[int]]:
-        """`pooled_positions`, group by group."""
+        """Where a group's branches end, each once and in order; an empty one ends with the prefix."""
         places, start = [], 0
         for span in self.spans:
             each, end = set(), start + span.prefix
@@ -165,8 +177,8 @@ def packed_attention(
         # A CPU's bf16 attention is several times slower backwards than its float32 attention.
         with torch.autocast(query.device.type, enabled=False):
             q, k, v = (x.float() if x.dtype is torch.bfloat16 else x for x in (query, key, value))
-            pooled_only = getattr(module, "pooled_only", False)
-            output = by_segments(q, k, v, packing, scaling, sliding_window, pooled_only).to(value.dtype)
+            needed_only = getattr(module, "needed_only", False)
+            output = by_segments(q, k, v, packing, scaling, sliding_window, needed_only).to(value.dtype)
     return output.transpose(1, 2), None
 
 
@@ -177,7 +189,7 @@ def by_segments(
     packing: Packing,
     scaling: float | None,
     window: int | None,
-    pooled_only: bool = False,
+    needed_only: bool = False,
 ) -> Tensor:
     """One SDPA call for each prefix + branch. Prefix queries are computed with only the first branch.
 
@@ -188,7 +200,7 @@ def by_segments(
         packing: where the groups are.
         scaling: of the scores; None for 1 / sqrt(head_dim).
         window: the layer's sliding window, if any.
-        pooled_only: zeros elsewhere than at `packing.pooled_positions`.
+        needed_only: zeros before the first of `packing.needed_positions` in each piece.
     """
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
@@ -199,21 +211,27 @@ def by_segments(
     # split, not slices: its backward writes each gradient once instead of adding up full-length zeros
     queries, keys, values = (x.split(sizes, dim=2) for x in (query, key, value))
     outputs: list[Tensor] = []
-    first = 0
-    for span in packing.spans:
+    first = start = 0
+    for span, needed in zip(packing.spans, packing.needed_of_groups(), strict=True):
         for i in range(first, first + len(span.branches)):
             q, k, v = queries[i], keys[i], values[i]
             if i > first and q.shape[2]:
                 k, v = (_join([x[first][:, :, : span.prefix], x[i]]) for x in (keys, values))
             if not q.shape[2]:
                 continue
-            # the first piece is read at its end, or where the prefix ends if a later branch is empty
-            left_out = q.shape[2] - 1 if pooled_only and (i > first or all(span.branches[1:])) else 0
+            left_out = _left_out(needed, start, q.shape[2]) if needed_only else 0
             output = _attend(q[:, :, left_out:], k, v, packing, scaling, window)
+            start += q.shape[2]
             outputs.append(pad(output, (0, 0, left_out, 0)) if left_out else output)
         first += len(span.branches)
     outputs.append(torch.zeros_like(queries[-1]))
     return _join(outputs)
+
+
+def _left_out(needed: Sequence[int], start: int, length: int) -> int:
+    """How many of a piece's first queries are not computed: none where a mask would cost more than it leaves out."""
+    before = needed[bisect_left(needed, start)] - start
+    return before if 2 * (length - before) <= length else 0
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scaling: float | None, window: int | None) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from rmbench.config import BackboneConfig
@@ -48,9 +48,10 @@ class WithLikelihood:
         predicting: list[int] = []
         predicted: list[int] = []
         own_tokens: list[int] = []
+        of_groups: list[list[int]] = []
         ends = iter(inputs.pooled_positions.tolist())
         for group in groups:
-            last_common = None
+            before, last_common = len(predicting), None
             for ids in group.sequences:
                 own, end = len(ids) - group.prefix, next(ends)
                 if last_common is None or inputs.packing is None:  # packed rows hold the common tokens once
@@ -60,7 +61,8 @@ class WithLikelihood:
                 predicting += [last_common, *at[:-1]][skipped : len(at)]
                 predicted += at[skipped:]
                 own_tokens.append(len(at[skipped:]))
-        packing = None if inputs.packing is None else replace(inputs.packing, pooled_only=False)
+            of_groups.append(predicting[before:])
+        packing = None if inputs.packing is None else inputs.packing.predicting(of_groups)
         return replace(
             inputs,
             packing=packing,
@@ -93,16 +95,31 @@ class LanguageHead:
         assert inputs.predicted is not None
         self.weight = self.weight.to(states.device)
         self.bias = None if self.bias is None else self.bias.to(states.device)
-        chunks = zip(inputs.predicting.split(CHUNK_TOKENS), inputs.predicted.split(CHUNK_TOKENS), strict=True)
-        each = [checkpoint(self._of_tokens, states[at], ids, use_reentrant=False) for at, ids in chunks]
-        return torch.stack([own.sum() for own in torch.cat(each).split(inputs.own_tokens)])
+        # a token that two responses share may predict in both: its logits are computed once
+        at, place = inputs.predicting.unique(return_inverse=True)
+        order = place.argsort(stable=True)
+        wanted = torch.bincount(place, minlength=len(at))
+        pieces = order.split([int(chunk.sum()) for chunk in wanted.split(CHUNK_TOKENS)])
+        each = [
+            checkpoint(
+                self._of_tokens,
+                states[chunk],
+                place[piece] - i * CHUNK_TOKENS,
+                inputs.predicted[piece],
+                use_reentrant=False,
+            )
+            for i, (chunk, piece) in enumerate(zip(at.split(CHUNK_TOKENS), pieces, strict=True))
+        ]
+        of_tokens = torch.cat(each)[order.argsort()]
+        return torch.stack([own.sum() for own in of_tokens.split(inputs.own_tokens)])
 
-    def _of_tokens(self, states: Tensor, ids: Tensor) -> Tensor:
+    def _of_tokens(self, states: Tensor, place: Tensor, ids: Tensor) -> Tensor:
+        """Of each id at its place among the states."""
         logits = linear(states.to(self.weight.dtype), self.weight, self.bias)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if self.cap:
             logits = self.cap * torch.tanh(logits / self.cap)
-        return -cross_entropy(logits, ids, reduction="none")
+        return logits.log_softmax(dim=-1)[place, ids]
 
 
 def language_head(model: RewardModel, backbone: BackboneConfig) -> LanguageHead:

@@ -1,13 +1,13 @@
-"""The last decoder layer, computed only at the pooled positions.
+"""The last decoder layer, computed only where its output is read.
 
 After its attention a layer treats every token by itself, and no layer follows the last one: of its queries, its output
-projection and its MLP, only those at the pooled positions matter, two of a pair's hundreds. Keys and
-values are still those of all tokens. What is left out is zero and never read.
+projection and its MLP, only those matter at which a reward is read (two of a pair's hundreds) or, for likelihoods, a
+token of a response is predicted. Keys and values are still those of all tokens. What is left out is zero and never
+read.
 
-In a layer of stock transformers it is done from outside: a part that works token by token gets the pooled tokens,
-and its output is put back into its place among zeros. Inputs that are not packed, or of which more than the pooled
-positions is needed, pass as they are. torch.compile is kept out of the hooks: it fails on a row that is now long, now
-short.
+In a layer of stock transformers it is done from outside: a part that works token by token gets the tokens that are
+read, and its output is put back into its place among zeros. Inputs that are not packed pass as they are. torch.compile
+is kept out of the hooks: it fails on a row that is now long, now short.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class LastLayer:
     def __init__(self, layer: Any) -> None:
         self.shortened = True  # may be switched off
         self._attention: nn.Module = layer.self_attn
-        self._at: Tensor | None = None  # the pooled positions of the inputs that pass now, of so many tokens
+        self._at: Tensor | None = None  # the needed positions of the inputs that pass now, of so many tokens
         self._tokens = 0
         layer.register_forward_pre_hook(self._enter, with_kwargs=True)
         for part in (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp):
@@ -42,10 +42,9 @@ class LastLayer:
         """Of every pass, the recomputation of checkpointed activations included: the inputs give the positions."""
         states: Tensor = inputs[0] if inputs else named["hidden_states"]
         packing: Packing | None = named.get("packing")
-        wanted = self.shortened and packing is not None and packing.pooled_only
-        self._at = packing.pooled_positions(states.device) if wanted and packing is not None else None
+        self._at = packing.needed_positions(states.device) if self.shortened and packing is not None else None
         self._tokens = states.shape[1]
-        self._attention.pooled_only = self._at is not None  # type: ignore[assignment]
+        self._attention.needed_only = self._at is not None  # type: ignore[assignment]
 
     @torch.compiler.disable
     def _gather(self, _part: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -58,9 +58,11 @@ class Responses:
         predicting: list[int] = []
         predicted: list[int] = []
         own_tokens: list[int] = []
+        of_groups: list[list[int]] = []
         shared = inputs.packing is not None
         begin = 0  # of the group's first token, in a packed row
         for group in groups:
+            before = len(predicting)
             for ids, start in zip(group.sequences, self.response_starts(group), strict=True):
                 end = next(ends)
                 offset = end - len(ids) + 1
@@ -69,7 +71,8 @@ class Responses:
                 predicted += ids[start:]
                 own_tokens.append(len(at))
             begin += group.distinct_tokens
-        packing = None if inputs.packing is None else replace(inputs.packing, pooled_only=False)
+            of_groups.append(predicting[before:])
+        packing = None if inputs.packing is None else inputs.packing.predicting(of_groups)
         return replace(
             inputs,
             packing=packing,

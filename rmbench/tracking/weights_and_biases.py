@@ -1,4 +1,7 @@
-"""Weights & Biases: goes offline by itself and never stops a run."""
+"""Weights & Biases: goes offline by itself, and neither stops nor delays a run.
+
+Importing its client and opening a run take seconds, so a thread does it; scalars that come before are kept for it.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import logging
 import os
 import re
 import secrets
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +50,17 @@ class WandbTracker(Tracker):
         self._run: Any = None
         self._log_model = config.log_model
         self._init_seconds = INIT_SECONDS
-        try:
-            self._run = self._start(config, folder, run_config, name)
-        except Exception as error:
-            self._give_up(error)
+        self._early: list[Json] = []  # scalars that wait for the run to be open
+
+        def start() -> None:
+            """Leaves `_run` None after a failure."""
+            try:
+                self._run = self._start(config, folder, run_config, name)
+            except Exception as error:
+                self._give_up(error)
+
+        self._starting = threading.Thread(target=start, daemon=True, name="wandb")
+        self._starting.start()
 
     def _start(self, config: TrackingConfig, folder: Path, run_config: Json, name: Named) -> object:
         """W&B's run, online if there are a login and an answer, else offline.
@@ -117,8 +129,19 @@ class WandbTracker(Tracker):
         return run
 
     def log(self, step: int, values: Json) -> None:
-        """Scalars of one step."""
-        self._attempt(lambda: self._run.log({"step": step, **values}))
+        """Scalars of one step; returns at once."""
+        self._early.append({"step": step, **values})
+        if not self._starting.is_alive():
+            self.wait()
+
+    def wait(self) -> None:
+        """Until the run is open, or has failed to, and holds all scalars so far."""
+        self._starting.join()
+        while self._early:
+            self._try(partial(self._log, self._early.pop(0)))
+
+    def _log(self, values: Json) -> None:
+        self._run.log(values)
 
     def images(self, step: int, files: dict[str, Path]) -> None:
         """PNG files under their names."""
@@ -178,6 +201,11 @@ class WandbTracker(Tracker):
         self._run = None
 
     def _attempt(self, action: Callable[[], Any]) -> None:
+        """Once the run is open."""
+        self.wait()
+        self._try(action)
+
+    def _try(self, action: Callable[[], Any]) -> None:
         """A tracker's failure is a log line, whatever it was; the run's own folder holds everything anyway."""
         if self._run is None:
             return
