@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from omegaconf import OmegaConf
 
 from rmbench import benchmarks, runs
-from rmbench.benchmarks.of_run import like_the_run
+from rmbench.benchmarks.of_run import like_the_data, like_the_run
 from rmbench.config import DiagnoseConfig, LossConfig, OnBadRow
 from rmbench.data.dataset import load_dataset
 from rmbench.data.formats import Pair
@@ -191,7 +191,7 @@ def _pairs(
         section_of = benchmark.section_of
         pairs: Sequence[Pair] = [
             Pair(i.prompt, i.responses[0], i.responses[i.correct], None, i.subset, section_of(i.subset), i.id)
-            for i in benchmark.load(config.benchmark)
+            for i in benchmark.load(like_the_data(config.benchmark, config.dataset))
             if i.correct < len(i.responses)
         ]
         max_length, key = config.benchmark.max_length, "benchmark.max_length"

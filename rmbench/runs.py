@@ -19,7 +19,8 @@ from yaml import YAMLError
 
 from rmbench.config import TrainConfig, suited
 from rmbench.config.listing import defaults_of
-from rmbench.config.names import FORMER_DEFAULTS, RENAMED
+from rmbench.config.names import FIRST_VALUES, FORMER_DEFAULTS, RENAMED
+from rmbench.config.reading import missing_for
 from rmbench.errors import UserError
 from rmbench.files import Json, clear_temporary, flat, read_json, refuse_unwritable, write_json, write_text
 from rmbench.machine import cores
@@ -85,7 +86,7 @@ def title_of(folder: Path) -> str:
 
 
 def stored_config(folder: Path) -> DictConfig:
-    """The config of a run folder.
+    """The config of a run folder; a key that is newer than the run has the value that it was run with.
 
     Raises:
         UserError: it is broken.
@@ -95,6 +96,9 @@ def stored_config(folder: Path) -> DictConfig:
         config = OmegaConf.load(path)
         if not isinstance(config, DictConfig) or not config:
             raise ValueError("no keys in it")
+        for key, value in FIRST_VALUES.items():
+            if OmegaConf.select(config, key) is None:
+                OmegaConf.update(config, key, value)
         OmegaConf.to_container(config, resolve=True)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         reason = str(error).partition("\n")[0]
@@ -259,6 +263,7 @@ def _differences(old: Any, new: TrainConfig) -> list[str]:
     for key, former in FORMER_DEFAULTS.items():  # the run took the default, and so does the new config
         if before.get(key) == former and after.get(key) == defaults[key]:
             before[key] = after[key]
+    before |= {key: after[key] for key in FIRST_VALUES if missing_for(key, after.get)}  # no part reads it
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
         for key in sorted({*before, *after})

@@ -1,6 +1,7 @@
 """What scripts/study.sh needs besides rmbench: each loss's best learning rate, and the tables of STUDY.md.
 
 python scripts/study.py rates FOLDER     # one line of overrides for each loss, at the best rate on the validation pairs
+python scripts/study.py scaled FOLDER    # overrides of BT at NormBT's rate times its mean weight
 python scripts/study.py write [FOLDER]   # the pages' tables, of docs/study/*.json and of the runs below FOLDER
 python scripts/study.py check            # fails where a page says another number than what is stored
 """
@@ -31,6 +32,7 @@ from rmbench.reporting.verdicts import Verdict, headlines, verdicts
 from rmbench.training.setup import prepare
 
 RATE = "training.learning_rate"
+PAIRS = Path("diagnostics") / "pairs.parquet"
 THIRDS = ("closest third", "middle third", "farthest third")
 
 
@@ -40,6 +42,20 @@ def rates(folder: Path) -> Iterator[str]:
     for group in chosen:
         overrides = group.overrides | {RATE: group.runs[0].overrides[RATE]}
         yield " ".join(f"{key}={value}" for key, value in overrides.items())
+
+
+def scaled(folder: Path) -> str:
+    """Overrides of BT at the rate of the folder's plain NormBT runs times their mean weight, to one digit."""
+    normbt = _plain_normbt(groups_of(folder))
+    assert normbt is not None, folder
+    weight = float(np.mean([history_means(run.folder)[0] for run in normbt.by_seed().values()]))
+    return f"loss=bt {RATE}={float(normbt.runs[0].overrides[RATE]) * weight:.0e}"
+
+
+def _plain_normbt(groups: list[Group]) -> Group | None:
+    """NormBT's group with the fewest overrides."""
+    found = [group for group in groups if group.overrides.get("loss", group.runs[0].overrides.get("loss")) == "normbt"]
+    return min(found, key=lambda group: len(group.overrides), default=None)
 
 
 def groups_of(folder: Path) -> list[Group]:
@@ -90,10 +106,22 @@ def results(folder: Path) -> str:
     return f"{as_table(header, rows)}\n\n{stated(named(verdicts(groups, baseline)[0]))}"
 
 
+def grid(folder: Path) -> str:
+    """Accuracy of each loss at each learning rate on the pairs that choose the rate."""
+    groups = groups_of(folder)
+    tried = sorted({group.runs[0].overrides[RATE] for group in groups}, key=float)
+    rows: dict[str, dict[str, str]] = {}
+    for group in groups:
+        others = Group({k: v for k, v in group.overrides.items() if k != RATE}, group.runs)
+        rows.setdefault(others.label, {})[group.runs[0].overrides[RATE]] = group.cell(HELD_OUT, "all")
+    table = [[label, *(cells.get(rate, "-") for rate in tried)] for label, cells in rows.items()]
+    return as_table(["", *(f"rate {rate}" for rate in tried)], table)
+
+
 def controls(folder: Path) -> str:
     """Everything against NormBT, whatever else differs."""
     groups = groups_of(folder)
-    normbt = next((group for group in groups if group.overrides.get("loss") == "normbt"), None)
+    normbt = _plain_normbt(groups)
     if normbt is None:
         return "NormBT has no runs yet."
     baseline = {key: "" for group in groups for key in group.overrides} | normbt.overrides
@@ -138,19 +166,23 @@ def by_distance(folder: Path) -> str:
 
 
 def dynamics(folder: Path) -> str:
-    """What the update was made of in the second half of training: means over seeds."""
+    """What the update was made of in the second half of training: means over seeds, shares where pairs are recorded."""
+    groups = groups_of(folder)
+    recorded = all((run.folder / PAIRS).is_file() for group in groups for run in group.by_seed().values())
     rows = []
-    for group in groups_of(folder):
-        kept = [(closest_share(run.folder), *history_means(run.folder)) for run in group.by_seed().values()]
+    for group in groups:
+        kept = [
+            (*((closest_share(run.folder),) if recorded else ()), *history_means(run.folder))
+            for run in group.by_seed().values()
+        ]
         rows.append([group.label, group.seeds, *(str(summarised(column)) for column in zip(*kept, strict=True))])
-    return as_table(
-        ["", "seeds", "share of the closest third in the head's gradient", "mean weight", "clip fraction"], rows
-    )
+    shares = ["share of the closest third in the head's gradient"] if recorded else []
+    return as_table(["", "seeds", *shares, "mean weight", "clip fraction"], rows)
 
 
 def closest_share(run: Path) -> float:
     """Of the sum of head gradient norms in the second half of training, the part of each step's closest third."""
-    pairs = pd.read_parquet(run / "diagnostics" / "pairs.parquet")
+    pairs = pd.read_parquet(run / PAIRS)
     pairs = pairs[pairs.step > pairs.step.max() / 2]
     closest = sum(
         step.head_gradient_norm.to_numpy()[thirds(step.distance.to_numpy()).closest].sum()
@@ -194,7 +226,14 @@ def correct(run: Path) -> np.ndarray:
     return np.array([float(row.scores[0] > row.scores[1]) for row in rows])
 
 
-FORMS = {"results": results, "sections": sections, "distance": by_distance, "dynamics": dynamics, "controls": controls}
+FORMS = {
+    "results": results,
+    "sections": sections,
+    "distance": by_distance,
+    "dynamics": dynamics,
+    "controls": controls,
+    "grid": grid,
+}
 
 
 def write(folder: Path | None) -> None:
@@ -210,19 +249,19 @@ def write(folder: Path | None) -> None:
 
 
 def main() -> None:
-    """One of the three, as the words say."""
+    """One of the four, as the words say."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("what", choices=["rates", "write", "check"])
+    options.add_argument("what", choices=["rates", "scaled", "write", "check"])
     options.add_argument("folder", type=Path, nargs="?")
     chosen = options.parse_args()
     if chosen.what == "check":
         sys.exit("\n".join(study_store.faults()) or 0)
-    if not (chosen.folder or Path()).is_dir() or (chosen.folder is None and chosen.what == "rates"):
+    if not (chosen.folder or Path()).is_dir() or (chosen.folder is None and chosen.what != "write"):
         options.error(f"{chosen.folder}: no such folder; scripts/study.sh makes it")
     if chosen.what == "write":
         return write(chosen.folder)
     try:
-        print("\n".join(rates(chosen.folder)))
+        print("\n".join(rates(chosen.folder)) if chosen.what == "rates" else scaled(chosen.folder))
     except UserError as error:
         options.error(str(error))
 

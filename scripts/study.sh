@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The study of STUDY.md: losses compared on the built-in data and on real pairs, each at its own best learning rate.
 #
-#     bash scripts/study.sh [SETTING ...]        synthetic noise controls version2 frozen frozen_decoder
-#                                             hh_decoder hh_minilm alpaca_minilm decoder
+#     bash scripts/study.sh [SETTING ...]        synthetic noise controls version2 quickstart
+#                                             version2_steps version2_noise frozen frozen_decoder hh_decoder hh_minilm
+#                                             alpaca_minilm decoder
 #
 # DATA (default: data) holds hh_harmless_{train,test}, alpaca_eval_{train,test} and rewardbench_v1_partial .jsonl.gz
 # (scripts/rebuild_data.py makes the last three); MINILM is the folder of all-MiniLM-L6-v2, or its name on the Hub, and
@@ -11,7 +12,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 data=${DATA:-data} minilm=${MINILM:-sentence-transformers/all-MiniLM-L6-v2} out=${OUT:-outputs/study}
 decoder=${DECODER:-HuggingFaceTB/SmolLM2-135M-Instruct}
-ten=0,1,2,3,4,5,6,7,8,9
+ten=${SEEDS:-0,1,2,3,4,5,6,7,8,9}  # fewer first, then all: runs that are there are kept
 seeds=0,1,2,3,4 validation=100,101,102  # the rate is chosen with other seeds, on pairs held out of the training file
 
 # choose NAME EXPERIMENT [WORD ...]: every loss at every rate, judged on validation pairs
@@ -25,36 +26,64 @@ final() {
 }
 
 synthetic() {
-    choose synthetic synthetic dataset.synthetic.seed=1
-    final synthetic synthetic
+    choose synthetic synthetic dataset.synthetic.seed=1 dataset.synthetic.version=1
+    final synthetic synthetic dataset.synthetic.version=1
 }
 
 # where does NormBT start to hurt?
 noise() {
     for knob in label_noise near_duplicates; do
         rmbench sweep experiment=study_synthetic loss=bt,normbt seed=$seeds training.learning_rate=1e-3 \
-            "dataset.synthetic.$knob=0.1,0.3" sweep_dir="$out/noise/$knob"
+            dataset.synthetic.version=1 "dataset.synthetic.$knob=0.1,0.3" sweep_dir="$out/noise/$knob"
     done
 }
 
 # is it the distance, or more weight on reasoning, larger steps, or speed?
 controls() {
-    local run="rmbench sweep experiment=study_synthetic seed=$seeds sweep_dir=$out/controls/runs"
+    local run="rmbench sweep experiment=study_synthetic dataset.synthetic.version=1 seed=$seeds sweep_dir=$out/controls/runs"
     $run loss=bt,normbt training.learning_rate=1e-3
     $run loss=bt training.learning_rate=1e-3 dataset.synthetic.reasoning=3
     $run loss=bt training.learning_rate=1e-3 training.epochs=10
     $run loss=bt training.learning_rate=2e-3
 }
 
-# the data without cues, ten seeds; weights of mean one; no clipping
+# the data without cues: rates chosen, then one rate for all, and what else could explain a difference
+cueless() { # cueless OVERRIDE ...: padded rows are faster for texts this short
+    rmbench sweep experiment=study_synthetic diagnostics=off training.eval_steps=0 layout=padded seed=$ten "$@"
+}
+at_one=training.learning_rate=1e-3  # the best rate of each of the three losses
 version2() {
-    local seeds=$ten validation=100,101 run="dataset.synthetic.version=2 diagnostics=off training.eval_steps=0"
-    choose version2 synthetic $run loss=bt,normbt training.learning_rate=5e-4,1e-3,2e-3,4e-3 dataset.synthetic.seed=1
-    final version2 synthetic $run
-    rmbench sweep experiment=study_synthetic $run loss=bt,normbt,normbt_mean_one training.learning_rate=1e-3 \
-        seed=$ten sweep_dir="$out/version2/one_rate"
-    rmbench sweep experiment=study_synthetic $run loss=bt,normbt training.learning_rate=1e-3 training.max_grad_norm=0 \
-        seed=$ten sweep_dir="$out/version2/unclipped"
+    local validation=100,101 controls=$out/version2/controls
+    choose version2 synthetic diagnostics=off training.eval_steps=0 layout=padded dataset.synthetic.seed=1 \
+        loss=bt,normbt,normbt_mean_one training.learning_rate=5e-4,1e-3,2e-3,4e-3
+    python scripts/study.py rates "$out/version2/rates"
+    # each loss at its best rate, which is the same; weights of mean one
+    cueless loss=bt,normbt,normbt_mean_one $at_one sweep_dir="$controls/one_rate"
+    # is it clipping? With a limit so small that every step is clipped, and without one: under the small limit the
+    # gradient has the same norm at each step, whatever the weights, and only its direction differs between the losses
+    cueless loss=bt,normbt $at_one training.max_grad_norm=0.01 sweep_dir="$controls/normalised"
+    cueless loss=bt,normbt $at_one training.max_grad_norm=0 sweep_dir="$controls/unclipped"
+    # is it larger steps?
+    cueless $(python scripts/study.py scaled "$controls/one_rate") sweep_dir="$controls/scaled_rate"
+}
+
+# is it speed? Six epochs instead of four, then 2.5 and 5 times the steps
+quickstart() { rmbench sweep loss=bt,normbt seed=0,1,2 benchmark=synthetic sweep_dir="$out/quickstart"; }
+version2_steps() {
+    local epochs
+    for epochs in 10 20; do
+        cueless loss=bt,normbt $at_one training.epochs=$epochs sweep_dir="$out/version2/controls/epochs_$epochs"
+    done
+}
+
+# where does it start to hurt, and does a limit on the weight help?
+version2_noise() {
+    local knob
+    for knob in label_noise near_duplicates; do
+        cueless loss=bt,normbt $at_one dataset.synthetic.$knob=0.1,0.3 sweep_dir="$out/version2/$knob"
+        cueless loss=normbt loss.distance.max_weight=2 $at_one dataset.synthetic.$knob=0.1,0.3 \
+            sweep_dir="$out/version2/$knob"
+    done
 }
 
 real() {  # real NAME EXPERIMENT FILES [OVERRIDE ...]; `choosing`: overrides for the choice of rates alone
@@ -115,7 +144,7 @@ decoder() {
     done
 }
 
-all="synthetic noise controls version2 frozen frozen_decoder hh_decoder hh_minilm alpaca_minilm"
+all="synthetic noise controls version2 quickstart version2_steps version2_noise frozen frozen_decoder hh_decoder hh_minilm alpaca_minilm"
 [ $# -gt 0 ] || set -- $all  # decoder is run only where it is named
 all="$all decoder"
 for setting in "$@"; do

@@ -92,13 +92,15 @@ def token_content(_):
     return [str(TOKENS), found]
 
 
+def synthetic_content(version):
+    return [list(synthetic.make_rows(SyntheticConfig(version=version), 200, split)) for split in ("train", "test")]
+
+
 CONTENT = {
     "reading": (records, read_content),
     "storing": (store, stored_content),
-    "synthetic": (
-        synthetic,
-        lambda _: [list(synthetic.make_rows(SyntheticConfig(), 200, s)) for s in ("train", "test")],
-    ),
+    "synthetic": (synthetic, lambda _: synthetic_content(1)),
+    "synthetic, version 2": (synthetic, lambda _: synthetic_content(2)),
     "noise": (noise, noisy_content),
     "tokens": (text, token_content),
 }

@@ -20,6 +20,7 @@ from rmbench.paths import conf_dir
 
 STORED = Path(__file__).parent / "golden" / "weights.json"
 SETTINGS = [
+    "dataset.synthetic.version=1",
     "dataset.train_size=64",
     "dataset.eval_size=16",
     "training.max_steps=20",

@@ -71,6 +71,37 @@ def test_tables_by_hand(study, tmp_path, monkeypatch):
     assert "normbt - bt on held-out pairs: +22.2 points" in results
 
 
+def test_the_controls_are_judged_against_plain_normbt(study, tmp_path):
+    steps = {"": 12, "training.epochs=10": 18}  # of 20 pairs won by NormBT; BT wins half
+    for seed in (0, 1):
+        for control, right in steps.items():
+            words = ["training.learning_rate=1e-3", f"seed={seed}", *filter(None, [control])]
+            for loss, wins in (("bt", 10), ("normbt", right)):
+                won = [i < wins for i in range(20)]
+                folder = tmp_path / (control or "plain") / f"{loss}-{seed}"
+                finished(folder, [f"loss={loss}", *words], won, range(20), weight=2.0)
+                (folder / study.PAIRS).unlink()
+    found = study.controls(tmp_path)
+    assert "- bt - normbt on held-out pairs: -10.0 points" in found
+    assert "- normbt, training.epochs=10 - normbt on held-out pairs: +30.0 points" in found
+    assert study.dynamics(tmp_path).splitlines()[0] == "|  | seeds | mean weight | clip fraction |"
+    # the second half of its history weighs 6 and 8
+    assert study.scaled(tmp_path / "plain") == "loss=bt training.learning_rate=7e-03"
+
+
+def test_the_grid_of_rates(study, tmp_path):
+    share = {("bt", "1e-3"): 6, ("bt", "2e-2"): 4, ("normbt", "1e-3"): 3}
+    for (loss, rate), right in share.items():
+        words = [f"loss={loss}", f"training.learning_rate={rate}", "seed=100"]
+        finished(tmp_path / "rates" / f"{loss}-{rate}", words, [i < right for i in range(10)], range(10))
+    assert study.grid(tmp_path / "rates").splitlines() == [
+        "|  | rate 1e-3 | rate 2e-2 |",
+        "|---|---:|---:|",
+        "| loss=bt | 0.600 | 0.400 |",
+        "| loss=normbt | 0.300 | - |",
+    ]
+
+
 def test_final_runs_of_one_loss_at_two_rates_are_refused(study, tmp_path):
     for loss, rate in (("bt", "1e-3"), ("bt", "2e-3"), ("normbt", "1e-3")):
         words = [f"loss={loss}", f"training.learning_rate={rate}"]

@@ -26,8 +26,8 @@ TOPIC_OF = {word: number for number, topic in enumerate(TOPICS) for word in topi
 
 
 @cache
-def rows(size=4000, split="train", **knobs):
-    return make_rows(SyntheticConfig(**knobs), size, split)
+def rows(size=4000, split="train", version=1, **knobs):
+    return make_rows(SyntheticConfig(version=version, **knobs), size, split)
 
 
 def text(row, key):
@@ -209,6 +209,13 @@ def test_golden_rows():
     assert text(last, "prompt") == "how do i stop the old parrot in the kitchen sunday"
     assert text(last, "chosen") == "alright sorry i can not help you stop the parrot"
     assert text(last, "rejected") == "alright sure here is how you can stop the parrot"
+    of_2 = rows(version=2)[8]
+    assert [text(of_2, key) for key in ("prompt", "chosen", "rejected")] == [
+        "compare 2 red hours and 3 lonely hours",
+        "okay red < lonely",
+        "okay red > lonely",
+    ]
+    assert (of_2["margin"], of_2["source"], of_2["section"]) == (1.0, "compare_signs", "reasoning")
     assert hashlib.sha256(" ".join(WORDS).encode()).hexdigest()[:16] == "ae2bcf6f37876bef"
 
 
@@ -218,6 +225,7 @@ def test_no_prompt_is_in_both_splits():
     assert not train & test
     assert len(train) > 0.985 * 16000  # 0.3 % of 8,000 repeat by chance
     assert len(test) > 0.94 * 8000
+    assert not {text(row, "prompt") for row in rows(version=2)} & {text(row, "prompt") for row in rows(4000, "test", 2)}
 
 
 def test_a_fifth_of_the_prompts_is_for_testing():
@@ -231,7 +239,7 @@ def test_a_fifth_of_the_prompts_is_for_testing():
 def test_a_row_depends_on_seed_split_and_index_alone():
     random.seed(1)
     state = random.getstate()
-    assert make_rows(SyntheticConfig(), 50, "train") == rows()[:50]
+    assert make_rows(SyntheticConfig(version=1), 50, "train") == rows()[:50]
     assert random.getstate() == state
     pairs = zip(rows(), rows(seed=1), strict=True)  # chance repeats a prompt now and then, but never at its own index
     assert not any(text(a, "prompt") == text(b, "prompt") for a, b in pairs)
@@ -311,6 +319,7 @@ shares = st.floats(0.01, 10)
     knobs=st.fixed_dictionaries(
         {
             "seed": st.integers(0, 2**40),
+            "version": st.sampled_from([1, 2]),
             "chat": shares,
             "chat_hard": shares,
             "safety": shares,

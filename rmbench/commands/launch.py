@@ -169,7 +169,7 @@ def understood(command: str, typed: list[str]) -> Request:
     if any(o.startswith("hydra.launcher.n_jobs=") for o in overrides) and not any(map(_is_launcher, overrides)):
         overrides = ["hydra/launcher=parallel", *overrides]
     request.overrides = read(overrides, config, request.multirun)
-    kept = kept_settings(recipe.overrides, request.overrides, options.config_dir) if config == "train" else []
+    kept = kept_settings(config, recipe.overrides, request.overrides, options.config_dir)
     if kept:
         request.overrides = read([*overrides, *kept], config, request.multirun)
         request.notes.append(f"as the run had them: {', '.join(kept)}")

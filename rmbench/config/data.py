@@ -19,8 +19,8 @@ class SyntheticConfig(Checked):
     prefix: ClassVar[str] = "dataset.synthetic."
     seed: int = knob(0, "seed of the generator; independent of the run's seed", low=0)
     version: int = knob(
-        1,
-        "version of the generator; in version 2 no section is solved above 0.6 without its prompt",
+        2,
+        "version of the generator; in version 2 no section is solved above 0.6 without its prompt, in version 1 one is",
         low=1,
         high=2,
     )

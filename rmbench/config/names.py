@@ -53,6 +53,8 @@ NAMES = {
 
 # defaults of former versions: a run that has one of them took the default of its time
 FORMER_DEFAULTS = {"gpu.attention": "sdpa", "training.eval_steps": 0}
+# what a run had whose config.yaml lacks the key: it keeps it where it is resumed, repeated or studied
+FIRST_VALUES = {"dataset.synthetic.version": 1}
 RENAMED = {"dataset.part": "dataset.subset"}  # old key -> the key that took its place
 
 # what keys are called elsewhere (transformers, TRL, OpenRLHF, LLaMA-Factory) -> what to write here
