@@ -20,7 +20,7 @@ SMALL = ["training.batch_size=8", "dataset.train_size=64", "dataset.eval_size=32
 PROGRAM = [sys.executable, "-m", "rmbench"]
 
 
-@pytest.mark.parametrize("reader", ["| head -1", ">&-"])
+@pytest.mark.parametrize("reader", ["| head -1", pytest.param(">&-", marks=pytest.mark.slow)])
 def test_a_run_is_finished_though_nobody_reads_its_output(tmp_path, reader):
     words = shlex.join([*PROGRAM, "train", *SMALL, "training.max_steps=2", "run_dir=run"])
     done = subprocess.run(

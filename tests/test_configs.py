@@ -40,7 +40,10 @@ LAYERS = """
 """.split()
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [pytest.param(*each, marks=[pytest.mark.slow] if each[0] == "experiment" else []) for each in OPTIONS],
+)
 def test_every_option_composes_and_passes_its_checks(group, option):
     needs = {"local": ["dataset.path=x.jsonl"]}.get(option, [])
     assert launch.show("train", [f"{group}={option}", *needs])
@@ -253,6 +256,7 @@ def test_a_mistake_is_one_message_and_exit_2_and_leaves_nothing(tmp_path):
     assert not list(tmp_path.rglob("*.json"))
 
 
+@pytest.mark.slow
 def test_rewardbench_without_network_or_file_says_how_to_go_on(tmp_path):
     environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     make_checkpoint(tmp_path / "model")

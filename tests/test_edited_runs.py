@@ -173,7 +173,9 @@ def test_a_standard_output_that_is_full_is_one_message(tmp_path, words, unbuffer
     assert done.stderr.startswith("Error: standard output: No space left on device."), done.stderr
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"- [a\n", b"a: b\n", b"[1]\n", b""])
+@pytest.mark.parametrize(
+    "content", [b"\xff", *(pytest.param(b, marks=pytest.mark.slow) for b in (b"- [a\n", b"a: b\n", b"[1]\n", b""))]
+)
 def test_overrides_of_a_run_that_are_broken_leave_its_config(train_config, tmp_path, content):
     runs.start(tmp_path / "run", dataclasses.replace(train_config(), seed=3), {})
     (tmp_path / "run" / ".hydra").mkdir()

@@ -309,8 +309,8 @@ def stopped_at(forks, config, folder, number, moment):
     ("number", "save_steps", "moment"),
     [
         (signal.SIGKILL, 0, runs.TRAINED_FILE),
-        (signal.SIGHUP, 5, "history.jsonl"),
-        (signal.SIGUSR1, 0, "eval/held_out/scores.jsonl"),
+        pytest.param(signal.SIGHUP, 5, "history.jsonl", marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 0, "eval/held_out/scores.jsonl", marks=pytest.mark.slow),
         (signal.SIGINT, 5, "checkpoints/step-5"),
     ],
 )

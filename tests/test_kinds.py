@@ -296,7 +296,7 @@ def test_own_code_that_reads_the_padding_is_scored_text_by_text(tmp_path, caplog
     expected = own_heads(folder).softmax(-1) @ torch.tensor([1.0, 2.0, -3.0])
     ours, _ = scores(folder, trust_remote_code=True)
     torch.testing.assert_close(torch.tensor(ours), expected, rtol=0, atol=1e-5)
-    assert "each is scored by itself" in caplog.text
+    assert "each text is scored alone" in caplog.text
 
 
 @pytest.mark.parametrize(("method", "column"), [("get_reward", 0), ("get_score", 1)])

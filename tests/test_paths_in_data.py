@@ -67,6 +67,7 @@ def rows_with(texts):
         }
 
 
+@pytest.mark.slow
 def test_nothing_that_the_data_name_is_opened_reached_or_written(tmp_path, listening):
     port, connections = listening
     work = tmp_path / "work"

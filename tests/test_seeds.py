@@ -134,6 +134,7 @@ def coverage(seeds, items, by_seed, by_item, by_both, trials, rng):
     return covered / trials, false / trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_intervals_cover_as_often_as_they_say(case):
     covered, _ = coverage(*case, trials=400, rng=np.random.default_rng(7))

@@ -167,6 +167,7 @@ def config(folder, **changes):
 
 
 @pytest.mark.usefixtures("drawn")
+@pytest.mark.slow
 def test_a_study_of_a_new_head_and_of_a_trained_run(train_config, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     run = tmp_path / "run"

@@ -128,6 +128,7 @@ def test_the_losses_of_a_seed_begin_with_the_same_weights_and_see_the_same_pairs
         assert not torch.equal(last[head], weights[loss, "0"][head]), "the run has learnt"
 
 
+@pytest.mark.slow
 def test_called_again_it_does_nothing_twice(swept):
     folder, _ = swept
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("metrics.json")}

@@ -145,7 +145,7 @@ train(config, Path(sys.argv[2]))
 """
 
 
-@pytest.mark.parametrize("layout", [LayoutName.shared, LayoutName.padded])
+@pytest.mark.parametrize("layout", [LayoutName.shared, pytest.param(LayoutName.padded, marks=pytest.mark.slow)])
 def test_killed_in_the_second_epoch_and_resumed_it_equals_the_uninterrupted_run(train_config, tmp_path, layout):
     # without clipping: clipping and Adam together would hide a wrong mu
     config = train_config("distance", max_steps=40, save_steps=3, logging_steps=2, max_grad_norm=0, eval_steps=10)
