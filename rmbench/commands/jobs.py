@@ -1,7 +1,6 @@
 """The jobs that Hydra calls, and what came of them.
 
-Hydra hides all but the first error of jobs that raise; a job therefore keeps its error here for the end of the command,
-and in its run's folder.
+Hydra hides all but the first error of jobs that raise: a job keeps its own for the command's end and in its run folder.
 """
 
 from __future__ import annotations

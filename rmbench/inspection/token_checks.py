@@ -20,8 +20,7 @@ from rmbench.data.tokens import TokenTable, depends_on_date
 from rmbench.files import Json
 from rmbench.inspection.findings import Finding, Severity, by_share, percentiles, short
 
-UNKNOWN_SHARE = 0.01
-NEARLY_TOKENS = 2
+UNKNOWN_SHARE, NEARLY_TOKENS = 0.01, 2
 MARKS = ("⟦", "⟧")  # around the token at which the reward is read
 
 

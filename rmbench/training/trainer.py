@@ -1,7 +1,6 @@
 """The training loop: batch, rewards, loss, backward, step, record, evaluate, save.
 
-One optimiser step is one global batch. Each rank takes its slice and splits it into micro-batches, so what is learnt
-does not depend on the micro-batch size or, to rounding, on the number of devices.
+One optimiser step is one global batch, split among ranks and then into micro-batches; their sizes change only rounding.
 """
 
 from __future__ import annotations
