@@ -25,7 +25,6 @@ from rmbench.files import read_json
 
 logger = logging.getLogger(__name__)
 
-FIRST_VERSION = 1  # of the built-in data: runs from before there was a second do not say theirs
 _PLACES = ("path", "eval_path", "cache")  # keys of a dataset that name files and folders
 
 
@@ -53,7 +52,7 @@ def like_the_run(benchmark: BenchmarkConfig, checkpoint: str) -> BenchmarkConfig
     name, columns = (runs.recorded(run, f"dataset.{key}") for key in ("name", "columns"))
     if name is None:
         return benchmark
-    version = runs.recorded(run, "dataset.synthetic.version") or FIRST_VERSION
+    version = runs.recorded(run, "dataset.synthetic.version")
     data = DatasetConfig(name=name, columns=dict(columns or {}), synthetic=SyntheticConfig(version=version))
     return like_the_data(benchmark, data)
 
@@ -104,8 +103,6 @@ def _data_of(run: Path) -> DatasetConfig | None:
         return None
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DatasetConfig), stored))
     assert isinstance(config, DatasetConfig)
-    if OmegaConf.select(stored, "synthetic.version") is None:
-        config.synthetic.version = FIRST_VERSION
     home = Path((read_json(run / "environment.json") or {}).get("cwd", "."))
     home = home if home.is_dir() else Path()  # a run of another machine
     for key in _PLACES:
