@@ -1,5 +1,6 @@
 """The last layer's shorter way: what it leaves out, and when it is not taken. Its numbers are in test_layout."""
 
+import math
 import shutil
 
 import pytest
@@ -7,11 +8,17 @@ import torch
 
 from helpers.layouts import CPU, SHARING, outcome, pairs_of_all_kinds, reward_model, token_pair
 from rmbench.config import LayoutName
-from rmbench.modeling.attention import Packing, Span
+from rmbench.modeling import attention
 from rmbench.modeling.language import LanguageHead, WithLikelihood
 from rmbench.modeling.layout import Padded, Shared
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.model import compile_backbone
+from rmbench.modeling.packing import Packing, Span
+
+
+@pytest.fixture(autouse=True, params=["segments", "rows"])
+def way(request, monkeypatch):
+    monkeypatch.setattr(attention, "SHORT_VALUES", 0 if request.param == "segments" else math.inf)
 
 
 def counted_tokens(model, part):

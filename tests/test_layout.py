@@ -19,10 +19,12 @@ from rmbench.config import LayoutName
 from rmbench.data.text import common_prefix
 from rmbench.errors import UserError
 from rmbench.files import read_json
-from rmbench.modeling.attention import Packing, Span, by_segments
+from rmbench.modeling import attention
+from rmbench.modeling.attention import by_rows, by_segments
 from rmbench.modeling.layout import Padded, Shared
 from rmbench.modeling.layout_choice import choose_layout
 from rmbench.modeling.model import recompute_activations
+from rmbench.modeling.packing import Packing, Span
 from rmbench.train import train
 
 SEPARATE = {
@@ -44,8 +46,9 @@ SEPARATE = {
 
 
 @pytest.mark.parametrize("name", SHARING)
-@pytest.mark.parametrize("recompute", [False, True])
-def test_shared_rows_have_the_rewards_and_gradients_of_separate_rows(name, recompute):
+@pytest.mark.parametrize(("recompute", "short_values"), [(False, 0), (False, 4096), (True, 0)])
+def test_shared_rows_have_the_rewards_and_gradients_of_separate_rows(name, recompute, short_values, monkeypatch):
+    monkeypatch.setattr(attention, "SHORT_VALUES", short_values)
     model = reward_model(SHARING[name])
     if recompute:
         recompute_activations(model)
@@ -128,7 +131,7 @@ def test_who_sees_whom_by_hand():
     st.integers(0, 3),
     st.sampled_from([1, 2]),
 )
-def test_both_ways_to_compute_attention_follow_the_rule(groups, window, filler, repeats):
+def test_all_ways_to_compute_attention_follow_the_rule(groups, window, filler, repeats):
     packing = Packing(tuple(Span(prefix, (chosen, rejected)) for prefix, chosen, rejected in groups))
     tokens = sum(span.tokens for span in packing.spans)
     length = tokens + filler
@@ -138,13 +141,30 @@ def test_both_ways_to_compute_attention_follow_the_rule(groups, window, filler, 
     mask = packing.sees(length, window, CPU)(index[:, None], index[None, :])
     scores = (q @ k.repeat_interleave(repeats, 1).transpose(2, 3) * 0.3).masked_fill(~mask, -torch.inf)
     expected = (scores.softmax(-1) @ v.repeat_interleave(repeats, 1))[:, :, :tokens]
-    segments = by_segments(q, k, v, packing, 0.3, window)[:, :, :tokens]
-    torch.testing.assert_close(segments, expected, rtol=0, atol=1e-12)
+    for attend in (by_segments, by_rows):
+        output = attend(q, k, v, packing, 0.3, window)
+        assert output.shape == q.shape
+        torch.testing.assert_close(output[:, :, :tokens], expected, rtol=0, atol=1e-12)
     assert sum(span.attended() for span in packing.spans) == (
         int(mask[:tokens, :tokens].sum())
         if window is None
         else Packing(packing.spans).sees(tokens, None, CPU)(index[:tokens, None], index[None, :tokens]).sum()
     )
+
+
+def test_short_pairs_are_attended_to_in_one_call(monkeypatch):
+    calls = []
+    sdpa = attention.scaled_dot_product_attention
+    monkeypatch.setattr(
+        attention, "scaled_dot_product_attention", lambda *q, **options: calls.append(1) or sdpa(*q, **options)
+    )
+    model = reward_model(SHARING["llama"])  # of width 32
+    choose_layout(LayoutName.shared, model, pairs_of_all_kinds(), CPU)
+    for length, calls_a_layer in ((100, 1), (200, 6)):  # all together, or each response alone
+        prompt = [3 + i % 60 for i in range(length)]
+        calls.clear()
+        model(Shared(0).inputs([token_pair(f"{i}", [*prompt, 5 + i], [*prompt, 9 + i]) for i in range(3)]))
+        assert len(calls) == calls_a_layer * model.network.config.num_hidden_layers
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

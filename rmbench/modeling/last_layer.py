@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rmbench.modeling.attention import Packing
+from rmbench.modeling.packing import Packing
 
 
 class LastLayer:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from rmbench.data.text import TokenGroup
 from rmbench.files import Json
-from rmbench.modeling.attention import Packing, Span
 from rmbench.modeling.output import PairOutput, Readings
+from rmbench.modeling.packing import Packing, Span
 
 
 @dataclass(frozen=True)
