@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import MambaConfig
 
 from helpers.layouts import SHARING, outcome, pairs_of_all_kinds, reward_model
 from rmbench.config import BackboneConfig, Precision
@@ -54,6 +55,8 @@ def test_large_is_counted_in_matrices_of_the_backbone(tmp_path, monkeypatch):
     for least, expected in ((weights, True), (weights + 1, False)):
         monkeypatch.setattr(workload, "BF16_WEIGHTS", least)
         assert gains_from_bf16(BackboneConfig(str(tmp_path))) is expected
+    MambaConfig(hidden_size=32, num_hidden_layers=1).save_pretrained(tmp_path / "mamba")  # no class with a head
+    assert not gains_from_bf16(BackboneConfig(str(tmp_path / "mamba")))
     assert not gains_from_bf16(BackboneConfig(str(tmp_path / "nothing")))  # the run itself says that it is not there
 
 

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.data import write_jsonl
-from helpers.golden import processor
 from helpers.models import WORDS, make_checkpoint
 from rmbench.config import GpuConfig, ScoreConfig, ScoringConfig
 from rmbench.data.rowfiles import read_rows
@@ -50,10 +49,8 @@ def test_a_folder_of_a_former_version_gives_its_rewards(name, tmp_path):
     )
     run(str(EXPORTED / name), source, tmp_path / "rewards.jsonl")
     rewards, stored = ([row["rewards"] for row in rows] for rows in (rows_of(tmp_path / "rewards.jsonl"), expected))
-    if processor() == (EXPORTED / "processor.txt").read_text().strip():
-        assert rewards == stored
-    else:
-        np.testing.assert_allclose(rewards, stored, rtol=2e-6, atol=1e-6)  # another processor sums in another order
+    # to rounding: another processor or a faster attention sums in another order
+    np.testing.assert_allclose(rewards, stored, rtol=2e-6, atol=1e-6)
 
 
 def with_template(checkpoint, folder, template):

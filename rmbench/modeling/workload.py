@@ -84,7 +84,7 @@ def network_without_weights(config: BackboneConfig) -> PreTrainedModel:
     """The network that a run would train, on torch's meta device: shapes only.
 
     Raises:
-        UserError: its config.json is neither here nor on the Hub.
+        UserError: its config.json is neither here nor on the Hub, or transformers has no class for such a reward model.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -100,5 +100,8 @@ def network_without_weights(config: BackboneConfig) -> PreTrainedModel:
         except (OSError, ValueError) as error:
             raise hub.explain("model", name, error, "backbone.name_or_path=FOLDER") from error
     shape.num_labels = 1  # the head of a reward model
-    with torch.device("meta"):
-        return AutoModelForSequenceClassification.from_config(shape)
+    try:
+        with torch.device("meta"):
+            return AutoModelForSequenceClassification.from_config(shape)
+    except ValueError as error:
+        raise UserError(f"the shapes of family {shape.model_type} are unknown") from error
