@@ -219,7 +219,7 @@ def architecture_page() -> str:
 def study_page() -> str:
     """STUDY.md, which scripts/study.py writes."""
     title, _, rest = (ROOT / "STUDY.md").read_text(encoding="utf-8").partition("\n")
-    return f"{title}\n\n" + NOTE.format("STUDY.md") + rest.lstrip()
+    return f"{title}\n\n" + NOTE.format("STUDY.md") + rest.lstrip().replace("](docs/", "](")
 
 
 PAGES: dict[str, Callable[[], str]] = {

@@ -180,3 +180,15 @@ def test_a_block_is_data_and_back(study):
     assert study.study_store.rendered(block) == text
     match = study.study_store.SENTENCE.fullmatch(block["verdicts"][0])
     assert (match["group"], match["value"], match["low"], match["verdict"]) == ("x", "+1.0", "0.5", "better")
+
+
+def test_the_figure_of_steps_shows_what_is_stored(tmp_path):
+    study_figures = script("study_figures")
+    points = study_figures.accuracies(json.loads(study_figures.STORED.read_text()))
+    assert {loss: [steps for steps, _, _ in found] for loss, found in points.items()} == {
+        "loss=bt": [500, 1250, 2500],
+        "loss=normbt": [500, 1250, 2500],
+    }
+    assert all(0.5 < mean < 1 and 0 < sd < 0.1 for found in points.values() for _, mean, sd in found)
+    study_figures.main(tmp_path / "steps.png")
+    assert (tmp_path / "steps.png").stat().st_size > 10_000
