@@ -22,6 +22,7 @@ from typer.main import get_command
 from rmbench.cli import app
 from rmbench.commands.catalog import groups
 from rmbench.commands.losses import all_cards
+from rmbench.commands.manual import SPECIAL
 from rmbench.commands.registry import COMMANDS
 from rmbench.config import SCHEMAS
 from rmbench.diagnostics.measure import SCHEMA
@@ -105,7 +106,7 @@ def draw() -> None:
 
 
 def reference_page() -> str:
-    """Every key by group: text, type, default, commandss; and every option of a group."""
+    """Every key by group: text, type, default, commands; and every option of a group."""
     found: dict[tuple[str, str], Key] = {}  # by key and text: commands may say different things of a key
     commands = {command.config: name for name, command in reversed(COMMANDS.items())}
     for config, name in reversed(commands.items()):
@@ -121,6 +122,9 @@ def reference_page() -> str:
         " sets several keys. The table has the defaults of the schema; an option may set other values, and"
         " `rmbench config COMMAND [KEY=VALUE ...]` prints the final values. `sweep` takes the keys of `train`."
         " A dash means that there is no default: an option or rmbench sets the value.\n"
+    )
+    text += "\n## special keys\n\n" + table(
+        ("key", "what it does"), [(f"`{k}`", about) for k, about in SPECIAL.items()]
     )
     for name in [*sorted(by_group.keys() | offered.keys(), key=lambda n: (n != GENERAL, n))]:
         text += f"\n## {name}\n"

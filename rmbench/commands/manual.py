@@ -37,12 +37,12 @@ FLAGS = {
 
 ALL = "all"
 BY_MODEL = "training=auto takes, by the model (of/random: backbone=tiny)"
-MATTER = {  # of the commands with many keys; the others show those of their own
-    "train": (
-        "seed", "run_dir", "dataset.path", "dataset.max_length", "backbone.name_or_path", "backbone.lora.r",
-        "training.epochs", "training.batch_size", "training.learning_rate", "training.eval_steps",
-    ),
-}  # fmt: skip
+OF_RUNS = (
+    "dataset.path", "dataset.max_length", "backbone.name_or_path", "backbone.lora.r",
+    "training.epochs", "training.batch_size", "training.learning_rate", "training.eval_steps",
+)  # fmt: skip
+# of the commands with many keys; the others show those of their own
+MATTER = {"train": ("seed", "run_dir", *OF_RUNS), "sweep": ("seed", "sweep_dir", *OF_RUNS)}
 
 
 def page(name: str, topics: Sequence[str] = ()) -> str:
@@ -92,7 +92,7 @@ def _short(console: Console, name: str) -> None:
     if "loss" in found:
         _section(console, "loss=NAME", _columns(_starred(found["loss"]), console.width - 4))
     own = [key for key in known if "." not in key]
-    matter = [key for key in MATTER.get(config, own) if key in known]
+    matter = [key for key in MATTER.get(name, own) if key in known]
     follow = {f"training.{key}": " (auto: --help training)" for key in suited.KEYS}
     _section(console, "Keys that matter most", _rows((key, _brief(known[key]) + follow.get(key, "")) for key in matter))
     shown = f"rmbench {name} --help GROUP shows a group's options and keys, --help {ALL} shows everything."

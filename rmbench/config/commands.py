@@ -24,7 +24,7 @@ from rmbench.errors import UserError
 from rmbench.knobs import Checked, knob
 
 # What several commands share, defined once.
-LAYOUT = "shared (each prompt computed once), padded, or auto: shared if the backbone allows it"
+LAYOUT = "layout of a batch: shared (each prompt computed once), padded, or auto (shared if the backbone allows it)"
 
 
 @dataclass
@@ -63,10 +63,10 @@ class EvalConfig(ScoredModelConfig):
     checkpoint: str | None = knob(
         None, "run folder, its checkpoint, any local folder, Hub id, or server address; null: the newest run"
     )
-    scores: str | None = knob(None, "a scores.jsonl: compute the results from it, without the model")
+    scores: str | None = knob(None, "score file (scores.jsonl) to compute the results from, without the model")
     compat: Compat = knob(
         Compat.none,
-        "rewardbench: tokens and pooling as in its code (doubled BOS masked), an absent section counts as 0",
+        "code to reproduce: rewardbench (its tokens and pooling; doubled BOS masked; an absent section counts as 0)",
     )
     run_dir: str | None = knob(None, "folder for the scores; null: RUN/eval/BENCHMARK")
 

@@ -52,7 +52,7 @@ class ScoredModelConfig(Checked):
 
     checkpoint: Any = knob(None, "the model to score")
     reference: str | None = knob(
-        None, "for a policy (DPO): folder or Hub id of its reference model, or none for log-likelihoods"
+        None, "reference model of a policy (DPO): folder or Hub id, or none for log-likelihoods"
     )
     scorer: ScorerName | None = knob(None, "kind of the server at checkpoint=http://HOST:PORT: vllm, tei, openrlhf")
     server: ServerConfig = field(default_factory=ServerConfig)
