@@ -65,9 +65,11 @@ def settled(text: str) -> str:
 
 
 def bars(text: str) -> str:
-    """A line of a bar from the middle of the run, colours included; empty without one."""
+    """A line from the middle of the bar that is seen most, colours included; empty without one."""
     shown = [line for line in re.split(r"\r|\n", text) if "━" in line and re.search(r"\d+/\d+", line)]
-    return shown[len(shown) // 2] if shown else ""
+    names = [Text.from_ansi(line).plain.split()[0] for line in shown]
+    most = [line for line, name in zip(shown, names, strict=True) if name == max(names, key=names.count)]
+    return most[len(most) // 2] if most else ""
 
 
 def picture(text: str, width: int, stem: Path) -> None:
