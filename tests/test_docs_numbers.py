@@ -44,7 +44,7 @@ def test_the_readmes_speed_is_the_performance_pages():
     theirs = table("docs/performance.md", "hh-rlhf, two rounds")
     assert [row[1:] for row in ours] == [[row[1], row[3]] for row in theirs]
     times_grouped = float(theirs[1][2].split()[0])
-    sentences("README.md", f"{('One', 'Two', 'Three', 'Four')[round(times_grouped) - 1]} times the throughput")
+    sentences("README.md", f"{('one', 'two', 'three', 'four')[round(times_grouped) - 1]} times the throughput")
     costs = {row[0]: row[1] for row in table("docs/performance.md", "| times a plain BT step")}
     exact = float(costs["exact norms of every pair at every step"])
     sentences("README.md", f"for {exact:.1f} times the cost of a plain step")
@@ -105,7 +105,7 @@ def test_the_example_of_a_verdict_is_the_studys():
 
 def test_counts_are_the_programs():
     losses = len(all_cards())
-    sentences("README.md", f"{losses} losses from the literature", f"| losses | {losses}, and custom ones |")
+    sentences("README.md", f"{losses} losses, or your own", f"| losses | {losses}, and custom ones |")
     sentences("docs/index.md", f"with {losses - 2} other losses")
     sentences("CHANGELOG.md", f"{losses} named losses")
     recipes = sorted(path.stem for path in (CHECKOUT / "conf/examples").glob("*.yaml"))

@@ -48,9 +48,9 @@ def check_pairs(pairs: Sequence[Pair], special_tokens: Sequence[str]) -> tuple[l
         for text in texts:
             letters.update(text)
     rules = {
-        "duplicates": (Severity.warning, "pairs stand in the data more than once", "remove the copies from the file"),
+        "duplicates": (Severity.warning, "pairs occur in the data more than once", "remove the copies from the file"),
         "conflicting_labels": (
-            None, "pairs stand in the data with the opposite label too", "remove both, or keep the label you trust",
+            None, "pairs occur in the data with the opposite label too", "remove both, or keep the label you trust",
         ),
         "same_words": (Severity.note, "pairs differ only in white space or letter case", "remove them from the file"),
         "special_tokens": (
