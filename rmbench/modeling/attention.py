@@ -84,15 +84,14 @@ def by_rows(
     """Attention by one SDPA call for all prefixes + branches as padded rows; arguments as of `by_segments`."""
     tokens, places = packing.rows(query.device)
     rows, longest = tokens.shape
+    key, value = _for_every_head(query, key, value)
     q, k, v = (
         x[0].transpose(0, 1).index_select(0, tokens.flatten()).view(rows, longest, *x.shape[1::2]).transpose(1, 2)
         for x in (query, key, value)
     )
     mask = None if window is None or window >= longest else packing.mask(longest, 0, window, query.device)
     # padding stands behind what is read, so a causal row does not see it
-    output = scaled_dot_product_attention(
-        q, k, v, mask, is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    output = scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scaling)
     packed = output.transpose(1, 2).flatten(0, 1).index_select(0, places)
     return pad(packed, (0, 0, 0, 0, 0, query.shape[2] - len(packed))).transpose(0, 1)[None]
 
@@ -117,9 +116,7 @@ def by_segments(
         window: the layer's sliding window, if any.
         needed_only: zeros before the first of `packing.needed_positions` in each piece.
     """
-    repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
-        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    key, value = _for_every_head(query, key, value)
     # prefix and first branch lie side by side: one piece, nothing to join
     sizes = [n for span in packing.spans for n in (span.prefix + span.branches[0], *span.branches[1:])]
     sizes.append(query.shape[2] - sum(sizes))  # filler, if any
@@ -141,6 +138,14 @@ def by_segments(
         first += len(span.branches)
     outputs.append(torch.zeros_like(queries[-1]))
     return _join(outputs)
+
+
+def _for_every_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of grouped queries, repeated to as many heads."""
+    repeats = query.shape[1] // key.shape[1]
+    if repeats == 1:
+        return key, value
+    return key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
 
 
 def _left_out(needed: Sequence[int], start: int, length: int) -> int:
