@@ -97,21 +97,23 @@ real() {  # real NAME EXPERIMENT FILES [OVERRIDE ...]; `choosing`: overrides for
 frozen() { real frozen frozen alpaca_eval backbone.name_or_path="$minilm"; }
 # heads on a pretrained decoder's embeddings, which are computed once; 250 pairs of the training file choose the rates
 frozen_decoder() {
-    local rows="$out/frozen_decoder/rows" head exponent chosen folder heads
+    local rows="$out/frozen_decoder/rows" head exponent chosen folder heads losses
+    local grid=training.learning_rate=1e-4,3e-4,1e-3,3e-3,1e-2,3e-2
     mkdir -p "$rows"
-    zcat "$data/hh_harmless_train.jsonl.gz" | head -250 >"$rows/validation.jsonl"
+    zcat "$data/hh_harmless_train.jsonl.gz" | sed -n 1,250p >"$rows/validation.jsonl"
     zcat "$data/hh_harmless_train.jsonl.gz" | tail -n +251 >"$rows/train.jsonl"
     for head in linear layernorm_linear; do
         folder=$out/frozen_decoder/$head
-        heads=(experiment=study_frozen backbone.name_or_path="$decoder" backbone.head=$head diagnostics=off
+        losses=bt,normbt,normbt_mean_one,normbt_cosine,bt_label_smoothing,focal,hinge
+        # with a linear head normbt_matched and normbt_exact are normbt
+        [ "$head" = linear ] || losses=$losses,normbt_matched,normbt_exact
+        heads=(experiment=study_frozen backbone.name_or_path="$decoder" backbone.head=$head diagnostics=off gpu.precision=bf16
             dataset.path="$rows/train.jsonl" dataset.train_size=1000 training.eval_steps=0)
         python scripts/study_heads.py "$folder/rates" "${heads[@]}" dataset.eval_path="$rows/validation.jsonl" \
-            loss=bt,normbt,normbt_mean_one,bt_label_smoothing,normbt_matched seed=100,101 \
-            training.learning_rate=3e-4,1e-3,3e-3,1e-2,3e-2
+            loss=$losses seed=100,101 $grid
         for exponent in 0.33 0.66; do
             python scripts/study_heads.py "$folder/rates/$exponent" "${heads[@]}" loss=normbt seed=100,101 \
-                loss.distance.exponent=$exponent dataset.eval_path="$rows/validation.jsonl" \
-                training.learning_rate=3e-4,1e-3,3e-3,1e-2,3e-2
+                loss.distance.exponent=$exponent dataset.eval_path="$rows/validation.jsonl" $grid
         done
         python scripts/study.py rates "$folder/rates" | while read -r chosen; do
             python scripts/study_heads.py "$folder/final/${chosen// /,}" "${heads[@]}" $chosen seed=$ten \
