@@ -68,7 +68,8 @@ def bars(text: str) -> str:
     """A line from the middle of the bar that is seen most, colours included; empty without one."""
     shown = [line for line in re.split(r"\r|\n", text) if "━" in line and re.search(r"\d+/\d+", line)]
     names = [Text.from_ansi(line).plain.split()[0] for line in shown]
-    most = [line for line, name in zip(shown, names, strict=True) if name == max(names, key=names.count)]
+    most_seen = max(set(names), key=names.count, default="")
+    most = [line for line, name in zip(shown, names, strict=True) if name == most_seen]
     return most[len(most) // 2] if most else ""
 
 

@@ -165,3 +165,4 @@ for setting in "$@"; do
 done
 for setting in "$@"; do "$setting"; done
 python scripts/study.py write "$out"
+python scripts/study_figures.py

@@ -6,15 +6,15 @@ docs/images/study_steps.png: accuracy of BT and NormBT over the number of steps,
 import json
 from pathlib import Path
 
-import matplotlib
+import matplotlib as mpl
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from rmbench import plotting
 
 ROOT = Path(__file__).parent.parent
 STORED = ROOT / "docs" / "study" / "version2.json"
 RUNS = {500: "one_rate", 1250: "epochs_10", 2500: "epochs_20"}  # steps -> setting
-SHOWN = {"loss=bt": ("BT", "#0072b2", "o", "--"), "loss=normbt": ("NormBT", "#d55e00", "s", "-")}
+SHOWN = {"loss=bt": "BT", "loss=normbt": "NormBT"}
 
 
 def accuracies(stored: dict) -> dict[str, list[tuple[int, float, float]]]:
@@ -28,22 +28,28 @@ def accuracies(stored: dict) -> dict[str, list[tuple[int, float, float]]]:
     return found
 
 
-def main(file: Path) -> None:
-    """Draw it."""
-    figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
-    for loss, points in accuracies(json.loads(STORED.read_text())).items():
-        name, colour, marker, line = SHOWN[loss]
+def drawn(stored: dict) -> Figure:
+    """A line for each loss; its points stand a little aside, so that no bar hides another."""
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for series, (loss, points) in enumerate(accuracies(stored).items()):
         steps, mean, sd = zip(*points, strict=True)
-        beside = [at * (0.985 if loss == "loss=bt" else 1.015) for at in steps]  # no bar hides another
-        axes.errorbar(beside, mean, sd, label=name, color=colour, marker=marker, linestyle=line, capsize=3)
+        beside = [at * (0.985 + 0.03 * series) for at in steps]
+        style = plotting.line_style(series) | plotting.point_style(series)
+        axes.errorbar(beside, mean, sd, label=SHOWN[loss], capsize=3, elinewidth=1.2, **style)
     axes.set_xscale("log")
     axes.set_xticks(list(RUNS), [f"{steps:,}" for steps in RUNS])
     axes.minorticks_off()
     axes.set_xlabel("training steps")
     axes.set_ylabel("accuracy on test pairs, mean ± sd")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="lower right")
-    figure.savefig(file, dpi=200)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def main(file: Path) -> None:
+    """Draw it in the style of all figures."""
+    with mpl.rc_context(plotting.STYLE):
+        drawn(json.loads(STORED.read_text())).savefig(file)
 
 
 if __name__ == "__main__":

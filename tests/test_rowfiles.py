@@ -171,3 +171,10 @@ def test_any_bytes_are_rows_or_a_user_error(tmp_path, data, kind):
     except UserError as error:
         rows.append((str(error), {}))
     assert all(str(path) in place and isinstance(row, (dict, BadRow)) for place, row in rows)
+
+
+def test_a_line_that_breaks_off_is_named_in_plain_words(tmp_path):
+    path = tmp_path / "broken.jsonl"
+    path.write_text('{"a": 1}\n{"a": "b')
+    (_, broken) = [row for _, row in read_rows(path)]
+    assert "not JSON: Unterminated string starting at character 7" in str(broken)

@@ -124,7 +124,7 @@ def _json_row(line: bytes) -> Row | BadRow:
     except UnicodeDecodeError as error:
         return BadRow("bad_text", f"not valid UTF-8 at byte {error.start + 1}")
     except json.JSONDecodeError as error:
-        return BadRow("unreadable", f"not JSON: {error.msg} at character {error.pos + 1}")
+        return BadRow("unreadable", f"not JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1}")
     except (ValueError, RecursionError) as error:  # ValueError for integers of thousands of digits
         return BadRow("unreadable", f"not JSON: {error}")
 

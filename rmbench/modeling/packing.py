@@ -131,7 +131,7 @@ class Packing:
         return self._masks[window]
 
     def sees(self, length: int, window: int | None, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-        """The rule of attention on indices of queries and keys; all other forms in this file compute the same."""
+        """The rule of attention on indices of queries and keys; all forms of attention compute the same."""
         group, branch, position = (
             torch.tensor(column, device=device) for column in zip(*self._tokens(length), strict=True)
         )
